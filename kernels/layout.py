@@ -1,0 +1,30 @@
+"""How a strided tensor is walked voxel by voxel: shared by the CPU and the GPU kernels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def spatial_layout(tensor: Tensor, first: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Sizes and strides (elements) of the axes from ``first`` on, as three axes, outermost first.
+
+    Neighbouring axes that one stride can walk are merged, so that a contiguous volume (or a channels_last one,
+    or a slice of channels) is a single long axis: ``(1, 1, N), (0, 0, stride)``.
+    """
+    sizes: list[int] = []
+    strides: list[int] = []
+    for size, stride in zip(tensor.shape[first:], tensor.stride()[first:], strict=True):
+        if size == 1:
+            continue
+        if sizes and strides[-1] == stride * size:
+            sizes[-1] *= size
+            strides[-1] = stride
+        else:
+            sizes.append(size)
+            strides.append(stride)
+    if not sizes:
+        sizes, strides = [1], [1]
+    missing = 3 - len(sizes)
+    n0, n1, n2 = [1] * missing + sizes
+    s0, s1, s2 = [0] * missing + strides
+    return (n0, n1, n2), (s0, s1, s2)
