@@ -113,10 +113,10 @@ class _Voxels:
     def _negative_log(self) -> Tensor:
         if self.activation == "softmax":
             return -self.z.log_softmax(1)
-        return F.softplus(-self.z) if self.sigmoid else -self.p.clamp_min(EPSILON).log()
+        return -F.logsigmoid(self.z) if self.sigmoid else -self.p.clamp_min(EPSILON).log()
 
     def _negative_log_complement(self) -> Tensor:
-        return F.softplus(self.z) if self.sigmoid else -(1 - self.p).clamp_min(EPSILON).log()
+        return -F.logsigmoid(-self.z) if self.sigmoid else -(1 - self.p).clamp_min(EPSILON).log()
 
 
 def _one_hot(logits: Tensor, target: Tensor, plan: Plan) -> Tensor:
