@@ -6,8 +6,8 @@ from setuptools import setup
 if sys.platform == "win32":
     compile_args, link_args = ["/O2", "/fp:precise"], []
 else:
-    # without the first two gcc turns min-plus loops into code several times slower; no contraction, because the
-    # transforms promise the same bits with and without FMA instructions
+    # without the first two gcc turns min-plus loops into code several times slower; no contraction, because
+    # the transforms promise the same bits with and without FMA instructions
     compile_args = ["-O3", "-fno-trapping-math", "-fno-signed-zeros", "-fno-math-errno", "-ffp-contract=off"]
     compile_args += ["-Wall", "-Wextra", "-pthread"]
     link_args = ["-pthread"]

@@ -14,10 +14,8 @@ __all__ = ["edt", "edt_squared"]
 Mask = TypeVar("Mask", np.ndarray, torch.Tensor)
 
 _MAX_AXES = 3
-_INTEGRAL = frozenset(
-    (torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
-    + (torch.int8, torch.int16, torch.int32, torch.int64)
-)
+_INTEGRAL = {torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
+_INTEGRAL |= {torch.int8, torch.int16, torch.int32, torch.int64}
 
 
 def edt(mask: Mask, spacing: float | Sequence[float] | None = None, *, threads: int | None = None) -> Mask:
@@ -25,12 +23,12 @@ def edt(mask: Mask, spacing: float | Sequence[float] | None = None, *, threads: 
 
     .. math:: D(x) = \min_{y:\, m(y) = 0} \sqrt{\sum_a \big(s_a (x_a - y_a)\big)^2}
 
-    where :math:`m` is the mask and :math:`s_a` the spacing of axis :math:`a`. Zero voxels get 0; a mask without
-    a zero voxel has nothing to measure to and gets +inf everywhere. The meaning is that of SciPy's
-    ``distance_transform_edt``. The minimum is formed in float64 and rounded once, after the root.
+    where :math:`m` is the mask and :math:`s_a` the spacing of axis :math:`a`, as SciPy's
+    ``distance_transform_edt`` has it. Zero voxels get 0. A mask without a zero voxel has nothing to measure
+    to and gets +inf everywhere. The minimum is formed in float64 and rounded once, after the root.
 
     Args:
-        mask: ``[*S]`` with 1 to 3 axes, bool or any integer dtype, any strides, a NumPy array or a CPU tensor.
+        mask: ``[*S]`` with 1 to 3 axes, bool or any integer dtype, any strides, NumPy array or CPU tensor.
         spacing: Voxel size in mm, one number or one per axis; 1 where ``None``.
         threads: Upper bound of the threads used; ``torch.get_num_threads()`` where ``None``.
 
@@ -38,8 +36,8 @@ def edt(mask: Mask, spacing: float | Sequence[float] | None = None, *, threads: 
         ``[*S]`` float32, contiguous, in mm, of the same kind as ``mask``.
 
     Source:
-        P. F. Felzenszwalb and D. P. Huttenlocher, Distance Transforms of Sampled Functions, Theory of Computing
-        8(19), 415-428, 2012.
+        P. F. Felzenszwalb and D. P. Huttenlocher, Distance Transforms of Sampled Functions, Theory of
+        Computing 8(19), 415-428, 2012.
     """
     return _transform(mask, spacing, threads, root=True)
 
@@ -82,14 +80,14 @@ def _extension() -> ModuleType:
 def _voxels(mask: Any) -> np.ndarray:
     if isinstance(mask, torch.Tensor):
         if mask.device.type != "cpu" or mask.layout is not torch.strided:
-            raise ValueError(f"mask: expected a dense CPU tensor, got {mask.layout} on {mask.device}; use .cpu()")
+            raise ValueError(f"mask: expected a dense CPU tensor, got {mask.layout} on {mask.device}")
         integral = mask.dtype in _INTEGRAL
     elif isinstance(mask, np.ndarray):
         integral = mask.dtype.kind in "biu"
     else:
         raise TypeError(f"mask: expected a NumPy array or a torch tensor, got {type(mask).__name__}")
     if not integral:
-        raise TypeError(f"mask: expected bool or an integer dtype, got {mask.dtype}; compare it with a threshold")
+        raise TypeError(f"mask: expected bool or an integer dtype, got {mask.dtype}")
     if not 1 <= mask.ndim <= _MAX_AXES:
         raise ValueError(f"mask: expected 1 to {_MAX_AXES} axes, got {mask.ndim} (shape {tuple(mask.shape)})")
     return mask if isinstance(mask, np.ndarray) else mask.as_subclass(torch.Tensor).numpy()

@@ -1,0 +1,265 @@
+import math
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
+
+from fastloss.distance import edt, edt_squared
+
+INTEGER_DTYPES = [np.bool_, np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64]
+SPACINGS = st.one_of(
+    st.sampled_from([1.0, 0.5, 3.0, 0.1, 1 / 3, 1e-3, 1e3]),
+    st.floats(1e-2, 1e2, allow_nan=False),
+)
+
+
+def brute_force_squared(mask, spacing):
+    """Every voxel against every zero voxel, in float64."""
+    voxels, sites = np.indices(mask.shape).reshape(mask.ndim, -1), np.argwhere(mask == 0).T
+    if not sites.shape[1]:
+        return np.full(mask.shape, math.inf)
+    squares = [((v[:, None] - s[None]) * mm) ** 2 for v, s, mm in zip(voxels, sites, spacing, strict=True)]
+    return sum(squares[1:], squares[0]).min(1).reshape(mask.shape)
+
+
+def random_mask(shape, foreground, seed=0):
+    return np.random.default_rng(seed).random(shape) < foreground
+
+
+def blobs(shape, seed=0):
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 3)
+    return noise > 0.3 * noise.std()
+
+
+def assert_exact(mask, spacing, **options):
+    squared = brute_force_squared(mask, spacing)
+    np.testing.assert_array_equal(edt_squared(mask, spacing, **options), squared.astype(np.float32))
+    np.testing.assert_array_equal(edt(mask, spacing, **options), np.sqrt(squared).astype(np.float32))
+
+
+@pytest.mark.parametrize("foreground", [0.05, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("shape", [(60,), (17, 23), (7, 9, 11), (1, 12, 9), (12, 1, 9), (12, 9, 1)])
+def test_brute_force_to_the_last_bit(shape, foreground):
+    for seed, spacing in enumerate([(1.0, 1.0, 1.0), (3.0, 1.0, 1.0), (0.7, 0.9, 1.1), (1e-3, 1.0, 1e3)]):
+        assert_exact(random_mask(shape, foreground, seed), spacing[: len(shape)])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), arrays(np.uint8, array_shapes(max_dims=3, max_side=9), elements=st.integers(0, 2)))
+def test_brute_force_on_any_mask(data, mask):
+    spacing = data.draw(st.lists(SPACINGS, min_size=mask.ndim, max_size=mask.ndim))
+    assert_exact(mask, spacing, threads=data.draw(st.sampled_from([1, 3])))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 1.0, 0.5), (0.7, 0.9, 1.1)])
+@pytest.mark.parametrize("shape", [(64, 65, 66), (200, 190)])
+def test_scipy_on_larger_grids(shape, spacing):
+    spacing = spacing[: len(shape)]
+    for mask in (blobs(shape), ~blobs(shape), random_mask(shape, 0.5), random_mask(shape, 0.999)):
+        expected = ndimage.distance_transform_edt(mask, spacing)
+        np.testing.assert_array_equal(edt(mask, spacing), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(9,), (5, 6), (3, 4, 5), (40, 50, 60)])
+def test_masks_of_one_value(shape):
+    np.testing.assert_array_equal(edt(np.zeros(shape, bool)), np.zeros(shape))
+    for field in (edt(np.ones(shape, bool), 0.5), edt_squared(np.ones(shape, bool))):
+        np.testing.assert_array_equal(field, np.full(shape, np.inf))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 4)])
+def test_no_voxels(shape):
+    field = edt(np.zeros(shape, bool))
+    assert field.shape == shape and field.dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (1, 1, 1)])
+@pytest.mark.parametrize(("value", "expected"), [(0, 0.0), (1, math.inf)])
+def test_one_voxel(shape, value, expected):
+    assert edt(np.full(shape, value, np.uint8)).item() == expected
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_axis_of_1500(axis):
+    mask = np.moveaxis(np.ones((1500, 3, 4), bool), 0, axis)
+    mask[0, 0, 0] = False
+    expected = sum(x.astype(np.int64) ** 2 for x in np.indices(mask.shape))
+    np.testing.assert_array_equal(edt_squared(mask), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(30_000,), (5, 9_001), (9_001, 5)])
+def test_squared_distances_beyond_24_bits(shape):
+    mask = np.ones(shape, bool)
+    mask.flat[0] = False
+    squared = sum(x.astype(np.int64) ** 2 for x in np.indices(shape))
+    assert squared.max() > 2**24
+    np.testing.assert_array_equal(edt_squared(mask), squared.astype(np.float32))
+    np.testing.assert_array_equal(edt(mask), np.sqrt(squared.astype(np.float64)).astype(np.float32))
+
+
+def test_extreme_spacings_neither_fail_nor_hang():
+    mask = random_mask((20, 20), 0.9)
+    assert_exact(mask, (1e-30, 1e-30))  # squares below float32: zero
+    with np.errstate(over="ignore"):
+        assert_exact(mask, (1e30, 1e30))  # squares beyond float32: +inf
+        assert np.isinf(edt(mask, 1e200)[mask]).all()
+
+
+@pytest.mark.parametrize("dtype", INTEGER_DTYPES)
+def test_integer_dtypes(dtype):
+    mask = random_mask((9, 10, 11), 0.8)
+    values = mask.astype(dtype)
+    if dtype is not np.bool_:
+        values[mask] = np.iinfo(dtype).max if np.iinfo(dtype).min == 0 else np.iinfo(dtype).min
+    expected = edt(mask)
+    np.testing.assert_array_equal(edt(values), expected)
+    np.testing.assert_array_equal(edt(values.astype(values.dtype.newbyteorder())), expected)
+    field = edt(torch.from_numpy(values))
+    assert field.dtype == torch.float32
+    np.testing.assert_array_equal(field.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_memory_layouts(dtype):
+    mask = random_mask((12, 13, 14), 0.9).astype(dtype)
+    spacing, expected = (2.0, 0.7, 1.0), edt(mask, (2.0, 0.7, 1.0))
+    unaligned = np.frombuffer(b"\0" + mask.tobytes(), np.uint8)[1:].view(dtype).reshape(mask.shape)
+    layouts = {
+        "Fortran order": np.asfortranarray(mask),
+        "permuted": np.ascontiguousarray(mask.transpose(1, 2, 0)).transpose(2, 0, 1),
+        "strided": np.repeat(np.repeat(mask, 2, 0), 3, 2)[::2, :, ::3],
+        "negative strides": np.ascontiguousarray(mask[::-1, :, ::-1])[::-1, :, ::-1],
+        "unaligned": unaligned,
+    }
+    for name, view in layouts.items():
+        field = edt(view, spacing)
+        np.testing.assert_array_equal(field, expected, err_msg=name)
+        assert field.flags.c_contiguous, name
+    expanded = np.broadcast_to(mask[:1], mask.shape)
+    np.testing.assert_array_equal(edt(expanded, spacing), edt(expanded.copy(), spacing))
+
+
+def test_tensors_keep_their_kind_and_inputs_stay():
+    mask = torch.from_numpy(random_mask((8, 9, 10), 0.8))
+    before = mask.clone()
+    field = edt_squared(mask.permute(2, 0, 1), torch.tensor([1.0, 2.0, 3.0]))
+    assert type(field) is torch.Tensor and field.shape == (10, 8, 9) and field.is_contiguous()
+    expected = edt_squared(mask.numpy().transpose(2, 0, 1), np.array([1, 2, 3]))
+    np.testing.assert_array_equal(field.numpy(), expected)
+    assert torch.equal(mask, before)
+
+
+def test_tensor_subclasses_are_unwrapped():
+    monai_data = pytest.importorskip("monai.data")
+    mask = torch.from_numpy(random_mask((8, 9), 0.8))
+    field = edt(monai_data.MetaTensor(mask))
+    assert type(field) is torch.Tensor and torch.equal(field, edt(mask))
+
+
+def test_one_spacing_serves_every_axis():
+    mask = random_mask((8, 9, 10), 0.8)
+    np.testing.assert_array_equal(edt(mask, 0.7), edt(mask, (0.7, 0.7, 0.7)))
+
+
+@pytest.mark.parametrize("shape", [(96, 80, 70), (700, 600), (300_000,), (2, 400, 300)])
+def test_any_number_of_threads_gives_the_same_bits(shape):
+    mask = random_mask(shape, 0.9)
+    expected = edt(mask, 0.7, threads=1)
+    for threads in (2, 3, 16):
+        np.testing.assert_array_equal(edt(mask, 0.7, threads=threads), expected)
+
+
+def test_many_python_threads_at_once():
+    masks = [random_mask((40, 41, 42), 0.9, seed) for seed in range(8)]
+    expected = [edt(mask, threads=1) for mask in masks]
+    with ThreadPoolExecutor(8) as pool:
+        fields = pool.map(lambda mask: edt(mask, threads=2), masks * 3)
+        for field, right in zip(fields, expected * 3, strict=True):
+            np.testing.assert_array_equal(field, right)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_forked_child_after_use_in_the_parent():
+    script = """
+        import os
+        import numpy as np
+        import torch
+        from fastloss.distance import edt
+        mask = np.random.default_rng(0).random((64, 64, 64)) < 0.9
+        expected = edt(mask, threads=2)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if np.array_equal(edt(mask, threads=2), expected) else 1)
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
+
+
+def test_the_interpreter_runs_on_meanwhile():
+    mask = random_mask((160, 160, 160), 0.5)
+    with ThreadPoolExecutor(1) as pool:
+        future, turns = pool.submit(edt, mask, threads=1), 0
+        while not future.done():
+            turns += 1
+    assert turns > 1000
+
+
+ONES = np.ones((4, 5), bool)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (ValueError, r"mask: expected 1 to 3 axes, got 0", (np.array(True),)),
+        (ValueError, r"mask: .* axes, got 4 \(shape \(1, 1, 2, 2\)\)", (torch.ones(1, 1, 2, 2).bool(),)),
+        (TypeError, r"mask: expected bool or an integer dtype, got float32", (ONES.astype(np.float32),)),
+        (TypeError, r"mask: .* got float64", (np.full((3, 3), np.nan),)),
+        (TypeError, r"mask: .* got torch.bfloat16", (torch.ones(3, 3, dtype=torch.bfloat16),)),
+        (TypeError, r"mask: .* got complex64", (ONES.astype(np.complex64),)),
+        (TypeError, r"mask: .* got object", (ONES.astype(object),)),
+        (TypeError, r"mask: expected a NumPy array or a torch tensor, got list", ([[1, 0]],)),
+        (ValueError, r"mask: .* CPU tensor, got .* on meta", (torch.ones(3, 3, device="meta").bool(),)),
+        (ValueError, r"mask: .* got torch.sparse_coo on cpu", (torch.ones(3, 3).bool().to_sparse(),)),
+        (ValueError, r"spacing: expected one number or 2, .* got \(1, 1, 1\)", (ONES, (1, 1, 1))),
+        (ValueError, r"spacing: expected one number or 2, .* got \[1\]", (ONES, [1])),
+        (ValueError, r"spacing: .* got \[\[1, 2\]\]", (ONES, [[1, 2]])),
+        (ValueError, r"spacing: expected positive finite sizes in mm, got \(1, 0\)", (ONES, (1, 0))),
+        (ValueError, r"spacing: .* got -1", (ONES, -1)),
+        (ValueError, r"spacing: .* got \(1, nan\)", (ONES, (1, math.nan))),
+        (ValueError, r"spacing: .* got inf", (ONES, math.inf)),
+        (TypeError, r"spacing: expected numbers in mm, got 'wide'", (ONES, "wide")),
+    ],
+)
+def test_errors_name_the_argument_and_what_came(error, message, arguments):
+    for transform in (edt, edt_squared):
+        with pytest.raises(error, match=message):
+            transform(*arguments)
+
+
+@pytest.mark.parametrize(("error", "threads"), [(ValueError, 0), (ValueError, -2), (TypeError, 1.5)])
+def test_bad_number_of_threads(error, threads):
+    with pytest.raises(error, match="threads: expected"):
+        edt(ONES, threads=threads)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_tensor_is_refused():
+    with pytest.raises(ValueError, match=r"CPU tensor, got torch\.strided on cuda:0"):
+        edt(torch.ones(3, 3, device="cuda").bool())
+
+
+def test_missing_extension_says_how_to_get_it(monkeypatch):
+    import fastloss
+
+    monkeypatch.delattr(fastloss, "_C", raising=False)
+    monkeypatch.setitem(sys.modules, "fastloss._C", None)
+    with pytest.raises(ImportError, match=r"pip install \."):
+        edt(ONES)
