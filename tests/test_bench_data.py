@@ -1,0 +1,93 @@
+"""The training data: real files, tissue labels, disjoint splits; and the blobs of the speed table."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("nibabel", reason="the benchmarks need nibabel")
+pytest.importorskip("nilearn", reason="the benchmarks need nilearn")
+pytest.importorskip("scipy", reason="the benchmarks need scipy")
+
+from bench import data
+
+
+@pytest.fixture(scope="module")
+def icbm152():
+    return data.icbm152(multiple=16)
+
+
+def test_splits_are_disjoint_blocks_of_60_20_20(icbm152):
+    positions = {split: set(slices.positions) for split, slices in icbm152.items()}
+    total = set.union(*positions.values())
+    assert sum(map(len, positions.values())) == len(total)
+    assert [len(positions[split]) for split in ("train", "val", "test")] == [93, 31, 31]
+    for split in ("val", "test"):  # whole blocks: few slices have a neighbour in another split
+        lonely = [p for p in positions[split] if not {p - 1, p + 1} & positions[split]]
+        assert not lonely
+
+
+def test_slices_are_normalised_and_hold_every_tissue(icbm152):
+    brain = []
+    for slices in icbm152.values():
+        assert slices.images.dtype == torch.float32 and slices.labels.dtype == torch.uint8
+        assert slices.images.shape == (len(slices.positions), 1, 160, 192)
+        assert slices.labels.shape == (len(slices.positions), 160, 192)
+        assert slices.labels.unique().tolist() == [0, 1, 2, 3]
+        assert not slices.images[:, 0][slices.labels == 0].any()
+        brain.append(slices.images[:, 0][slices.labels > 0])
+    values = torch.cat(brain)
+    assert abs(values.mean()) < 1e-4 and abs(values.std() - 1) < 1e-4
+
+
+def test_tissues_have_the_brightness_of_a_t1(icbm152):
+    train = icbm152["train"]
+    csf, grey, white = (train.images[:, 0][train.labels == c].mean() for c in (1, 2, 3))
+    assert csf < grey < white
+
+
+def test_padding_meets_the_multiple():
+    for slices in data.icbm152(multiple=32).values():
+        assert slices.images.shape[2:] == (160, 192)
+    part = data.crop_and_pad(np.ones((20, 20, 3)), (slice(0, 17), slice(2, 20), slice(1, 3)), 8)
+    assert part.shape == (24, 24, 2) and part.sum() == 17 * 18 * 2
+
+
+def test_labels_from_maps_worked_by_hand():
+    t1 = np.zeros((9, 5, 5), np.uint8)
+    t1[1:6, 1:4, 1:4] = 100
+    t1[3, 2, 2] = 0  # a hole, to be filled
+    t1[8, 4, 4] = 100  # a speck, to be dropped
+    grey, white = np.zeros_like(t1), np.zeros_like(t1)
+    grey[1], white[2] = 200, 255
+    grey[8], grey[0] = 255, 255  # outside the brain
+    labels = data.tissue_labels(t1, grey, white)
+    assert labels.dtype == np.uint8
+    expected = np.zeros_like(t1)
+    expected[1, 1:4, 1:4], expected[2, 1:4, 1:4], expected[3:6, 1:4, 1:4] = 2, 3, 1
+    assert (labels == expected).all()
+
+
+def test_missing_nilearn_and_missing_files_are_named(monkeypatch, tmp_path):
+    empty = types.ModuleType("nilearn")
+    empty.__spec__ = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setitem(sys.modules, "nilearn", empty)
+    with pytest.raises(FileNotFoundError, match=r"lacks mni_icbm152_t1.*mni_icbm152_gm.*mni_icbm152_wm"):
+        data.icbm152()
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install nilearn"):
+        data.icbm152()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 24, 24, 24), (1, 5, 64, 48), (2, 2, 200)])
+def test_blobs_are_connected_regions_of_every_class(shape):
+    logits, labels = data.blobs(shape)
+    assert logits.shape == shape and logits.dtype == torch.float32
+    assert labels.shape == (shape[0], *shape[2:]) and labels.dtype == torch.uint8
+    assert labels.unique().tolist() == list(range(shape[1]))
+    assert (labels[..., 1:] == labels[..., :-1]).double().mean() > 0.8
+    assert (logits.argmax(1) == labels).double().mean() > 0.5
+    again = data.blobs(shape)
+    assert torch.equal(logits, again[0]) and torch.equal(labels, again[1])

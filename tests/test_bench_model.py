@@ -1,0 +1,47 @@
+"""The survey's U-Net by its layers, and the metrics by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("monai", reason="the benchmarks need MONAI")
+
+from bench import metrics, model
+
+
+def test_ten_convolutions_down_and_eight_transposed_up():
+    net = model.UNet(in_channels=1, classes=4)
+    layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    assert [type(layer) for layer in layers] == [nn.Conv2d] * 10 + [nn.ConvTranspose2d] * 8 + [nn.Conv2d]
+    assert layers[-1].kernel_size == (1, 1)
+    assert [layer.stride for layer in layers[10:18]] == [(2, 2), (1, 1)] * 4
+
+
+@pytest.mark.parametrize(("classes", "size"), [(4, (32, 48)), (2, (32, 32))])
+def test_logits_have_the_images_size(classes, size):
+    net = model.UNet(in_channels=2, classes=classes, widths=(2, 3, 4, 5, 6))
+    assert net(torch.randn(3, 2, *size)).shape == (3, classes, *size)
+
+
+def test_odd_sizes_are_a_clear_error():
+    with pytest.raises(ValueError, match=r"multiples of 16, got \(32, 40\)"):
+        model.UNet()(torch.randn(1, 1, 32, 40))
+
+
+def test_metrics_by_hand():
+    truth = torch.tensor([[0, 0, 1, 1, 1, 2], [0, 0, 0, 0, 1, 1]])
+    guess = torch.tensor([[0, 1, 1, 1, 2, 2], [0, 0, 2, 0, 1, 1]])
+    table = metrics.scores(guess, truth, classes=4)
+    nan = math.nan
+    expected = {
+        # sample 0: class 0 TP 1 FN 1; class 1 TP 2 FP 1 FN 1; class 2 TP 1 FP 1; sample 1: class 2 only FP
+        "dice": [[2 / 3, 2 / 3, 2 / 3, nan], [6 / 7, 1, 0, nan]],
+        "sensitivity": [[1 / 2, 2 / 3, 1, nan], [3 / 4, 1, nan, nan]],
+        "specificity": [[1, 2 / 3, 4 / 5, 1], [1, 1, 5 / 6, 1]],
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(table[name], torch.tensor(values), equal_nan=True)
+    assert metrics.foreground_mean(table["dice"]) == pytest.approx((2 / 3 + 2 / 3 + 1 + 0) / 4)
+    assert metrics.class_means(table["sensitivity"])[2] == pytest.approx(1.0)
