@@ -1,0 +1,85 @@
+"""One loss on one volume: what is compared, shared by the timing process and the memory processes."""
+
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from bench.data import blobs
+from bench.machine import installed_version
+from bench.peers import Peer
+from bench.registry import LOSSES
+from bench.timing import Contestant
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+LABEL_DTYPES = {"uint8": torch.uint8, "int64": torch.int64}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to measure; plain values only, so that a case travels to a subprocess as JSON."""
+
+    loss: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    label_dtype: str = "uint8"
+    activation: str = "softmax"
+    backend: str = "auto"
+    device: str = "cpu"
+    threads: int = 1
+
+    def as_dict(self) -> dict:
+        """Plain values for JSON."""
+        return asdict(self) | {"shape": list(self.shape)}
+
+    def for_loss(self, loss: str) -> "Case":
+        """The same measurement of another loss."""
+        return replace(self, loss=loss)
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device)
+
+    def backend_context(self):
+        """fastloss's forced back end, or its own choice for `auto`."""
+        import fastloss
+
+        return nullcontext() if self.backend == "auto" else fastloss.backend(self.backend)
+
+    @property
+    def backend_name(self) -> str:
+        """The back end that runs: what was forced, or the library's choice for the device."""
+        if self.backend != "auto":
+            return self.backend
+        return "triton" if self.torch_device.type == "cuda" else "numba"
+
+    def inputs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leaf logits that require a gradient, and labels `[B, *S]`."""
+        logits, labels = blobs(self.shape)
+        logits = logits.to(self.device, DTYPES[self.dtype]).requires_grad_()
+        return logits, labels.to(self.device, LABEL_DTYPES[self.label_dtype])
+
+    def peers(self) -> list[Peer]:
+        """The installed peers that know the case's activation."""
+        peers = LOSSES[self.loss].peers
+        return [
+            peer for peer in peers if self.activation in peer.activations and installed_version(peer.package)
+        ]
+
+    def contestants(
+        self, logits: torch.Tensor, labels: torch.Tensor, compiled: bool
+    ) -> dict[str, Contestant]:
+        """`ours`, and for each peer `<title>` and, where asked, `<title> compiled`."""
+        found = {"ours": Contestant(LOSSES[self.loss].build(self.activation), logits, labels)}
+        for peer in self.peers():
+            target = peer.target(labels, self.shape[1])
+            found[peer.title] = Contestant(peer.loss(self.activation), logits, target)
+            if compiled:
+                fused = torch.compile(peer.loss(self.activation), dynamic=False)
+                found[f"{peer.title} compiled"] = Contestant(fused, logits, target)
+        return found

@@ -1,0 +1,162 @@
+"""Each loss against the same loss elsewhere: agreement first, then time and peak memory."""
+
+import statistics
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from bench.agreement import differences, disagreement
+from bench.case import Case
+from bench.machine import machine, watch_others
+from bench.memory import can_measure, peaks
+from bench.registry import LOSSES
+from bench.timing import Contestant, Copy, Samples, interleave, quartiles
+
+COPY = "copy"
+BUSY = 0.2  # cores taken by others, above which a note says so
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much a measurement spends."""
+
+    repeats: int = 30
+    compiled: bool = True
+    memory: bool = True
+
+
+def compile_failure(contestant: Contestant) -> str | None:
+    """Run a compiled loss for the first time; the reason where it cannot be compiled."""
+    try:
+        contestant.step(contestant.logits.device)
+    except Exception as error:  # inductor raises whatever its back end or the C++ compiler does
+        return f"torch.compile failed: {type(error).__name__}: {str(error).splitlines()[0]}"
+    return None
+
+
+def compile_or_drop(contestants: dict[str, Contestant]) -> dict[str, str]:
+    """Run every compiled peer once; one that cannot leaves `contestants`, and the reason is returned."""
+    compiled = [name for name in contestants if name.endswith(" compiled")]
+    failed = {name: why for name in compiled if (why := compile_failure(contestants[name]))}
+    for name in failed:
+        del contestants[name]
+    return failed
+
+
+def check(
+    case: Case, contestants: dict[str, Contestant]
+) -> tuple[dict[str, tuple[float, float]], str | None]:
+    """Differences of every peer, compiled ones too, and the refusal where one disagrees."""
+    found, complaints = {}, []
+    for name, contestant in contestants.items():
+        if name == "ours":
+            continue
+        try:
+            found[name] = differences(contestants["ours"], contestant)
+            complaint = disagreement(*found[name], contestant.logits.dtype)
+        except RuntimeError as error:  # such as an operator that a peer's dtype does not have
+            complaint = str(error).splitlines()[0]
+        if complaint:
+            complaints.append(f"{name}: {complaint}")
+    return found, "; ".join(complaints) or None
+
+
+def spread(samples: Samples) -> dict:
+    """Medians and quartiles of forward, backward and their sum, in ms."""
+    out: dict = {"quartiles_ms": {}}
+    for part in ("forward", "backward", "total"):
+        low, middle, high = quartiles(getattr(samples, part))
+        out[f"{part}_ms"] = middle
+        out["quartiles_ms"][part] = [low, high]
+    return out
+
+
+def peer_row(name: str, package: str, samples: dict[str, Samples], ours_ms: float) -> dict:
+    """A peer's times, eager and compiled, and how many times faster fastloss is than the better."""
+    times = {"eager": spread(samples[name])}
+    if f"{name} compiled" in samples:
+        times["compiled"] = spread(samples[f"{name} compiled"])
+    row = {"name": name, "package": package, "eager_ms": times["eager"]["total_ms"], "compiled_ms": None}
+    for way, measured in times.items():
+        row[f"{way}_ms"] = measured["total_ms"]
+        row[f"{way}_forward_ms"] = measured["forward_ms"]
+        row[f"{way}_backward_ms"] = measured["backward_ms"]
+        row[f"{way}_quartiles_ms"] = measured["quartiles_ms"]
+    row["speedup"] = min(measured["total_ms"] for measured in times.values()) / ours_ms
+    return row
+
+
+def empty_row(case: Case, effort: Effort) -> dict:
+    """The keys that every row has, measured or refused."""
+    return {
+        "loss": case.loss,
+        "class": LOSSES[case.loss].cls,
+        "options": LOSSES[case.loss].options,
+        "shape": list(case.shape),
+        "dtype": case.dtype,
+        "label_dtype": case.label_dtype,
+        "activation": case.activation,
+        "backend": case.backend_name,
+        "device": case.device,
+        "threads": case.threads,
+        "repeats": effort.repeats,
+        "forward_ms": None,
+        "backward_ms": None,
+        "total_ms": None,
+        "peak_over_logits": None,
+        "peers": [],
+        "refused": None,
+        "notes": [],
+        "machine": machine(),
+    }
+
+
+def measure(case: Case, effort: Effort, advance: Callable[[str], None] = lambda stage: None) -> dict:
+    """One row of the table; `advance` is told each stage as it begins."""
+    row = empty_row(case, effort)
+    torch._dynamo.reset()  # compiled peers of the last loss would count against the cache limit
+    with warnings.catch_warnings(), case.backend_context():
+        warnings.simplefilter("ignore")
+        logits, labels = case.inputs()
+        contestants = case.contestants(logits, labels, effort.compiled)
+        advance("agreement, compiling the peer")
+        failed = compile_or_drop(contestants)
+        found, row["refused"] = check(case, contestants)
+        if row["refused"]:
+            return row
+        advance("timing")
+        with watch_others() as watched:
+            samples = interleave({COPY: Copy(logits), **contestants}, effort.repeats, case.torch_device)
+
+    row |= spread(samples["ours"])
+    row["copy_ms"] = statistics.median(samples[COPY].forward)
+    row["total_over_copy"] = row["total_ms"] / row["copy_ms"]
+    row["others_busy_cores"] = watched["others"]
+    if (watched["others"] or 0) > BUSY:
+        row["notes"].append(
+            f"other processes kept {watched['others']:.1f} cores busy: times are not to be trusted"
+        )
+    row["notes"] += [f"{name}: {why}" for name, why in failed.items()]
+    for peer in case.peers():
+        entry = peer_row(peer.title, peer.package, samples, row["total_ms"])
+        entry["value_difference"], entry["gradient_difference"] = found[peer.title]
+        row["peers"].append(entry)
+    advance("peak memory")
+    add_peaks(row, case, effort)
+    return row
+
+
+def add_peaks(row: dict, case: Case, effort: Effort) -> None:
+    """Peak memory of ours and every peer into `row`, or the note why not."""
+    why_not = can_measure(case) if effort.memory else "peak memory was not asked for"
+    if why_not:
+        row["notes"].append(why_not)
+    found = (
+        {} if why_not else peaks(case, effort.compiled and all(peer["compiled_ms"] for peer in row["peers"]))
+    )
+    row["peak_over_logits"] = found.get("ours")
+    for peer in row["peers"]:
+        peer["peak_over_logits"] = found.get(peer["name"])
+        peer["compiled_peak_over_logits"] = found.get(peer["name"] + " compiled")

@@ -1,0 +1,107 @@
+"""Interleaved timing of forward and backward, and the spread of what was measured."""
+
+import gc
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from bench.machine import synchronise
+
+WARM_UP = 3
+
+
+def timed(call: Callable, device: torch.device) -> tuple[object, float]:
+    """The call's result and its milliseconds: CUDA events on a GPU, the wall clock elsewhere."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        result = call()
+        return result, (time.perf_counter() - start) * 1e3
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    synchronise(device)
+    begin.record()
+    result = call()
+    end.record()
+    end.synchronize()
+    return result, begin.elapsed_time(end)
+
+
+@dataclass
+class Samples:
+    """Milliseconds of every round."""
+
+    forward: list[float] = field(default_factory=list)
+    backward: list[float] = field(default_factory=list)
+
+    @property
+    def total(self) -> list[float]:
+        return [f + b for f, b in zip(self.forward, self.backward, strict=True)]
+
+
+def quartiles(samples: list[float]) -> list[float]:
+    """First quartile, median and third quartile."""
+    return (
+        torch.tensor(samples, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
+    )
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A loss as a call on logits that require a gradient."""
+
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    logits: torch.Tensor
+    target: torch.Tensor
+
+    def step(self, device: torch.device) -> tuple[float, float]:
+        """Milliseconds of one forward, with its graph, and of one backward to the logits."""
+        value, forward = timed(lambda: self.loss(self.logits, self.target), device)
+        _, backward = timed(lambda: torch.autograd.grad(value, self.logits), device)
+        return forward, backward
+
+
+@dataclass(frozen=True)
+class Copy:
+    """`logits.clone()`, the yardstick: one read and one write of the logits into fresh memory."""
+
+    logits: torch.Tensor
+
+    def step(self, device: torch.device) -> tuple[float, float]:
+        """Milliseconds of the copy; there is no backward."""
+        return timed(self.logits.detach().clone, device)[1], 0.0
+
+
+@contextmanager
+def no_collection():
+    """Garbage collection off, so that no round pays for another's objects."""
+    gc.collect()
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def interleave(
+    contestants: dict[str, Contestant | Copy],
+    repeats: int,
+    device: torch.device,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, Samples]:
+    """Time all contestants in turn, `repeats` rounds over: they share whatever the machine does meanwhile."""
+    for contestant in contestants.values():
+        for _ in range(WARM_UP):
+            contestant.step(device)
+    samples = {name: Samples() for name in contestants}
+    with no_collection():
+        for _ in range(repeats):
+            for name, contestant in contestants.items():
+                forward, backward = contestant.step(device)
+                samples[name].forward.append(forward)
+                samples[name].backward.append(backward)
+            advance()
+    return samples
