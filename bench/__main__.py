@@ -1,0 +1,229 @@
+"""Command line: `python -m bench main | train | speed`. A command imports what it needs when it runs."""
+
+import math
+from pathlib import Path
+
+import click
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def shape_of(context, parameter, text: str) -> tuple[int, ...]:
+    """`2,4,96,96,96` as a tuple: batch, classes and one to three spatial axes."""
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected integers B,C,D,H,W, got {text!r}") from None
+    if not 3 <= len(shape) <= 5 or min(shape) < 1:
+        raise click.BadParameter(f"expected B,C and one to three spatial sizes, all positive, got {text!r}")
+    return shape
+
+
+def names_of(context, parameter, text: str) -> list[str]:
+    """Checked loss names of a comma-separated list."""
+    from bench.registry import loss_names
+
+    return loss_names(text)
+
+
+def device_of(context, parameter, name: str) -> str:
+    """`auto` resolved, and a GPU that is not there refused."""
+    from bench.machine import default_device
+
+    if name == "cuda" and default_device() != "cuda":
+        raise click.BadParameter("torch sees no CUDA or ROCm device here")
+    return default_device() if name == "auto" else name
+
+
+def threads_of(context, parameter, count: int | None) -> int:
+    """The number of CPU threads for torch, and through it for Numba."""
+    import torch
+
+    if count is not None:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+losses_option = click.option(
+    "--losses", callback=names_of, default="all", show_default=True, help="Names, or all."
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    callback=device_of,
+    default="auto",
+    show_default=True,
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), callback=threads_of, help="CPU threads [torch's]."
+)
+json_option = click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
+)
+
+
+@click.group()
+def cli():
+    """Benchmarks of fastloss: training on real MRI, and speed and memory beside other libraries."""
+
+
+def run_training(names: list[str], device: str, schedule, seconds: float) -> list[dict]:
+    """Train every loss within `seconds` altogether, with a bar for each, and print the table."""
+    import time
+    from dataclasses import replace
+
+    import torch
+
+    from bench.data import icbm152
+    from bench.report import console, progress, train_table
+    from bench.train import to_device, train_loss
+
+    try:
+        data = to_device(icbm152(), torch.device(device))
+    except FileNotFoundError as error:
+        raise click.ClickException(str(error)) from None
+    steps = schedule.epochs * math.ceil(len(data["train"].labels) / schedule.batch_size)
+    end, rows = time.monotonic() + seconds, []
+    with progress() as bars:
+        for number, name in enumerate(names):
+            bar = bars.add_task(name, total=steps, status="")
+
+            def advance(epoch: int, validation: float, bar=bar):
+                bars.update(bar, advance=1, status=f"epoch {epoch + 1}, validation loss {validation:.4f}")
+
+            share = (end - time.monotonic()) / (len(names) - number)
+            rows.append(train_loss(name, data, replace(schedule, seconds=share), advance))
+            bars.update(bar, total=rows[-1]["steps"], status=f"test Dice {rows[-1]['dice']:.3f}")
+    console.print(train_table(rows))
+    return rows
+
+
+def run_speed(names: list[str], case, effort) -> list[dict]:
+    """Measure every loss, with a bar over the losses, and print the table."""
+    from bench.report import console, progress, speed_table
+    from bench.speed import measure
+
+    rows = []
+    with progress() as bars:
+        bar = bars.add_task("speed", total=len(names), status="")
+        for name in names:
+
+            def advance(stage: str, name=name):
+                bars.update(bar, status=f"{name}: {stage}")
+
+            advance("inputs")
+            rows.append(measure(case.for_loss(name), effort, advance))
+            bars.update(bar, advance=1, status="")
+    console.print(speed_table(rows))
+    for row in rows:
+        for note in row["notes"]:
+            console.print(f"{row['loss']}: {note}", markup=False)
+    return rows
+
+
+def refuse(rows: list[dict]) -> None:
+    """Fail where a loss was not timed because a peer computes something else."""
+    refused = [f"{row['loss']}: {row['refused']}" for row in rows if row["refused"]]
+    if refused:
+        raise click.ClickException("not timed, as values or gradients disagree: " + "; ".join(refused))
+
+
+@cli.command()
+@losses_option
+@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seconds", type=click.FloatRange(1), default=math.inf, help="Limit for all losses together.")
+@device_option
+@threads_option
+@json_option
+def train(losses, epochs, batch_size, seed, seconds, device, threads, json_file):
+    """Train a small 2D U-Net on ICBM152 tissue once per loss."""
+    from bench.report import write_json
+    from bench.train import Schedule
+
+    rows = run_training(losses, device, Schedule(epochs=epochs, batch_size=batch_size, seed=seed), seconds)
+    if json_file:
+        write_json(json_file, rows)
+
+
+@cli.command()
+@losses_option
+@click.option(
+    "--shape", callback=shape_of, default="2,4,96,96,96", show_default=True, help="B,C and spatial sizes."
+)
+@click.option("--dtype", type=click.Choice(["float32", "float64", "float16", "bfloat16"]), default="float32")
+@click.option(
+    "--label-dtype",
+    type=click.Choice(["uint8", "int64"]),
+    default="uint8",
+    help="For fastloss; peers: int64.",
+)
+@click.option("--activation", type=click.Choice(["softmax", "sigmoid"]), default="softmax", show_default=True)
+@click.option("--backend", type=click.Choice(["auto", "numba", "reference", "triton"]), default="auto")
+@click.option("--repeats", type=click.IntRange(1), default=30, show_default=True, help="Interleaved rounds.")
+@click.option("--compile/--no-compile", "compiled", default=True, help="Peers under torch.compile as well.")
+@click.option("--memory/--no-memory", default=True, help="Peak memory, in a process per loss.")
+@device_option
+@threads_option
+@json_option
+def speed(
+    losses,
+    shape,
+    dtype,
+    label_dtype,
+    activation,
+    backend,
+    repeats,
+    compiled,
+    memory,
+    device,
+    threads,
+    json_file,
+):
+    """Time and memory of each loss beside the same loss of MONAI or torch, eager and compiled."""
+    from bench.case import Case
+    from bench.report import write_json
+    from bench.speed import Effort
+
+    if activation == "softmax" and shape[1] < 2:
+        raise click.BadParameter("softmax needs at least two classes", param_hint="--shape")
+    case = Case("", shape, dtype, label_dtype, activation, backend, device, threads)
+    rows = run_speed(losses, case, Effort(repeats, compiled, memory))
+    if json_file:
+        write_json(json_file, rows)
+    refuse(rows)
+
+
+@cli.command("main")
+@click.option(
+    "--quick", is_flag=True, help="Fewer losses, epochs and rounds on a smaller volume: at most 90 seconds."
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, show_default="bench/results"
+)
+@device_option
+@threads_option
+def main_job(quick, out, device, threads):
+    """The main job: train once per loss, then the speed table; at most 10 minutes on two cores."""
+    from bench.case import Case
+    from bench.registry import LOSSES
+    from bench.report import console, write_json
+    from bench.speed import Effort
+    from bench.train import Schedule
+
+    names = ["cross_entropy", "dice_ce"] if quick else list(LOSSES)
+    schedule = Schedule(epochs=2) if quick else Schedule()
+    rows = run_training(names, device, schedule, seconds=20 if quick else 240)
+    write_json(out / "train.json", rows)
+    shape = (1, 4, 48, 48, 48) if quick else (2, 4, 96, 96, 96)
+    speeds = run_speed(
+        names, Case("", shape, device=device, threads=threads), Effort(repeats=10 if quick else 20)
+    )
+    write_json(out / "speed.json", speeds)
+    console.print(f"results: {out / 'train.json'}, {out / 'speed.json'}", markup=False)
+    refuse(speeds)
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m bench")

@@ -1,0 +1,169 @@
+"""Training of the survey's U-Net, once per loss: scores on held-out slices and the loss's share of a step."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from bench.data import CLASSES, Slices
+from bench.machine import machine, synchronise
+from bench.metrics import class_means, foreground_mean, scores
+from bench.model import UNet
+from bench.peers import Loss
+from bench.registry import LOSSES
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Adam and reduce-on-plateau as in the survey; batches below its 32 give more steps from 93 slices."""
+
+    epochs: int = 12
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    smallest_rate: float = 1e-8
+    patience: int = 2
+    seed: int = 0
+    seconds: float = math.inf  # training stops after the step that ends later
+
+
+@dataclass
+class StepTime:
+    """Seconds of one training step, and of them in the loss alone."""
+
+    step: float
+    loss: float
+
+
+def train_step(
+    model, optimiser, loss: Loss, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[float, StepTime]:
+    """One step of the optimiser with the loss's forward and backward on a clock of their own.
+
+    The loss is differentiated by the detached logits, and the gradient then handed to the network's backward.
+    """
+    device = images.device
+    synchronise(device)
+    begin = time.perf_counter()
+    optimiser.zero_grad(set_to_none=True)
+    logits = model(images)
+    leaf = logits.detach().requires_grad_()
+    synchronise(device)
+    before = time.perf_counter()
+    value = loss(leaf, labels)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    synchronise(device)
+    after = time.perf_counter()
+    logits.backward(gradient)
+    optimiser.step()
+    synchronise(device)
+    return float(value.detach()), StepTime(time.perf_counter() - begin, after - before)
+
+
+@torch.no_grad()
+def predict(model, images: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """Logits of all images, in the model's evaluation mode."""
+    model.eval()
+    return torch.cat([model(batch) for batch in images.split(batch_size)])
+
+
+def to_device(data: dict[str, Slices], device: torch.device) -> dict[str, Slices]:
+    """The slices on the device, images and labels."""
+    return {k: Slices(s.images.to(device), s.labels.to(device), s.positions) for k, s in data.items()}
+
+
+def run_epoch(
+    model, optimiser, loss: Loss, batches: Iterable[Batch], deadline: float, advance: Callable[[], None]
+) -> tuple[float, list[StepTime]]:
+    """One pass over the batches, cut short after the step that passes the deadline; gives the mean loss."""
+    model.train()
+    values, times = [], []
+    for images, labels in batches:
+        value, took = train_step(model, optimiser, loss, images, labels)
+        values.append(value)
+        times.append(took)
+        advance()
+        if time.perf_counter() > deadline:
+            break
+    return sum(values) / len(values), times
+
+
+def fit(
+    model, loss: Loss, data: dict[str, Slices], schedule: Schedule, advance: Callable[[int, float], None]
+) -> tuple[list[dict], list[StepTime]]:
+    """Train in place; gives a history line per epoch and the time of every step.
+
+    `advance(epoch, validation loss)` is called after every step, with the last epoch's validation loss.
+    """
+    optimiser = torch.optim.Adam(model.parameters(), lr=schedule.learning_rate)
+    plateau = ReduceLROnPlateau(optimiser, patience=schedule.patience, min_lr=schedule.smallest_rate)
+    shuffle = torch.Generator().manual_seed(schedule.seed)
+    train, held_out = data["train"], data["val"]
+    history: list[dict] = []
+    times: list[StepTime] = []
+    deadline, validation = time.perf_counter() + schedule.seconds, math.nan
+    for epoch in range(schedule.epochs):
+        order = torch.randperm(len(train.labels), generator=shuffle).to(train.labels.device)
+        batches = ((train.images[i], train.labels[i]) for i in order.split(schedule.batch_size))
+        mean, took = run_epoch(model, optimiser, loss, batches, deadline, partial(advance, epoch, validation))
+        times += took
+        with torch.no_grad():
+            logits = predict(model, held_out.images, schedule.batch_size)
+            validation = float(loss(logits, held_out.labels))
+        rate = optimiser.param_groups[0]["lr"]
+        history.append({"train": mean, "validation": validation, "learning_rate": rate})
+        plateau.step(validation)
+        if time.perf_counter() > deadline:
+            break
+    return history, times
+
+
+def loss_share(times: list[StepTime]) -> float:
+    """The loss's share of the steps' time, without the first step, which compiles, where there are others."""
+    steady = times[1:] or times
+    return sum(t.loss for t in steady) / sum(t.step for t in steady)
+
+
+def train_loss(
+    name: str,
+    data: dict[str, Slices],
+    schedule: Schedule,
+    advance: Callable[[int, float], None] = lambda *_: None,
+) -> dict:
+    """Train one loss from the same seed as every other, and score it on the test slices."""
+    device = data["train"].images.device
+    torch.manual_seed(schedule.seed)
+    model = UNet(classes=len(CLASSES)).to(device)
+    loss = LOSSES[name].build()
+    begin = time.perf_counter()
+    history, times = fit(model, loss, data, schedule, advance)
+    took = time.perf_counter() - begin
+
+    test = data["test"]
+    prediction = predict(model, test.images, schedule.batch_size).argmax(1)
+    tables = scores(prediction, test.labels, len(CLASSES))
+    steady = times[1:] or times
+    return {
+        "loss": name,
+        **{metric: foreground_mean(table) for metric, table in tables.items()},
+        "per_class": {
+            metric: dict(zip(CLASSES, class_means(table), strict=True)) for metric, table in tables.items()
+        },
+        "loss_share": loss_share(times),
+        "loss_ms": sum(t.loss for t in steady) / len(steady) * 1e3,
+        "step_ms": sum(t.step for t in steady) / len(steady) * 1e3,
+        "epochs": len(history),
+        "steps": len(times),
+        "seconds": took,
+        "history": history,
+        "schedule": asdict(schedule)
+        | {"seconds": None if math.isinf(schedule.seconds) else schedule.seconds},
+        "test_slices": list(test.positions),
+        "device": str(device),
+        "machine": machine(),
+    }
