@@ -31,6 +31,7 @@ CONSTANT_KINDS = frozenset({"y", "count", "y2"})
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 MAP_PREFIX = "map*"
 EPSILON = 1e-7
+VALIDATE_NOTHING, VALIDATE_LABELS, VALIDATE_ALL = range(3)
 
 
 class Term(NamedTuple):

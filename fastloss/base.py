@@ -1,0 +1,185 @@
+"""The bases of all losses on sums: ``SumLoss``, and ``CompoundLoss`` for several in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .inputs import (
+    check_activation,
+    check_class_weight,
+    check_ignore_index,
+    check_reduction,
+    check_weight_length,
+)
+from .sums import checked_sums
+from .terms import parse_term
+
+Sums = dict[str, Tensor]
+"""The sums of a pass: for the name of each term a float64 tensor ``[B, C]``."""
+
+
+def ratio(numerator: Tensor, denominator: Tensor, empty: float) -> Tensor:
+    """``numerator / denominator``; ``empty``, with a zero gradient, where the denominator is 0."""
+    nothing = denominator == 0
+    return torch.where(nothing, empty, numerator / torch.where(nothing, 1.0, denominator))
+
+
+class SumLoss(nn.Module):
+    """A loss that is a formula on voxel sums: one fused pass forward, one backward.
+
+    A loss of your own names its terms and gives a formula that turns the sums, each ``[B, C]``, into a value per
+    sample and class; the options below do the rest. Override :meth:`from_sums` instead of :meth:`formula` where
+    the loss is no table of values per class.
+
+    Args:
+        activation: ``"softmax"``, ``"sigmoid"`` or None (the input holds probabilities).
+        include_background: False drops channel 0 after the activation (if there is more than one channel).
+        batch: adds the sums over the samples first, as if the batch were one volume.
+        ignore_index: label or labels whose voxels leave every sum and gradient.
+        class_weight: one weight for each channel, the background's included, multiplied into the table.
+        reduction: of the table ``[B, C]``: ``"mean"``, ``"sum"`` or ``"none"``.
+        validate: see :func:`fastloss.voxel_sums`.
+
+    Shapes: logits ``[B, C, *S]``, target ``[B, *S]``, ``[B, 1, *S]`` or dense ``[B, C, *S]``; the loss is a scalar,
+    or ``[B, C]`` (``[1, C]`` with ``batch``; without the background's column if that is dropped) for
+    ``reduction="none"``. It is float32, or float64 for float64 logits. Where every voxel is ignored, and for an
+    empty batch, it is 0 with a zero gradient.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what was expected.
+    """
+
+    terms: tuple[str, ...] = ()
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        activation: str | None = "softmax",
+        include_background: bool = True,
+        batch: bool = False,
+        ignore_index: int | Iterable[int] | None = None,
+        class_weight: Sequence[float] | Tensor | None = None,
+        reduction: str = "mean",
+        validate: bool | None = None,
+    ):
+        super().__init__()
+        self.activation = check_activation(activation)
+        self.include_background = include_background
+        self.batch = batch
+        self.ignore_index = check_ignore_index(ignore_index)
+        self.reduction = check_reduction(reduction)
+        self.validate = validate
+        self.register_buffer("class_weight", check_class_weight(class_weight), persistent=False)
+        if not self.terms:
+            raise ValueError(f"terms: {type(self).__name__} names none, expected a tuple of terms")
+        for name in self.terms:
+            parse_term(name)
+
+    def formula(self, sums: Sums) -> Tensor:
+        """The value per sample and class, ``[B, C]``, from the sums of the terms."""
+        raise NotImplementedError(f"{type(self).__name__} has no formula")
+
+    def from_sums(self, sums: Sums) -> Tensor:
+        """The loss from the sums of its terms; sums of parts of a volume, or of ranks, may be added first."""
+        if self.batch:
+            sums = {name: value.sum(0, keepdim=True) for name, value in sums.items()}
+        return self.reduce(self.formula(sums))
+
+    def reduce(self, table: Tensor) -> Tensor:
+        """The table ``[B, C]`` weighted, without the background if that is dropped, and reduced."""
+        weight = self.weights(table)
+        if weight is not None:
+            table = table * weight
+        if not self.include_background and table.shape[1] > 1:
+            table = table[:, 1:]
+        if self.reduction == "none":
+            return table
+        total = table.sum()
+        return total if self.reduction == "sum" else total / max(1, table.numel())
+
+    def weights(self, table: Tensor) -> Tensor | None:
+        """The class weights, checked against the channels of ``table`` ``[B, C]``."""
+        if self.class_weight is not None:
+            check_weight_length(self.class_weight, table.shape[1])
+        return self.class_weight
+
+    def forward(
+        self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None, weight_map: Tensor | None = None
+    ) -> Tensor:
+        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
+        if self.class_weight is not None and logits.ndim > 1:
+            check_weight_length(self.class_weight, logits.shape[1])
+        sums = checked_sums(
+            logits, target, mask, weight_map, self.terms, self.activation, self.ignore_index, self.validate
+        )
+        loss = self.from_sums(dict(zip(self.terms, sums.unbind(-1), strict=True)))
+        return loss if logits.dtype == torch.float64 else loss.to(torch.float32)
+
+    def extra_repr(self) -> str:
+        shown = {
+            "activation": None if self.activation == "none" else self.activation,
+            "include_background": self.include_background,
+            "batch": self.batch,
+            "ignore_index": self.ignore_index or None,
+            "reduction": self.reduction,
+        }
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        weight = self.class_weight
+        super()._apply(fn, recurse)
+        if weight is not None and self.class_weight is not None:
+            self.class_weight = weight.to(self.class_weight.device)  # .half() must not round the weights
+        return self
+
+
+class CompoundLoss(SumLoss):
+    """A weighted sum of losses on sums, computed in one fused pass over the union of their terms.
+
+    Args:
+        losses: :class:`SumLoss` modules with the same activation, ignore_index and validate.
+        weights: one factor for each loss; 1 by default.
+
+    Raises:
+        ValueError: losses that cannot share a pass, or a wrong number of weights.
+    """
+
+    def __init__(self, losses: Iterable[SumLoss], weights: Sequence[float] | None = None):
+        members = list(losses)
+        if not members or not all(isinstance(loss, SumLoss) for loss in members):
+            kinds = [type(loss).__name__ for loss in members]
+            raise ValueError(f"losses: got {kinds}, expected one or more losses on sums (SumLoss)")
+        factors = [1.0] * len(members) if weights is None else [float(weight) for weight in weights]
+        if len(factors) != len(members):
+            raise ValueError(f"weights: got {len(factors)}, expected {len(members)}, one for each loss")
+        first = members[0]
+        for name in ("activation", "ignore_index", "validate"):
+            values = [getattr(loss, name) for loss in members]
+            if any(value != values[0] for value in values):
+                raise ValueError(f"losses: {name} differs ({values}), expected the same in all, to share one pass")
+        self.terms = tuple(dict.fromkeys(name for loss in members for name in loss.terms))
+        super().__init__(
+            activation=None if first.activation == "none" else first.activation,
+            ignore_index=first.ignore_index,
+            validate=first.validate,
+        )
+        self.losses = nn.ModuleList(members)
+        self.loss_weights = factors
+
+    def from_sums(self, sums: Sums) -> Tensor:
+        parts = [loss.from_sums(sums) for loss in self.losses]  # type: ignore[operator]
+        return torch.stack([weight * part for weight, part in zip(self.loss_weights, parts, strict=True)]).sum(0)
+
+    def forward(
+        self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None, weight_map: Tensor | None = None
+    ) -> Tensor:
+        """The weighted sum; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
+        return super().forward(logits, target, mask=mask, weight_map=weight_map)
+
+    def extra_repr(self) -> str:
+        return f"weights={self.loss_weights}"

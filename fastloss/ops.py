@@ -1,0 +1,268 @@
+"""The registered operators: one boundary per direction, and their autograd. Knows torch and the back ends only."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .terms import VALIDATE_ALL, Plan, label_count, make_plan
+
+BACKENDS = ("reference", "numba", "triton")
+_MODULES = {"reference": "reference", "numba": "cpu", "triton": "gpu"}
+_log = logging.getLogger("fastloss")
+
+
+# Choice of the back end
+
+
+def _checked_backend(name: str) -> str:
+    if name and name not in BACKENDS:
+        raise ValueError(f"backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
+    return name
+
+
+_forced = _checked_backend(os.environ.get("FASTLOSS_BACKEND", ""))
+
+
+def forced_backend() -> str:
+    """The back end that is forced in this process, or an empty string."""
+    return _forced
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Forces a back end (``"reference"``, ``"numba"`` or ``"triton"``) in this process, for all threads.
+
+    A forced back end that cannot run raises; nothing falls back in silence. The environment variable
+    ``FASTLOSS_BACKEND`` does the same from the start.
+    """
+    global _forced
+    before, _forced = _forced, _checked_backend(name)
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def _unavailable(name: str, device: torch.device) -> str:
+    """Why a back end cannot run on a device; empty if it can."""
+    if name == "numba":
+        if device.type != "cpu":
+            return f"the numba back end takes CPU tensors, got {device}"
+        return "" if importlib.util.find_spec("numba") else "Numba is not installed"
+    if name == "triton":
+        if not importlib.util.find_spec("triton"):
+            return "Triton is not installed"
+        return str(_module("triton").unavailable(device))
+    return ""
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"fastloss.kernels.{_MODULES[name]}")
+
+
+_chosen: dict[tuple[str, str], str] = {}
+
+
+def _choose(forced: str, device: torch.device) -> ModuleType:
+    key = (forced, device.type)
+    if key not in _chosen:
+        wanted = forced or {"cpu": "numba", "cuda": "triton"}.get(device.type, "reference")
+        problem = _unavailable(wanted, device)
+        if problem and forced:
+            raise ValueError(f"backend: {forced!r} is forced and cannot run: {problem}")
+        if problem or (wanted == "reference" and not forced):
+            reason = problem or f"no kernels for {device.type} devices"
+            _log.warning("fastloss: using the reference back end on %s (slow): %s", device.type, reason)
+            wanted = "reference"
+        _chosen[key] = wanted
+    return _module(_chosen[key])
+
+
+# The operators
+
+_library = torch.library.Library("fastloss", "DEF")
+_TENSORS = "Tensor logits, Tensor target, Tensor? mask, Tensor? weight_map"
+_OPTIONS = "str[] terms, str activation, int[] ignore, bool dense, int validate, str backend"
+_library.define(
+    f"voxel_sums({_TENSORS}, {_OPTIONS}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
+)
+_library.define(
+    f"voxel_sums_backward(Tensor grad_sums, {_TENSORS}, {_OPTIONS}) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _plan(terms: Sequence[str], activation: str, ignore: Sequence[int], dense: bool) -> Plan:
+    return make_plan(tuple(terms), activation, tuple(ignore), dense)
+
+
+def _voxel_sums(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    terms: Sequence[str],
+    activation: str,
+    ignore: Sequence[int],
+    dense: bool,
+    validate: int,
+    backend: str,
+) -> Tensor:
+    plan = _plan(terms, activation, ignore, dense)
+    module = _choose(backend, logits.device)
+    if hasattr(module, "forward_with_bad_labels"):
+        sums, bad_labels = module.forward_with_bad_labels(logits, target, mask, weight_map, plan)
+    else:
+        sums = module.forward(logits, target, mask, weight_map, plan)
+        bad_labels = validate and not dense
+    if validate and bad_labels:
+        _check_labels(target, mask, plan, logits.shape[1])
+    if validate == VALIDATE_ALL and not bool(torch.isfinite(sums).all()):
+        _check_logits(logits, target, mask, plan)
+    return sums
+
+
+def _voxel_sums_backward(
+    grad_sums: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    terms: Sequence[str],
+    activation: str,
+    ignore: Sequence[int],
+    dense: bool,
+    validate: int,
+    backend: str,
+) -> Tensor:
+    plan = _plan(terms, activation, ignore, dense)
+    module = _choose(backend, logits.device)
+    gradient: Tensor = module.backward(grad_sums, logits, target, mask, weight_map, plan)
+    return gradient
+
+
+def _voxel_sums_fake(logits: Tensor, *inputs: Any) -> Tensor:
+    terms = inputs[3]
+    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
+    return logits.new_empty((logits.shape[0], logits.shape[1], len(terms)), dtype=dtype)
+
+
+def _voxel_sums_backward_fake(grad_sums: Tensor, logits: Tensor, *inputs: Any) -> Tensor:
+    return torch.empty_like(logits)
+
+
+for _key in ("CPU", "CUDA", "MPS", "XPU"):
+    _library.impl("voxel_sums", _voxel_sums, _key)
+    _library.impl("voxel_sums_backward", _voxel_sums_backward, _key)
+torch.library.register_fake("fastloss::voxel_sums", _voxel_sums_fake, lib=_library)
+torch.library.register_fake("fastloss::voxel_sums_backward", _voxel_sums_backward_fake, lib=_library)
+
+
+# Checks of values, made only where the fused pass has seen something wrong
+
+
+def _uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
+    left_out = torch.zeros(target.shape[:1] + target.shape[2 if plan.dense else 1 :], dtype=torch.bool)
+    left_out = left_out.to(target.device)
+    for label in () if plan.dense else plan.ignore:
+        left_out = left_out | (target == label)
+    return left_out if mask is None else left_out | (mask == 0)
+
+
+def _check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int) -> None:
+    bad = ((target < 0) | (target >= label_count(channels))) & ~_uncounted(target, mask, plan)
+    if bad.any():
+        index = tuple(bad.nonzero()[0].tolist())
+        raise ValueError(
+            f"target: label {target[index].item()} at index {index} (sample, then axes) is no class, expected "
+            f"0 to {label_count(channels) - 1} or an ignore_index {plan.ignore or '(none is set)'}; "
+            f"{int(bad.sum())} voxels are affected. validate=False counts them as no class"
+        )
+
+
+def _check_logits(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan) -> None:
+    bad = ~torch.isfinite(logits) & ~_uncounted(target, mask, plan).unsqueeze(1)
+    if bad.any():
+        index = tuple(bad.nonzero()[0].tolist())
+        raise ValueError(
+            f"logits: {logits[index].item()} at index {index} (sample, class, then axes), expected finite values; "
+            f"{int(bad.sum())} values are affected"
+        )
+
+
+# Autograd
+
+_DOUBLE = (
+    "fastloss losses have first derivatives only: differentiate the reference in plain PyTorch for a second one"
+)
+
+
+class _FirstDerivativeOnly(torch.autograd.Function):
+    """The gradient under create_graph=True: a further derivative raises instead of being silently wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise NotImplementedError(_DOUBLE)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        raise NotImplementedError(_DOUBLE)
+
+
+class _VoxelSums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        weight_map: Tensor | None,
+        options: tuple[Any, ...],
+    ) -> Tensor:
+        ctx.save_for_backward(logits, target, mask, weight_map)
+        ctx.options = options
+        ctx.set_materialize_grads(False)
+        sums: Tensor = torch.ops.fastloss.voxel_sums(logits, target, mask, weight_map, *options)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        grad_sums = grads[0]
+        if grad_sums is None:
+            return None, None, None, None, None
+        logits, target, mask, weight_map = ctx.saved_tensors
+        gradient = torch.ops.fastloss.voxel_sums_backward(
+            grad_sums, logits, target, mask, weight_map, *ctx.options
+        )
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            gradient = _FirstDerivativeOnly.apply(gradient, grad_sums, logits)
+        return gradient, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        raise NotImplementedError("fastloss losses have no forward-mode derivative: use reverse mode (backward)")
+
+
+def sums(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    options: tuple[Any, ...],
+) -> Tensor:
+    """Differentiable sums ``[B, C, K]``; ``options`` are the operator's, after its tensors."""
+    result: Tensor = _VoxelSums.apply(logits, target, mask, weight_map, options)
+    return result

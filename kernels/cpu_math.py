@@ -1,0 +1,120 @@
+"""exp, log and log1p that LLVM can vectorise (Cephes polynomials in float32, libm in float64), for Numba code.
+
+Numba's wheel has no vector math library, so that ``math.exp`` is a call an element. The polynomials are within
+2 units in the last place, pass NaN on, and cover only the ranges that the kernels need.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic, overload
+
+# No nnan / ninf: NaN has to come through. No reassoc: it would cancel the rounding constant.
+SAFE = {"contract", "nsz", "arcp"}
+# For sums over a row: without reassoc they stay scalar.
+SUMS = SAFE | {"reassoc"}
+
+
+@intrinsic
+def no_inline(typingctx):
+    """Called in a function's body, keeps it a function of its own: less to compile, and vector code that
+    does not depend on where it is called from."""
+
+    def codegen(context, builder, signature, args):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+f32, i32 = np.float32, np.int32
+_ROUND = f32(12582912.0)  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+_LOG2E, _LN2_HIGH, _LN2_LOW = f32(1.44269504088896341), f32(0.693359375), f32(-2.12194440e-4)
+_LOWEST = f32(-87.33654)  # 126 ln 2: below it exp would be subnormal
+_ONE, _HALF, _ZERO = f32(1.0), f32(0.5), f32(0.0)
+# 2^r - 1 on [-1/2, 1/2], minimax with relative error 2e-9
+_E1, _E2, _E3 = f32(0.6931471824645996), f32(0.24022647738456726), f32(0.05550331994891167)
+_E4, _E5, _E6 = f32(0.009618435986340046), f32(0.0013398994924500585), f32(0.00015353775233961642)
+_L0, _L1, _L2 = f32(7.0376836292e-2), f32(-1.1514610310e-1), f32(1.1676998740e-1)
+_L3, _L4, _L5 = f32(-1.2420140846e-1), f32(1.4249322787e-1), f32(-1.6668057665e-1)
+_L6, _L7, _L8 = f32(2.0000714765e-1), f32(-2.4999993993e-1), f32(3.3333331174e-1)
+_SQRT_HALF, _SQRT_TWO_MINUS_ONE = f32(0.70710678), f32(0.41421356)
+
+
+def _exp32(x):
+    x = _LOWEST if x < _LOWEST else x
+    shifted = x * _LOG2E + _ROUND
+    r = x * _LOG2E - (shifted - _ROUND)
+    q = ((((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r + _E1) * r) + _ONE
+    return i32(f32(q).view(i32) + i32(f32(shifted).view(i32) << i32(23))).view(f32)
+
+
+def _log1p_polynomial(x):
+    """log(1 + x) for x in [sqrt(1/2) - 1, sqrt(2) - 1]."""
+
+
+def _log1p_polynomial32(x):
+    q = _L0 * x + _L1
+    q = (((((((q * x + _L2) * x + _L3) * x + _L4) * x + _L5) * x + _L6) * x + _L7) * x) + _L8
+    square = x * x
+    return q * x * square - _HALF * square + x
+
+
+def _log32(x):
+    bits = f32(x).view(i32)
+    exponent = f32(i32(bits >> i32(23)) - i32(126))
+    m = i32((bits & i32(0x007FFFFF)) | i32(0x3F000000)).view(f32)
+    small = m < _SQRT_HALF
+    exponent = exponent - _ONE if small else exponent
+    m = m + m - _ONE if small else m - _ONE
+    value = _log1p_polynomial(m) + exponent * _LN2_LOW + exponent * _LN2_HIGH
+    return value + (x - x)  # NaN and inf have no meaning in the bit arithmetic
+
+
+def _log1p32(x):
+    large = x > _SQRT_TWO_MINUS_ONE
+    reduced = (x - _ONE) * _HALF if large else x
+    offset = _LN2_HIGH + _LN2_LOW if large else _ZERO
+    return _log1p_polynomial(reduced) + offset
+
+
+def fast_exp(x):
+    """e^x for x <= 0 (float32: at least 2^-126)."""
+    return math.exp(x)
+
+
+def fast_log(x):
+    """log(x) for normal x > 0."""
+    return math.log(x)
+
+
+def fast_log1p(x):
+    """log(1 + x) for 0 <= x <= 1."""
+    return math.log1p(x)
+
+
+_OPTIONS = {"fastmath": SAFE}
+
+
+@overload(_log1p_polynomial, jit_options=_OPTIONS)
+def _overload_polynomial(x):
+    return _log1p_polynomial32
+
+
+@overload(fast_exp, jit_options=_OPTIONS)
+def _overload_exp(x):
+    return _exp32 if x == types.float32 else lambda x: math.exp(x)
+
+
+@overload(fast_log, jit_options=_OPTIONS)
+def _overload_log(x):
+    return _log32 if x == types.float32 else lambda x: math.log(x)
+
+
+@overload(fast_log1p, jit_options=_OPTIONS)
+def _overload_log1p(x):
+    return _log1p32 if x == types.float32 else lambda x: math.log1p(x)

@@ -1,0 +1,277 @@
+"""How the Numba back end reads and writes strided tensors of any dtype, one row of voxels at a time.
+
+A tensor enters as a :class:`Walk` of integers, so that one compiled kernel serves every dtype and layout; the
+caller keeps the tensor alive. Rows are converted to the kernel's own type (float32, or float64 for float64 logits).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import carray, njit, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from .cpu_math import no_inline
+from .layout import spatial_layout
+
+FLOAT32, FLOAT64, FLOAT16, BFLOAT16, UINT8, INT8, INT16, INT32, INT64 = range(9)
+_CODES = {
+    torch.float32: FLOAT32,
+    torch.float64: FLOAT64,
+    torch.float16: FLOAT16,
+    torch.bfloat16: BFLOAT16,
+    torch.bool: UINT8,
+    torch.uint8: UINT8,
+    torch.int8: INT8,
+    torch.int16: INT16,
+    torch.int32: INT32,
+    torch.int64: INT64,
+}
+NO_LABEL = np.int32(-(2**31))
+
+
+class Walk(NamedTuple):
+    """Address, dtype code, and strides in elements of a tensor ``[B, C, *S]``; ``code`` -1: no tensor."""
+
+    address: int
+    code: int
+    batch: int
+    channel: int
+    size1: int
+    size2: int
+    stride0: int
+    stride1: int
+    stride2: int
+
+
+ABSENT = Walk(0, -1, 0, 0, 1, 1, 0, 0, 0)
+
+
+def walk(tensor: Tensor | None, channels: bool) -> Walk:
+    """The walk of ``[B, C, *S]`` (``channels``; C of 1 is broadcast) or ``[B, *S]``."""
+    if tensor is None:
+        return ABSENT
+    (_, n1, n2), strides = spatial_layout(tensor, 2 if channels else 1)
+    channel = tensor.stride(1) if channels and tensor.shape[1] > 1 else 0
+    return Walk(tensor.data_ptr(), _CODES[tensor.dtype], tensor.stride(0), channel, n1, n2, *strides)
+
+
+@intrinsic
+def _pointer(typingctx, address, offset, dtype):
+    """Address of element ``offset`` of an array of dtype."""
+    signature = types.CPointer(dtype.dtype)(types.int64, types.int64, dtype)
+
+    def codegen(context, builder, signature, args):
+        base = builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+        return builder.gep(base, [args[1]])
+
+    return signature, codegen
+
+
+_inlined = njit(error_model="numpy", inline="always")
+_fast = njit(error_model="numpy")
+
+
+@_inlined
+def _copy(dst, src, stride):
+    if stride == 1:
+        for i in range(dst.size):
+            dst[i] = src[i]
+    else:
+        for i in range(dst.size):
+            dst[i] = src[i * stride]
+
+
+@_fast
+def _bfloat16_to_float(dst, src):
+    no_inline()
+    for i in range(dst.size):
+        dst[i] = np.uint32(np.uint32(src[i]) << np.uint32(16)).view(np.float32)
+
+
+@_fast
+def _half_to_float(dst, src):
+    no_inline()
+    subnormal_base = np.uint32(113 << 23).view(np.float32)
+    for i in range(dst.size):
+        half = np.uint32(src[i])
+        bits = np.uint32(np.uint32(half & np.uint32(0x7FFF)) << np.uint32(13))
+        exponent = np.uint32(bits & np.uint32(0x0F800000))
+        normal = np.uint32(bits + np.uint32(112 << 23))
+        special = np.uint32(bits + np.uint32(224 << 23))
+        subnormal = np.float32(np.uint32(bits + np.uint32(113 << 23)).view(np.float32) - subnormal_base)
+        value = special if exponent == np.uint32(0x0F800000) else normal
+        value = subnormal.view(np.uint32) if exponent == np.uint32(0) else value
+        sign = np.uint32(np.uint32(half & np.uint32(0x8000)) << np.uint32(16))
+        dst[i] = np.uint32(value | sign).view(np.float32)
+
+
+@_fast
+def _float_to_bfloat16(dst, src):
+    no_inline()
+    for i in range(src.size):
+        bits = np.float32(src[i]).view(np.uint32)
+        odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+        rounded = np.uint32(np.uint32(bits + np.uint32(np.uint32(0x7FFF) + odd)) >> np.uint32(16))
+        dst[i] = np.uint16(rounded if src[i] == src[i] else np.uint32(0x7FC0))
+
+
+@_fast
+def _float_to_half(dst, src):
+    """Round to nearest even, subnormal results included (Giesen's float_to_half_fast3_rtne)."""
+    no_inline()
+    magic_bits = np.uint32(126 << 23)
+    magic = magic_bits.view(np.float32)
+    for i in range(src.size):
+        bits = np.float32(src[i]).view(np.uint32)
+        sign = np.uint32(np.uint32(bits & np.uint32(0x80000000)) >> np.uint32(16))
+        size = np.uint32(bits & np.uint32(0x7FFFFFFF))
+        small = np.uint32(np.float32(size.view(np.float32) + magic).view(np.uint32) - magic_bits)
+        odd = np.uint32(np.uint32(size >> np.uint32(13)) & np.uint32(1))
+        normal = np.uint32(np.uint32(size + np.uint32(np.uint32(0xC8000FFF) + odd)) >> np.uint32(13))
+        value = small if size < np.uint32(113 << 23) else normal
+        value = np.uint32(0x7C00) if size >= np.uint32(143 << 23) else value
+        value = np.uint32(0x7E00) if size > np.uint32(255 << 23) else value
+        dst[i] = np.uint16(np.uint32(value | sign))
+
+
+@_inlined
+def _offset(w, b, c, voxel):
+    rest = voxel // w.size2
+    return (
+        b * w.batch
+        + c * w.channel
+        + rest // w.size1 * w.stride0
+        + rest % w.size1 * w.stride1
+        + voxel % w.size2 * w.stride2
+    )
+
+
+@_inlined
+def _step(w, voxel, left):
+    """How many of the voxels left one stride can walk."""
+    return min(w.size2 - voxel % w.size2, left)
+
+
+@_inlined
+def _at(w, offset, size, dtype):
+    """The memory of ``size`` voxels from ``offset`` on, as an array of dtype."""
+    span = (size - 1) * w.stride2 + 1
+    return carray(_pointer(w.address, offset, dtype), (span,))
+
+
+@_fast
+def load_integers(dst, w, b, c, voxel):
+    """Voxels ``voxel`` to ``voxel + dst.size`` as int32; one that does not fit becomes ``NO_LABEL``."""
+    no_inline()
+    done = 0
+    while done < dst.size:
+        n = _step(w, voxel + done, dst.size - done)
+        offset, part = _offset(w, b, c, voxel + done), dst[done : done + n]
+        if w.code == UINT8:
+            _copy(part, _at(w, offset, n, np.uint8), w.stride2)
+        elif w.code == INT64:
+            labels = _at(w, offset, n, np.int64)
+            for i in range(n):
+                label = labels[i * w.stride2]
+                part[i] = label if -(2**31) <= label < 2**31 else NO_LABEL
+        elif w.code == INT32:
+            _copy(part, _at(w, offset, n, np.int32), w.stride2)
+        elif w.code == INT16:
+            _copy(part, _at(w, offset, n, np.int16), w.stride2)
+        else:
+            _copy(part, _at(w, offset, n, np.int8), w.stride2)
+        done += n
+
+
+@_fast
+def _load_bits(dst, w, b, c, voxel):
+    """The 16 bits of bfloat16 or float16 values."""
+    no_inline()
+    done = 0
+    while done < dst.size:
+        n = _step(w, voxel + done, dst.size - done)
+        _copy(dst[done : done + n], _at(w, _offset(w, b, c, voxel + done), n, np.uint16), w.stride2)
+        done += n
+
+
+@_fast
+def load_row(dst, w, b, c, voxel):
+    """Voxels ``voxel`` to ``voxel + dst.size`` of channel c of sample b, as dst's floating type."""
+    no_inline()
+    if w.code == FLOAT32 or w.code == FLOAT64:
+        done = 0
+        while done < dst.size:
+            n = _step(w, voxel + done, dst.size - done)
+            offset, part = _offset(w, b, c, voxel + done), dst[done : done + n]
+            if w.code == FLOAT32:
+                _copy(part, _at(w, offset, n, np.float32), w.stride2)
+            else:
+                _copy(part, _at(w, offset, n, np.float64), w.stride2)
+            done += n
+    elif w.code == BFLOAT16 or w.code == FLOAT16:
+        bits = np.empty(dst.size, np.uint16)
+        _load_bits(bits, w, b, c, voxel)
+        if w.code == BFLOAT16:
+            _bfloat16_to_float(dst, bits)
+        else:
+            _half_to_float(dst, bits)
+    else:
+        integers = np.empty(dst.size, np.int32)
+        load_integers(integers, w, b, c, voxel)
+        for i in range(dst.size):
+            dst[i] = integers[i]
+
+
+@_inlined
+def _scatter(dst, src, stride):
+    if stride == 1:
+        for i in range(src.size):
+            dst[i] = src[i]
+    else:
+        for i in range(src.size):
+            dst[i * stride] = src[i]
+
+
+@_fast
+def _store_bits(src, w, b, c, voxel):
+    no_inline()
+    done = 0
+    while done < src.size:
+        n = _step(w, voxel + done, src.size - done)
+        _scatter(_at(w, _offset(w, b, c, voxel + done), n, np.uint16), src[done : done + n], w.stride2)
+        done += n
+
+
+@_fast
+def store_row(src, w, b, c, voxel):
+    """The inverse of load_row, for the floating types."""
+    no_inline()
+    if w.code == BFLOAT16 or w.code == FLOAT16:
+        bits = np.empty(src.size, np.uint16)
+        if w.code == BFLOAT16:
+            _float_to_bfloat16(bits, src)
+        else:
+            _float_to_half(bits, src)
+        _store_bits(bits, w, b, c, voxel)
+        return
+    done = 0
+    while done < src.size:
+        n = _step(w, voxel + done, src.size - done)
+        offset, part = _offset(w, b, c, voxel + done), src[done : done + n]
+        _scatter(_at(w, offset, n, src.dtype.type), part, w.stride2)  # a gradient has the kernel's own type
+        done += n
+
+
+@_fast
+def row_in_place(scratch, w, b, c, voxel):
+    """The row's own memory where it is contiguous and of scratch's type; else scratch, for store_row."""
+    no_inline()
+    if w.code == (FLOAT64 if scratch.itemsize == 8 else FLOAT32) and w.stride2 == 1:
+        if voxel % w.size2 + scratch.size <= w.size2:
+            start = _pointer(w.address, _offset(w, b, c, voxel), scratch.dtype)
+            return carray(start, (scratch.size,)), True
+    return scratch, False

@@ -1,0 +1,368 @@
+"""Row primitives of the Numba back end: loops over one contiguous row of voxels, which LLVM vectorises.
+
+A row holds a few hundred voxels of one class and lies in the L1 cache. ``z`` logits, ``p`` probabilities, ``y``
+target, ``u`` voxel weight, ``l`` a row of -log p or -log(1 - p). No function here knows of strides or of losses.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from .cpu_math import SAFE, SUMS, fast_exp, fast_log, fast_log1p, no_inline
+
+_elementwise = njit(fastmath=SAFE, error_model="numpy")
+_reduction = njit(fastmath=SUMS, error_model="numpy")
+
+
+# Weights and labels
+
+
+@_elementwise
+def fill(row, value):
+    no_inline()
+    for i in range(row.size):
+        row[i] = value
+
+
+@_elementwise
+def copy(dst, src):
+    no_inline()
+    for i in range(dst.size):
+        dst[i] = src[i]
+
+
+@_elementwise
+def count_zeros(u):
+    no_inline()
+    zeros = 0
+    for i in range(u.size):
+        zeros += 1 if u[i] == 0 else 0
+    return zeros
+
+
+@_elementwise
+def clear_uncounted(row, u):
+    """An uncounted voxel may hold anything, NaN included: replaced before it can spread."""
+    no_inline()
+    for i in range(row.size):
+        row[i] = row[i] if u[i] != 0 else u[i]
+
+
+@_elementwise
+def label_range(labels):
+    no_inline()
+    low, high = labels[0], labels[0]
+    for i in range(labels.size):
+        low = min(low, labels[i])
+        high = max(high, labels[i])
+    return low, high
+
+
+@_elementwise
+def ignore_label(labels, u, label):
+    no_inline()
+    for i in range(labels.size):
+        hit = labels[i] == label
+        u[i] = 0 if hit else u[i]
+        labels[i] = -1 if hit else labels[i]
+
+
+@_elementwise
+def drop_invalid_labels(labels, u, label_count):
+    """Labels that are no class become -1; how many of them were counted voxels, and the range of the others."""
+    no_inline()
+    bad = 0
+    low, high = label_count, -1
+    for i in range(labels.size):
+        label = labels[i]
+        valid = 0 <= label < label_count
+        bad += 1 if (not valid) and u[i] != 0 else 0
+        labels[i] = label if valid else -1
+        low = min(low, label) if valid else low
+        high = max(high, label) if valid else high
+    return bad, low, high
+
+
+@_elementwise
+def one_hot(y, labels, label):
+    no_inline()
+    one = y.dtype.type(1)
+    zero = y.dtype.type(0)
+    for i in range(y.size):
+        y[i] = one if labels[i] == label else zero
+
+
+@_elementwise
+def multiply(out, a, b):
+    no_inline()
+    for i in range(out.size):
+        out[i] = a[i] * b[i]
+
+
+# Activations
+
+
+@_elementwise
+def row_max(m, z):
+    no_inline()
+    for i in range(m.size):
+        m[i] = z[i] if z[i] > m[i] else m[i]
+
+
+@_elementwise
+def shifted_exp(z, m, e, s):
+    """z becomes z - max, e its exponential, added to s."""
+    no_inline()
+    for i in range(z.size):
+        d = z[i] - m[i]
+        v = fast_exp(d)
+        z[i] = d
+        e[i] = v
+        s[i] += v
+
+
+@_elementwise
+def log_row(out, x):
+    no_inline()
+    for i in range(out.size):
+        out[i] = fast_log(x[i])
+
+
+@_elementwise
+def reciprocal(x):
+    no_inline()
+    one = x.dtype.type(1)
+    for i in range(x.size):
+        x[i] = one / x[i]
+
+
+@_elementwise
+def subtract(out, a, b):
+    no_inline()
+    for i in range(out.size):
+        out[i] = a[i] - b[i]
+
+
+@_elementwise
+def sigmoid_row(z, p):
+    no_inline()
+    one = z.dtype.type(1)
+    for i in range(z.size):
+        e = fast_exp(-abs(z[i]))
+        p[i] = (one if z[i] >= 0 else e) / (one + e)
+
+
+@_elementwise
+def softplus_rows(z, positive, negative):
+    """positive = -log sigmoid(z), negative = -log sigmoid(-z)."""
+    no_inline()
+    zero = z.dtype.type(0)
+    for i in range(z.size):
+        x = z[i]
+        tail = fast_log1p(fast_exp(-abs(x)))
+        positive[i] = tail + (zero if x > 0 else -x)
+        negative[i] = tail + (zero if x < 0 else x)
+
+
+@_elementwise
+def clamped_log(l, p, epsilon):
+    """-log(max(p, epsilon))"""
+    no_inline()
+    for i in range(l.size):
+        x = p[i]
+        l[i] = -fast_log(epsilon if x < epsilon else x)
+
+
+@_elementwise
+def clamped_log_complement(l, p, epsilon):
+    """-log(max(1 - p, epsilon))"""
+    no_inline()
+    one = p.dtype.type(1)
+    for i in range(l.size):
+        x = one - p[i]
+        l[i] = -fast_log(epsilon if x < epsilon else x)
+
+
+# Sums of terms
+
+
+@_reduction
+def sum_row(u):
+    no_inline()
+    total = u.dtype.type(0)
+    for i in range(u.size):
+        total += u[i]
+    return total
+
+
+@_reduction
+def sum_p(p, u):
+    no_inline()
+    total = p.dtype.type(0)
+    for i in range(p.size):
+        total += p[i] * u[i]
+    return total
+
+
+@_reduction
+def normalise_and_sum(e, inverse, u):
+    """e becomes the probability; the sum of p."""
+    no_inline()
+    total = e.dtype.type(0)
+    for i in range(e.size):
+        p = e[i] * inverse[i]
+        e[i] = p
+        total += p * u[i]
+    return total
+
+
+@_reduction
+def sum_overlap(p, y, u):
+    """Sums of p y and y."""
+    no_inline()
+    py, ys = p.dtype.type(0), p.dtype.type(0)
+    for i in range(p.size):
+        weighted = y[i] * u[i]
+        ys += weighted
+        py += p[i] * weighted
+    return py, ys
+
+
+@_reduction
+def sum_squares(p, y, u):
+    """Sums of p^2, y^2 and p^2 y."""
+    no_inline()
+    p2, y2, p2y = p.dtype.type(0), p.dtype.type(0), p.dtype.type(0)
+    for i in range(p.size):
+        square = p[i] * p[i] * u[i]
+        p2 += square
+        p2y += square * y[i]
+        y2 += y[i] * y[i] * u[i]
+    return p2, y2, p2y
+
+
+@_reduction
+def sum_log(l, y, u):
+    """Sum of y l; a voxel with y = 0 counts nothing even where l is infinite."""
+    no_inline()
+    total = l.dtype.type(0)
+    zero = l.dtype.type(0)
+    for i in range(l.size):
+        total += y[i] * u[i] * l[i] if y[i] != 0 else zero
+    return total
+
+
+@_reduction
+def sum_log_complement(l, y, u):
+    """Sum of (1 - y) l."""
+    no_inline()
+    total = l.dtype.type(0)
+    zero, one = l.dtype.type(0), l.dtype.type(1)
+    for i in range(l.size):
+        total += (one - y[i]) * u[i] * l[i] if y[i] != 1 else zero
+    return total
+
+
+# Derivatives: the short way for p, p y and the cross-entropy of softmax
+
+
+@_elementwise
+def dot_absent(e, inverse, dot, a):
+    """e becomes p; dot += p a, for a class that no voxel of the row has."""
+    no_inline()
+    for i in range(e.size):
+        p = e[i] * inverse[i]
+        e[i] = p
+        dot[i] += p * a
+
+
+@_elementwise
+def dot_present(e, inverse, dot, y, a, b, g):
+    """e becomes p; dot += p (a + y b) - y g."""
+    no_inline()
+    for i in range(e.size):
+        p = e[i] * inverse[i]
+        e[i] = p
+        dot[i] += p * (a + y[i] * b) - y[i] * g
+
+
+@_elementwise
+def gradient_absent(out, p, dot, u, a):
+    no_inline()
+    for i in range(out.size):
+        out[i] = u[i] * (p[i] * (a - dot[i]))
+
+
+@_elementwise
+def gradient_present(out, p, dot, u, y, a, b, g):
+    no_inline()
+    for i in range(out.size):
+        out[i] = u[i] * (p[i] * (a + y[i] * b - dot[i]) - y[i] * g)
+
+
+# Derivatives: any terms. d collects the derivative by p, h the part that is a derivative by z
+
+
+@_elementwise
+def add_polynomial_derivative(d, p, y, u, a, b, a2, b2):
+    """Of a p + b p y + a2 p^2 + b2 p^2 y."""
+    no_inline()
+    two = p.dtype.type(2)
+    for i in range(d.size):
+        d[i] += u[i] * (a + y[i] * b + two * p[i] * (a2 + y[i] * b2))
+
+
+@_elementwise
+def add_log_derivative(d, p, y, u, g, epsilon):
+    """Of -g y log(max(p, epsilon))."""
+    no_inline()
+    zero = p.dtype.type(0)
+    for i in range(d.size):
+        d[i] -= u[i] * y[i] * g / p[i] if p[i] > epsilon else zero
+
+
+@_elementwise
+def add_log_complement_derivative(d, p, y, u, g, epsilon):
+    """Of -g (1 - y) log(max(1 - p, epsilon))."""
+    no_inline()
+    zero, one = p.dtype.type(0), p.dtype.type(1)
+    for i in range(d.size):
+        q = one - p[i]
+        d[i] += u[i] * (one - y[i]) * g / q if q > epsilon else zero
+
+
+@_elementwise
+def add_scaled(h, y, u, g):
+    no_inline()
+    for i in range(h.size):
+        h[i] += u[i] * y[i] * g
+
+
+@_elementwise
+def add_sigmoid_log_derivative(h, p, y, u, g, g_complement):
+    no_inline()
+    one = p.dtype.type(1)
+    for i in range(h.size):
+        h[i] += u[i] * (y[i] * g * (p[i] - one) + (one - y[i]) * g_complement * p[i])
+
+
+@_elementwise
+def add_product(dot, p, d, h):
+    no_inline()
+    for i in range(dot.size):
+        dot[i] += p[i] * d[i] - h[i]
+
+
+@_elementwise
+def softmax_gradient(out, p, d, dot, h):
+    no_inline()
+    for i in range(out.size):
+        out[i] = p[i] * (d[i] - dot[i]) - h[i]
+
+
+@_elementwise
+def sigmoid_gradient(out, p, d, h):
+    no_inline()
+    one = p.dtype.type(1)
+    for i in range(out.size):
+        out[i] = p[i] * (one - p[i]) * d[i] + h[i]
