@@ -131,7 +131,7 @@ def refuse(rows: list[dict]) -> None:
 @cli.command()
 @losses_option
 @click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--seconds", type=click.FloatRange(1), default=math.inf, help="Limit for all losses together.")
 @device_option

@@ -66,10 +66,11 @@ class Case:
 
     def peers(self) -> list[Peer]:
         """The installed peers that know the case's activation."""
-        peers = LOSSES[self.loss].peers
-        return [
-            peer for peer in peers if self.activation in peer.activations and installed_version(peer.package)
-        ]
+        return [peer for peer in self.known_peers() if installed_version(peer.package)]
+
+    def known_peers(self) -> list[Peer]:
+        """The peers that know the case's activation, installed or not."""
+        return [peer for peer in LOSSES[self.loss].peers if self.activation in peer.activations]
 
     def contestants(
         self, logits: torch.Tensor, labels: torch.Tensor, compiled: bool

@@ -9,17 +9,16 @@ QUOTIENTS = {"dice": "f1 score", "sensitivity": "sensitivity", "specificity": "s
 
 
 def scores(prediction: torch.Tensor, labels: torch.Tensor, classes: int) -> dict[str, torch.Tensor]:
-    """Dice, sensitivity and specificity `[B, C]` of label maps `[B, *S]`; 0/0 (an absent class) is NaN."""
+    """Dice, sensitivity and specificity `[C]` of label maps `[B, *S]`; 0/0 (an absent class) is NaN.
+
+    Counts are added over the samples first, as if the slices were one volume: a score per slice would hang on
+    slices that hold three voxels of a class.
+    """
     hot = [one_hot(x[:, None], classes) for x in (prediction, labels)]
-    counts = get_confusion_matrix(*hot)
-    return {name: compute_confusion_matrix_metric(quotient, counts) for name, quotient in QUOTIENTS.items()}
+    counts = get_confusion_matrix(*hot).double().sum(0)
+    return {name: compute_confusion_matrix_metric(metric, counts) for name, metric in QUOTIENTS.items()}
 
 
-def foreground_mean(table: torch.Tensor) -> float:
-    """Mean of a `[B, C]` table without class 0 and without NaN."""
-    return float(table[:, 1:].nanmean())
-
-
-def class_means(table: torch.Tensor) -> list[float]:
-    """Mean over the samples for each class, without NaN."""
-    return table.nanmean(0).tolist()
+def foreground_mean(per_class: torch.Tensor) -> float:
+    """Mean of `[C]` scores without class 0 and without NaN."""
+    return float(per_class[1:].nanmean())

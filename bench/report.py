@@ -99,7 +99,9 @@ def train_table(rows: list[dict]) -> Table:
         "epochs",
         "s",
     )
-    table = plain_table("2D U-Net on ICBM152: mean over CSF, GM, WM and the test slices", columns, ("loss",))
+    table = plain_table(
+        "2D U-Net on ICBM152: mean over CSF, GM and WM on the test slices", columns, ("loss",)
+    )
     for row in rows:
         table.add_row(
             row["loss"],

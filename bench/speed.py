@@ -116,7 +116,9 @@ def empty_row(case: Case, effort: Effort) -> dict:
 def measure(case: Case, effort: Effort, advance: Callable[[str], None] = lambda stage: None) -> dict:
     """One row of the table; `advance` is told each stage as it begins."""
     row = empty_row(case, effort)
-    torch._dynamo.reset()  # compiled peers of the last loss would count against the cache limit
+    row["notes"] += [f"{p.title} is not installed" for p in case.known_peers() if p not in case.peers()]
+    if effort.compiled:
+        torch._dynamo.reset()  # compiled peers of the last loss would count against the cache limit
     with warnings.catch_warnings(), case.backend_context():
         warnings.simplefilter("ignore")
         logits, labels = case.inputs()

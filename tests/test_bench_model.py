@@ -36,12 +36,13 @@ def test_metrics_by_hand():
     table = metrics.scores(guess, truth, classes=4)
     nan = math.nan
     expected = {
-        # sample 0: class 0 TP 1 FN 1; class 1 TP 2 FP 1 FN 1; class 2 TP 1 FP 1; sample 1: class 2 only FP
-        "dice": [[2 / 3, 2 / 3, 2 / 3, nan], [6 / 7, 1, 0, nan]],
-        "sensitivity": [[1 / 2, 2 / 3, 1, nan], [3 / 4, 1, nan, nan]],
-        "specificity": [[1, 2 / 3, 4 / 5, 1], [1, 1, 5 / 6, 1]],
+        # counts of both samples: class 0 TP 4 FN 2 TN 6; class 1 TP 4 FP 1 FN 1 TN 6; class 2 TP 1 FP 2 TN 9
+        "dice": [4 / 5, 4 / 5, 1 / 2, nan],
+        "sensitivity": [2 / 3, 4 / 5, 1, nan],
+        "specificity": [1, 6 / 7, 9 / 11, 1],
     }
     for name, values in expected.items():
-        torch.testing.assert_close(table[name], torch.tensor(values), equal_nan=True)
-    assert metrics.foreground_mean(table["dice"]) == pytest.approx((2 / 3 + 2 / 3 + 1 + 0) / 4)
-    assert metrics.class_means(table["sensitivity"])[2] == pytest.approx(1.0)
+        torch.testing.assert_close(
+            table[name], torch.tensor(values).double(), equal_nan=True, rtol=1e-6, atol=0
+        )
+    assert metrics.foreground_mean(table["dice"]) == pytest.approx((4 / 5 + 1 / 2) / 2)
