@@ -86,7 +86,7 @@ def run_training(names: list[str], device: str, schedule, seconds: float) -> lis
     end, rows = time.monotonic() + seconds, []
     with progress() as bars:
         for number, name in enumerate(names):
-            bar = bars.add_task(name, total=steps, status="")
+            bar = bars.add_task(name, total=steps, status="the first step compiles")
 
             def advance(epoch: int, validation: float, bar=bar):
                 bars.update(bar, advance=1, status=f"epoch {epoch + 1}, validation loss {validation:.4f}")
@@ -112,7 +112,12 @@ def run_speed(names: list[str], case, effort) -> list[dict]:
                 bars.update(bar, status=f"{name}: {stage}")
 
             advance("inputs")
-            rows.append(measure(case.for_loss(name), effort, advance))
+            try:
+                rows.append(measure(case.for_loss(name), effort, advance))
+            except ValueError as error:
+                if case.backend == "auto":
+                    raise
+                raise click.ClickException(str(error)) from error  # a forced back end that cannot run
             bars.update(bar, advance=1, status="")
     console.print(speed_table(rows))
     for row in rows:

@@ -53,10 +53,12 @@ class Case:
 
     @property
     def backend_name(self) -> str:
-        """The back end that runs: what was forced, or the library's choice for the device."""
+        """The back end that runs: what is forced here or by FASTLOSS_BACKEND, or the device's own."""
+        from fastloss.ops import forced_backend
+
         if self.backend != "auto":
             return self.backend
-        return "triton" if self.torch_device.type == "cuda" else "numba"
+        return forced_backend() or ("triton" if self.torch_device.type == "cuda" else "numba")
 
     def inputs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Leaf logits that require a gradient, and labels `[B, *S]`."""

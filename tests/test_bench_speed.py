@@ -1,0 +1,179 @@
+"""The speed command end to end, its refusals, and its measuring instruments."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("click", reason="the benchmarks need click")
+pytest.importorskip("monai", reason="the benchmarks need monai")
+pytest.importorskip("rich", reason="the benchmarks need rich")
+pytest.importorskip("scipy", reason="the benchmarks need scipy")
+pytest.importorskip("nibabel", reason="the benchmarks need nibabel")
+
+from click.testing import CliRunner
+
+from bench import memory, registry, timing
+from bench.__main__ import cli
+from bench.agreement import differences, disagreement
+from bench.case import Case
+from bench.peers import monai
+from bench.report import finite
+
+TINY = "1,3,12,10,8"
+ROW_KEYS = {
+    "loss",
+    "shape",
+    "dtype",
+    "backend",
+    "forward_ms",
+    "backward_ms",
+    "total_ms",
+    "peak_over_logits",
+    "peers",
+}
+PEER_KEYS = {"name", "eager_ms", "compiled_ms", "peak_over_logits", "compiled_peak_over_logits", "speedup"}
+
+
+def speed(tmp_path, *arguments):
+    """Exit code, output and rows of `python -m bench speed`."""
+    file = tmp_path / "speed.json"
+    done = CliRunner().invoke(
+        cli, ["speed", "--shape", TINY, "--repeats", "3", "--json", str(file), *arguments]
+    )
+    return done.exit_code, done.output, json.loads(file.read_text()) if file.exists() else None
+
+
+def test_rows_of_the_json(tmp_path):
+    code, output, rows = speed(tmp_path, "--losses", "dice,tversky", "--no-compile", "--no-memory")
+    assert code == 0, output
+    assert [row["loss"] for row in rows] == ["dice", "tversky"]
+    for row in rows:
+        assert row.keys() >= ROW_KEYS and row["shape"] == [1, 3, 12, 10, 8] and row["dtype"] == "float32"
+        assert row["forward_ms"] > 0 and row["backward_ms"] > 0 and row["copy_ms"] > 0
+        low, high = row["quartiles_ms"]["total"]
+        assert low <= row["total_ms"] <= high
+        (peer,) = row["peers"]
+        assert peer.keys() >= PEER_KEYS and peer["compiled_ms"] is None
+        assert peer["speedup"] == pytest.approx(peer["eager_ms"] / row["total_ms"])
+        assert row["machine"].keys() >= {"cpu", "threads", "versions", "commit"}
+        assert "peak memory was not asked for" in row["notes"]
+
+
+def test_compiled_peer_and_memory(tmp_path):
+    code, output, rows = speed(tmp_path, "--losses", "cross_entropy")
+    assert code == 0, output
+    (row,), ((peer,),) = rows, [row["peers"] for row in rows]
+    assert peer["compiled_ms"] > 0 and peer["compiled_quartiles_ms"]["forward"]
+    assert peer["speedup"] == pytest.approx(min(peer["eager_ms"], peer["compiled_ms"]) / row["total_ms"])
+    for value in (row["peak_over_logits"], peer["peak_over_logits"], peer["compiled_peak_over_logits"]):
+        assert value >= 0
+
+
+def test_disagreement_is_refused(tmp_path, monkeypatch):
+    wrong = registry.LossRow(
+        "DiceLoss", {"smooth": 1.0}, (monai("DiceLoss", smooth_nr=900.0, smooth_dr=1e-5),)
+    )
+    monkeypatch.setitem(registry.LOSSES, "wrong", wrong)
+    code, output, rows = speed(tmp_path, "--losses", "wrong,dice", "--no-compile", "--no-memory")
+    assert code == 1 and "value differs by" in output and "gradient differs by" in output
+    assert rows[0]["refused"].startswith("monai DiceLoss: value differs by") and rows[0]["total_ms"] is None
+    assert rows[1]["refused"] is None and rows[1]["total_ms"] > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("loss", registry.LOSSES)
+def test_every_peer_computes_the_same(loss, activation, dtype):
+    case = Case(loss, (2, 3, 14, 12, 10), dtype, activation=activation)
+    logits, labels = case.inputs()
+    contestants = case.contestants(logits, labels, compiled=False)
+    for name in contestants.keys() - {"ours"}:
+        assert disagreement(*differences(contestants["ours"], contestants[name]), logits.dtype) is None, name
+
+
+def test_every_loss_has_a_softmax_peer():
+    assert all(Case(loss, (1, 2, 4)).peers() for loss in registry.LOSSES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--losses", "dice,focl,x"], "unknown loss 'focl', 'x'; known: all, cross_entropy, dice"),
+        (["--losses", ","], "no loss named"),
+        (["--shape", "2,4"], "expected B,C and one to three spatial sizes"),
+        (["--shape", "2,4,0,8"], "all positive"),
+        (["--shape", "2,4,a"], "expected integers"),
+        (["--shape", "2,1,8,8"], "softmax needs at least two classes"),
+        (["--dtype", "int8"], "'int8' is not one of"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, arguments, message):
+    code, output, rows = speed(tmp_path, *arguments)
+    assert code == 2 and rows is None
+    assert message in " ".join(output.replace("│", " ").split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_missing_gpu_is_named(tmp_path):
+    code, output, _ = speed(tmp_path, "--device", "cuda")
+    assert code == 2 and "no CUDA or ROCm device" in output
+
+
+def test_forced_backend_that_cannot_run_is_named(tmp_path, monkeypatch):
+    def cannot_run(*_):
+        raise ValueError("backend: 'triton' is forced and cannot run: no GPU")
+
+    monkeypatch.setattr("bench.speed.measure", cannot_run)
+    code, output, rows = speed(tmp_path, "--losses", "dice", "--backend", "triton")
+    assert (
+        code == 1 and rows is None and "Error: backend: 'triton' is forced and cannot run: no GPU" in output
+    )
+
+
+def test_contestants_take_turns():
+    turns = []
+
+    class Fake:
+        def __init__(self, name):
+            self.name = name
+
+        def step(self, device):
+            turns.append(self.name)
+            return 1.0, 2.0
+
+    samples = timing.interleave({"a": Fake("a"), "b": Fake("b")}, repeats=3, device=torch.device("cpu"))
+    assert turns[-6:] == ["a", "b"] * 3 and len(turns) == 6 + 2 * timing.WARM_UP
+    assert samples["a"].total == [3.0] * 3
+
+
+def test_quartiles():
+    assert timing.quartiles([4.0, 1.0, 3.0, 2.0, 5.0]) == [2.0, 3.0, 4.0]
+
+
+def test_nan_becomes_null():
+    assert finite([{"a": float("nan"), "b": (1.0, float("inf"))}]) == [{"a": None, "b": [1.0, None]}]
+
+
+PROBE = """
+import torch
+from bench.memory import peak_bytes
+from bench.timing import Contestant
+logits = torch.randn(1, 4, 64, 64, 64, requires_grad=True)
+loss = Contestant(lambda x, y: x.exp().sum(), logits, None)
+print(peak_bytes(loss, torch.device("cpu")) / logits.numel() / 4)
+"""
+
+
+@pytest.mark.skipif(
+    memory.can_measure(Case("dice", (1, 2, 4))) is not None, reason="needs /proc/self/clear_refs"
+)
+def test_peak_memory_of_a_known_function():
+    """exp keeps its result for the backward, and the gradient is the second volume: 2.0."""
+    env = {**os.environ, **memory.MALLOC, "PYTHONPATH": str(memory.ROOT)}
+    done = subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(2.0, abs=0.1)
