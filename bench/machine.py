@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+BUSY = 0.2  # cores taken by others that a measurement bears
 PACKAGES = ("fastloss", "torch", "monai", "numba", "triton", "numpy")
 
 
@@ -91,6 +92,13 @@ def watch_others():
     after, took = cpu_seconds(), time.perf_counter() - begin
     if before and after and took > 0:
         found["others"] = max(0.0, (after[0] - before[0] - (after[1] - before[1])) / took)
+
+
+def notes_on_others(cores: float | None) -> list[str]:
+    """A warning where other processes took part of the machine during a measurement."""
+    if cores is None or cores <= BUSY:
+        return []
+    return [f"other processes kept {cores:.1f} cores busy: times are not to be trusted"]
 
 
 def synchronise(device: torch.device) -> None:

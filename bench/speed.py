@@ -3,19 +3,20 @@
 import statistics
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from bench.agreement import differences, disagreement
 from bench.case import Case
-from bench.machine import machine, watch_others
+from bench.machine import machine, notes_on_others, watch_others
 from bench.memory import can_measure, peaks
 from bench.registry import LOSSES
 from bench.timing import Contestant, Copy, Samples, interleave, quartiles
 
 COPY = "copy"
-BUSY = 0.2  # cores taken by others, above which a note says so
+# what one loss takes on two cores with its peer compiled, with memory measured, and with neither
+COMPILE_SECONDS, MEMORY_SECONDS, BARE_SECONDS = 32.0, 12.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class Effort:
     repeats: int = 30
     compiled: bool = True
     memory: bool = True
+
+
+def affordable(effort: Effort, seconds: float) -> Effort:
+    """The effort without what does not fit into `seconds`."""
+    return replace(
+        effort,
+        compiled=effort.compiled and seconds > COMPILE_SECONDS,
+        memory=effort.memory and seconds > MEMORY_SECONDS,
+    )
 
 
 def compile_failure(contestant: Contestant) -> str | None:
@@ -117,7 +127,9 @@ def measure(case: Case, effort: Effort, advance: Callable[[str], None] = lambda 
     """One row of the table; `advance` is told each stage as it begins."""
     row = empty_row(case, effort)
     row["notes"] += [f"{p.title} is not installed" for p in case.known_peers() if p not in case.peers()]
-    if effort.compiled:
+    if not effort.compiled:
+        row["notes"].append("torch.compile of the peers left out")
+    else:
         torch._dynamo.reset()  # compiled peers of the last loss would count against the cache limit
     with warnings.catch_warnings(), case.backend_context():
         warnings.simplefilter("ignore")
@@ -136,10 +148,7 @@ def measure(case: Case, effort: Effort, advance: Callable[[str], None] = lambda 
     row["copy_ms"] = statistics.median(samples[COPY].forward)
     row["total_over_copy"] = row["total_ms"] / row["copy_ms"]
     row["others_busy_cores"] = watched["others"]
-    if (watched["others"] or 0) > BUSY:
-        row["notes"].append(
-            f"other processes kept {watched['others']:.1f} cores busy: times are not to be trusted"
-        )
+    row["notes"] += notes_on_others(watched["others"])
     row["notes"] += [f"{name}: {why}" for name, why in failed.items()]
     for peer in case.peers():
         entry = peer_row(peer.title, peer.package, samples, row["total_ms"])
@@ -152,7 +161,7 @@ def measure(case: Case, effort: Effort, advance: Callable[[str], None] = lambda 
 
 def add_peaks(row: dict, case: Case, effort: Effort) -> None:
     """Peak memory of ours and every peer into `row`, or the note why not."""
-    why_not = can_measure(case) if effort.memory else "peak memory was not asked for"
+    why_not = can_measure(case) if effort.memory else "peak memory left out"
     if why_not:
         row["notes"].append(why_not)
     found = (

@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from bench.data import CLASSES, Slices
-from bench.machine import machine, synchronise
+from bench.machine import machine, notes_on_others, synchronise, watch_others
 from bench.metrics import foreground_mean, scores
 from bench.model import UNet
 from bench.peers import Loss
@@ -124,9 +124,20 @@ def fit(
 
 
 def loss_share(times: list[StepTime]) -> float:
-    """The loss's share of the steps' time, without the first step, which compiles, where there are others."""
+    """The loss's share of the steps' time, without the first step, which warms up, where there are others."""
     steady = times[1:] or times
     return sum(t.loss for t in steady) / sum(t.step for t in steady)
+
+
+def warm_up(name: str, data: dict[str, Slices]) -> float:
+    """Seconds of a loss's first forward and backward, which compile or load the kernels."""
+    labels = data["test"].labels[: Schedule.batch_size]
+    shape = (len(labels), len(CLASSES), *labels.shape[1:])
+    logits = torch.zeros(shape, device=labels.device, requires_grad=True)
+    begin = time.perf_counter()
+    LOSSES[name].build()(logits, labels).backward()
+    synchronise(labels.device)
+    return time.perf_counter() - begin
 
 
 def train_loss(
@@ -141,7 +152,8 @@ def train_loss(
     model = UNet(classes=len(CLASSES)).to(device)
     loss = LOSSES[name].build()
     begin = time.perf_counter()
-    history, times = fit(model, loss, data, schedule, advance)
+    with watch_others() as watched:
+        history, times = fit(model, loss, data, schedule, advance)
     took = time.perf_counter() - begin
 
     test = data["test"]
@@ -160,6 +172,8 @@ def train_loss(
         "epochs": len(history),
         "steps": len(times),
         "seconds": took,
+        "others_busy_cores": watched["others"],
+        "notes": notes_on_others(watched["others"]),
         "history": history,
         "schedule": asdict(schedule)
         | {"seconds": None if math.isinf(schedule.seconds) else schedule.seconds},

@@ -1,6 +1,7 @@
 """The speed command end to end, its refusals, and its measuring instruments."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from bench.agreement import differences, disagreement
 from bench.case import Case
 from bench.peers import monai
 from bench.report import finite
+from bench.speed import Effort, affordable
 
 TINY = "1,3,12,10,8"
 ROW_KEYS = {
@@ -60,7 +62,10 @@ def test_rows_of_the_json(tmp_path):
         assert peer.keys() >= PEER_KEYS and peer["compiled_ms"] is None
         assert peer["speedup"] == pytest.approx(peer["eager_ms"] / row["total_ms"])
         assert row["machine"].keys() >= {"cpu", "threads", "versions", "commit"}
-        assert "peak memory was not asked for" in row["notes"]
+        assert (
+            row["notes"][:1] == ["torch.compile of the peers left out"]
+            and "peak memory left out" in row["notes"]
+        )
 
 
 def test_compiled_peer_and_memory(tmp_path):
@@ -148,6 +153,13 @@ def test_contestants_take_turns():
     samples = timing.interleave({"a": Fake("a"), "b": Fake("b")}, repeats=3, device=torch.device("cpu"))
     assert turns[-6:] == ["a", "b"] * 3 and len(turns) == 6 + 2 * timing.WARM_UP
     assert samples["a"].total == [3.0] * 3
+
+
+def test_what_does_not_fit_is_left_out():
+    full = Effort(repeats=3)
+    assert affordable(full, math.inf) == full
+    assert affordable(full, 20.0) == Effort(repeats=3, compiled=False, memory=True)
+    assert affordable(full, 1.0) == Effort(repeats=3, compiled=False, memory=False)
 
 
 def test_quartiles():
