@@ -1,7 +1,7 @@
 """Triton back end: CUDA and ROCm devices, and the CPU when Triton interprets (``TRITON_INTERPRET=1``).
 
-This file is the host side: which kernel runs, with which tile, grid and compile-time constants. All of it follows
-from shapes, dtypes and strides (never from timings), so the same call gives the same bits.
+This file is the host side: which kernel runs, with which tile, grid and compile-time constants. All of it
+follows from shapes, dtypes and strides (never from timings), so the same call gives the same bits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastloss.terms import Plan
 
-from . import gpu_kernels
+from . import gpu_rows, gpu_unrolled
 from .layout import spatial_layout
 
 WARPS = 4
@@ -25,7 +25,7 @@ INTERPRETED_WARPS = 16  # the interpreter's time is a matter of programs and ope
 VECTOR_BYTES = 16  # the widest load of a thread
 UNROLLED_REGISTERS = 160  # for a thread's share of the channels and the sums
 CHUNK_REGISTERS = 64  # the same where channels are independent
-PROGRAMS = 1024  # enough to fill the largest devices
+PROGRAMS = 512  # at least: one wave on the largest devices, at four programs a multiprocessor
 MAX_TILES = 64  # keeps a program far below 2^22 voxels: counts stay exact in float32
 
 
@@ -64,7 +64,7 @@ def unavailable(device: torch.device) -> str:
     """Why the kernels cannot run on ``device``; empty if they can."""
     if device.type == "cuda" or interpreted():
         return ""
-    return f"the Triton kernels need a GPU, or TRITON_INTERPRET=1 before Triton is imported; the tensor is on {device}"
+    return f"Triton needs a GPU, or TRITON_INTERPRET=1 before it is imported; the tensor is on {device}"
 
 
 def forward(
@@ -101,15 +101,15 @@ def forward_launch(
     """The forward kernel's call and the partial sums ``[B, T, C, K]`` that it fills."""
     batch, channels, terms = *logits.shape[:2], len(plan.terms)
     voxels = logits[0, 0].numel()
-    kernel, shape = _tile(logits, channels, terms, plan)
+    tile = _tile(logits, channels, terms, plan)
     # The partial sums, written and read once, stay below 1 % of the bytes of the logits.
-    least = -(-800 * terms // (shape.voxels * logits.element_size()))
-    tiles, programs = _split(voxels, batch * shape.chunks, shape.voxels, least)
+    least = -(-800 * terms // (tile.voxels * logits.element_size()))
+    tiles, programs = _split(voxels, batch * tile.chunks, tile.voxels, least)
     partial = torch.empty((batch, programs, channels, terms), dtype=_real(logits), device=logits.device)
-    fields, constants = _inputs(logits, target, mask, weight_map, plan)
+    fields, constants = _inputs(logits, target, mask, weight_map, plan, tile)
     args = (*fields, partial, voxels, programs, tiles)
-    name = f"forward_{kernel}"
-    return _launch(name, (batch * shape.chunks * programs,), args, constants, shape), partial
+    kernel = gpu_rows.forward_rows if "ROWS" in tile.constants else gpu_unrolled.forward_unrolled
+    return _launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), partial
 
 
 def backward_launch(
@@ -123,15 +123,15 @@ def backward_launch(
     """The backward kernel's call and the gradient that it fills."""
     batch, channels, terms = *logits.shape[:2], len(plan.terms)
     voxels = logits[0, 0].numel()
-    kernel, shape = _tile(logits, channels, terms, plan)
-    tiles, programs = _split(voxels, batch * shape.chunks, shape.voxels, 1)
+    tile = _tile(logits, channels, terms, plan)
+    tiles, programs = _split(voxels, batch * tile.chunks, tile.voxels, 1)
     grad = torch.empty_like(logits)
     coefficients = grad_sums.to(_real(logits)).contiguous()
-    fields, constants = _inputs(logits, target, mask, weight_map, plan)
+    fields, constants = _inputs(logits, target, mask, weight_map, plan, tile)
     args = (*fields, coefficients, _field(grad, True), voxels, programs, tiles)
     constants["AXES"] = (*constants["AXES"], _axes(grad, 2))
-    name = f"backward_{kernel}"
-    return _launch(name, (batch * shape.chunks * programs,), args, constants, shape), grad
+    kernel = gpu_rows.backward_rows if "ROWS" in tile.constants else gpu_unrolled.backward_unrolled
+    return _launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), grad
 
 
 class _Tile(NamedTuple):
@@ -142,8 +142,8 @@ class _Tile(NamedTuple):
     constants: dict[str, int]
 
 
-def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> tuple[str, _Tile]:
-    """The kernel family and its tile, by the registers a thread would need."""
+def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
+    """The tile, and with it the kernel, by the registers that a thread would need."""
     vector = max(1, VECTOR_BYTES // logits.element_size())
     lanes = _warp_size() * _warps()
     words = 2 if logits.dtype == torch.float64 else 1
@@ -153,9 +153,9 @@ def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> tuple[str, _
         chunk = channels
     else:
         block = vector * _warp_size()
-        return "rows", _Tile(block, 1, {"CHANNELS": channels, "ROWS": _warps(), "BLOCK": block})
+        return _Tile(block, 1, {"CHANNELS": channels, "ROWS": _warps(), "BLOCK": block})
     constants = {"CHANNELS": channels, "CHUNK": chunk, "LANES": lanes, "VECTOR": vector}
-    return "unrolled", _Tile(vector * lanes, -(-channels // chunk), constants)
+    return _Tile(vector * lanes, -(-channels // chunk), constants)
 
 
 def _chunk(channels: int, limit: int) -> int:
@@ -174,7 +174,7 @@ def _split(voxels: int, columns: int, block: int, least: int) -> tuple[int, int]
 
 
 def _inputs(
-    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan
+    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan, tile: _Tile
 ) -> tuple[list[Field | None], dict[str, Any]]:
     """The four input fields and the constants that describe them."""
     mask_kind = "none" if mask is None else "bool" if mask.dtype == torch.bool else "weight"
@@ -189,6 +189,7 @@ def _inputs(
     ]
     first = (2, 2 if plan.dense else 1, 1, 2)
     tensors = (logits, target, mask, weight_map)
+    voxels = logits[0, 0].numel()
     axes = tuple(1 if t is None else _axes(t, f) for t, f in zip(tensors, first, strict=True))
     constants = {
         "KINDS": tuple(term.kind for term in plan.terms),
@@ -199,7 +200,8 @@ def _inputs(
         "MASK": mask_kind,
         "AXES": axes,
         # Voxel numbers past 2^31 need the wider type; divisions are much cheaper in the narrow one.
-        "INDEX": tl.int32 if logits[0, 0].numel() < 2**31 - 2**16 else tl.int64,
+        "INDEX": tl.int32 if voxels < 2**31 - 2**16 else tl.int64,
+        "EVEN": voxels % tile.voxels == 0,
     }
     return fields, constants
 
@@ -224,10 +226,10 @@ def _axes(tensor: Tensor, first: int) -> int:
     return 3 if n0 > 1 else 2 if n1 > 1 else 1
 
 
-def _launch(name: str, grid: tuple[int], args: tuple, constants: dict[str, Any], tile: _Tile) -> Launch:
+def _launch(kernel: Any, grid: tuple[int], args: tuple, constants: dict[str, Any], tile: _Tile) -> Launch:
     # The fusion of multiply and add is asked for by name: its default differs between versions of Triton.
     options = {**constants, **tile.constants, "num_warps": _warps(), "enable_fp_fusion": True}
-    return Launch(getattr(gpu_kernels, name), grid, args, options)
+    return Launch(kernel, grid, args, options)
 
 
 def _real(logits: Tensor) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Voxel terms and activations for the Triton kernels; elementwise, so they fit tiles of any shape.
 
-A voxel of weight 0 is made *neutral* before its terms are formed: ``p = y = 0`` and ``one = rest = 0``. A term must
-be zero there, so write ``one`` for the constant 1 and ``rest`` for 1 - y.
+A voxel of weight 0 is made *neutral* before its terms are formed: ``p = y = 0`` and ``one = rest = 0``. Terms
+must be zero there, so write ``one`` for the constant 1 and ``rest`` for 1 - y.
 
 Adding a term is one branch in :func:`term_value` and one in :func:`term_derivative`.
 """
@@ -19,8 +19,8 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def term_value(KIND: tl.constexpr, p, minus_log, minus_log_rest, one, truth):
-    """A term's value; ``minus_log`` is -log p, ``minus_log_rest`` -log(1-p), ``truth`` see :func:`compare`."""
+def term_value(KIND: tl.constexpr, p, minus_log, minus_log_rest, one, truth, DENSE: tl.constexpr):
+    """A term's value; ``minus_log`` is -log p, ``minus_log_rest`` -log(1-p); ``truth``: :func:`compare`."""
     y, hit, rest, miss = truth
     if KIND == "p":
         return p
@@ -37,15 +37,16 @@ def term_value(KIND: tl.constexpr, p, minus_log, minus_log_rest, one, truth):
     elif KIND == "p2y":
         return p * p * y
     elif KIND == "ce_pos":
-        return tl.where(hit, y * minus_log, 0.0)  # selected: -log p may be infinite where y = 0
+        # Selected: -log p may be infinite where y = 0.
+        return tl.where(hit, y * minus_log if DENSE else minus_log, 0.0)
     else:
         tl.static_assert(KIND == "ce_neg")
-        return tl.where(miss, rest * minus_log_rest, 0.0)
+        return tl.where(miss, rest * minus_log_rest if DENSE else minus_log_rest, 0.0)
 
 
 @triton.jit
 def term_derivative(KIND: tl.constexpr, p, minus_log, minus_log_rest, one, truth):
-    """A term's derivatives by ``p``, ``minus_log`` and ``minus_log_rest``, each ``(value,)``, or ``()`` for zero.
+    """A term's derivatives by ``p``, ``minus_log`` and ``minus_log_rest``, each ``(value,)``; ``()`` is zero.
 
     The logarithms are kept apart because theirs with respect to the logits stay finite when p is 0 or 1.
     """
@@ -84,10 +85,26 @@ def soften(y, one):
 
 @triton.jit
 def normalise(total):
-    """log(total) and 1 / total, for the sum of a softmax; one Newton step makes the reciprocal exact."""
-    log2 = tl.log2(total)
-    guess = tl.exp2(-log2)
-    return log2 * LN_2, guess - guess * (total * guess - 1.0)
+    """log(total) and 1 / total, for the sum of a softmax (at least 1, or NaN)."""
+    if total.dtype == tl.float64:
+        log = tl.log(total)
+    else:
+        # total = 2^exponent (1 + m), 1 + m from sqrt(1/2) to sqrt(2); minimax polynomial of log(1 + m) / m.
+        # A third cheaper than tl.log2, which also minds denormal and infinite arguments.
+        bits = total.to(tl.int32, bitcast=True)
+        exponent = (bits - 0x3F3504F3) >> 23
+        m = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
+        series = m * 0.08722294121980667 - 0.14366813004016876
+        series = m * series + 0.14952275156974792
+        series = m * series - 0.1656239777803421
+        series = m * series + 0.19956833124160767
+        series = m * series - 0.25002074241638184
+        series = m * series + 0.3333418667316437
+        series = m * series - 0.49999988079071045
+        log = (m * series + 1.0) * m + exponent.to(tl.float32) * LN_2
+    guess = tl.exp2(log * -LOG2_E)
+    error = total * guess - 1.0  # one Newton step makes the reciprocal exact
+    return log + 0.0 * error, guess - guess * error  # 0 * error carries NaN
 
 
 @triton.jit
@@ -185,10 +202,10 @@ def quiet(v, p):
 
 @triton.jit
 def through_rest(v, total, rest, p, q):
-    """Derivative by the logit for v = p d/dp of functions of log(1 - p): v q - p (sum of the other channels' v).
+    """Derivative by the logit, for v = p d/dp of functions of log(1 - p): v q - p (the others' v).
 
-    ``total`` sums v over the channels, ``rest`` over those that do not lead (p <= 1/2). The leading channel's v may
-    be 10^7 times the others', so that their sum cannot be had as a difference.
+    ``total`` sums v over the channels, ``rest`` over those that do not lead (p <= 1/2). The leading channel's
+    v may be 10^7 times the others', so that their sum cannot be had as a difference.
     """
     if len(v) == 0:
         return v

@@ -8,7 +8,6 @@ import torch
 from fastloss.terms import KINDS, Plan, label_count, make_plan
 
 DICE_CE = ("p", "py", "y", "ce_pos")
-WIDTHS = {"softmax": 3.0, "sigmoid": 3.0}
 
 
 class Problem(NamedTuple):
@@ -32,10 +31,10 @@ class Problem(NamedTuple):
 
 
 def make_problem(
-    channels=4, shape=(5, 7, 17), activation="softmax", dtype=torch.float32, terms=KINDS, *, batch=2, dense=False,
-    ignore=(), mask=None, map_channels=0, target_dtype=torch.int16, seed=0,
+    channels=4, shape=(5, 7, 17), activation="softmax", dtype=torch.float32, terms=KINDS, *, batch=2,
+    dense=False, ignore=(), mask=None, map_channels=0, target_dtype=torch.int16, seed=0,
 ):  # fmt: skip
-    """Random logits, some of them large; labels in and out of range; a map where ``map_channels`` asks for one."""
+    """Random logits, some of them large; labels in and out of range; a map if ``map_channels`` says so."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*size):
@@ -49,7 +48,9 @@ def make_problem(
         target = uniform(batch, channels, *shape)
         target = (target > 0.5 if target_dtype == torch.bool else target).to(target_dtype)
     else:
-        high = label_count(channels) if target_dtype in (torch.bool, torch.uint8) else label_count(channels) + 2
+        high = (
+            label_count(channels) if target_dtype in (torch.bool, torch.uint8) else label_count(channels) + 2
+        )
         low = 0 if target_dtype in (torch.bool, torch.uint8) else -1
         target = torch.randint(low, high, (batch, *shape), generator=generator).to(target_dtype)
     weights = {"bool": uniform(batch, *shape) > 0.3, "weight": (3 * uniform(batch, *shape)).floor() / 2}

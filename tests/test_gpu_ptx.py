@@ -1,0 +1,30 @@
+"""Compiled PTX run on the CPU: right values, and no byte of the logits moved twice."""
+
+import os
+from pathlib import Path
+
+import pytest
+from test_gpu_compiled import run_helper
+
+TOOLS = Path(os.environ.get("FASTLOSS_TOOLS", Path(__file__).parents[2] / "shared" / "tools"))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    if not (TOOLS / "ptxrun.py").exists():
+        pytest.skip(f"no PTX executor in {TOOLS} (FASTLOSS_TOOLS names its folder)")
+    return run_helper("execute", str(TOOLS))
+
+
+def test_compiled_code_gives_the_reference_values(rows):
+    assert len(rows) >= 14
+    assert {row["name"]: row["error"] for row in rows if not row["error"] <= 2e-6} == {}
+
+
+def test_every_byte_moves_once(rows):
+    """Traffic at most 1.05 times logits + labels (+ gradient); partial sums below 1 % of the logits."""
+    small = [row for row in rows if row["small"]]
+    assert {row["name"]: row["moved"] for row in rows if row["moved"] > 1.05} == {}
+    # What a program asks for again are the backward's coefficients, which these small volumes hardly dilute.
+    assert {row["name"]: row["reread"] for row in small if row["reread"] > 1.25} == {}
+    assert {row["name"]: row["partial"] for row in rows if row["partial"] > 0.01} == {}
