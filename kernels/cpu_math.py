@@ -17,6 +17,8 @@ from numba.extending import intrinsic, overload
 SAFE = {"contract", "nsz", "arcp"}
 # For sums over a row: without reassoc they stay scalar.
 SUMS = SAFE | {"reassoc"}
+# Functions that only other kernels call: the wrappers for Python would double the time to compile.
+INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 @intrinsic

@@ -14,7 +14,7 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from .cpu_math import no_inline
+from .cpu_math import INNER, no_inline
 from .layout import spatial_layout
 
 FLOAT32, FLOAT64, FLOAT16, BFLOAT16, UINT8, INT8, INT16, INT32, INT64 = range(9)
@@ -71,8 +71,8 @@ def _pointer(typingctx, address, offset, dtype):
     return signature, codegen
 
 
-_inlined = njit(error_model="numpy", inline="always")
-_fast = njit(error_model="numpy")
+_inlined = njit(inline="always", **INNER)
+_fast = njit(**INNER)
 
 
 @_inlined

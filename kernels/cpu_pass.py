@@ -1,7 +1,7 @@
 """The fused pass over one chunk of voxels of one sample, in tiles that stay in the cache (Numba).
 
-``SLOTS`` fixes a column for every kind of term; ``bits`` says which columns a pass needs, ``MAPPED`` columns
-further right hold the same terms under the voxel weight map.
+``SLOTS`` fixes a column for every kind of term; ``bits`` says which columns a pass needs, the columns from
+``MAPPED`` on hold the same terms under the voxel weight map.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numba import njit
 from fastloss.terms import ACTIVATIONS, EPSILON, KINDS
 
 from . import cpu_rows as rows
-from .cpu_math import no_inline
+from .cpu_math import INNER, no_inline
 from .cpu_memory import Walk, load_integers, load_row, row_in_place, store_row
 
 MAPPED = len(KINDS)
@@ -22,21 +22,20 @@ SLOTS = 2 * MAPPED
 P, PY, Y, COUNT, P2, Y2, P2Y, CE_POS, CE_NEG = (1 << k for k in range(MAPPED))
 _P, _PY, _Y, _COUNT, _P2, _Y2, _P2Y, _CE_POS, _CE_NEG = range(MAPPED)
 SOFTMAX, SIGMOID, NONE = map(ACTIVATIONS.index, ("softmax", "sigmoid", "none"))
-_SHORT = P | PY | CE_POS  # the terms that the short form of the softmax backward knows
+_SHORT = P | PY | CE_POS | COUNT | Y | Y2  # what the short form of the softmax backward knows
 EMPTY, ALL, SOME = range(3)
 
-_fast = njit(error_model="numpy")
-
-
+_fast = njit(**INNER)
 
 
 class Tensors(NamedTuple):
-    """The inputs of a pass."""
+    """The tensors of a pass; the gradient is absent in a forward pass."""
 
     logits: Walk
     target: Walk
     mask: Walk
     weight_map: Walk
+    gradient: Walk
 
 
 class Options(NamedTuple):
@@ -51,6 +50,44 @@ class Options(NamedTuple):
     ignore: np.ndarray
 
 
+class Rows(NamedTuple):
+    """The rows of one tile. A softmax needs all classes at once: z to steep are ``[C, n]``, else ``[1, n]``."""
+
+    z: np.ndarray  # logits; under softmax soon minus their largest
+    p: np.ndarray
+    d: np.ndarray  # derivatives
+    steep: np.ndarray  # derivatives with 1 / (1 - p) in them
+    q: np.ndarray  # 1 - p
+    log_p: np.ndarray  # -log p
+    log_q: np.ndarray  # -log(1 - p)
+    j: np.ndarray
+    j_over_p: np.ndarray
+    j_over_q: np.ndarray
+    y: np.ndarray
+    no_y: np.ndarray  # zeros
+    u: np.ndarray  # voxel weight
+    mapped_u: np.ndarray
+    largest: np.ndarray
+    total: np.ndarray
+    inverse: np.ndarray  # 1 / sum of exponentials
+    log_sum: np.ndarray
+    rest: np.ndarray  # sum of exponentials without the largest
+    labels: np.ndarray
+
+
+@_fast
+def _rows(width, n, wide_derivatives, epsilon):
+    real = epsilon.dtype
+    tile = np.empty((2, width, n), real)
+    derivatives = np.empty((2, width if wide_derivatives else 1, n), real)
+    r = np.empty((14, n), real)
+    no_y, ones = np.zeros(n, real), np.ones(n, real)
+    return Rows(
+        tile[0], tile[1], derivatives[0], derivatives[1], r[0], r[1], r[2], r[3], ones, r[5], r[6], no_y,
+        r[7], r[8], r[9], r[10], r[11], r[12], r[13], np.empty(n, np.int32),
+    )  # fmt: skip
+
+
 @_fast
 def _walk(row):
     return Walk(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8])
@@ -58,22 +95,25 @@ def _walk(row):
 
 @_fast
 def _unpack(walks, numbers):
-    """Parallel loops take arrays only: one row a tensor, and the numbers of Options followed by the ignored labels."""
-    tensors = Tensors(_walk(walks[0]), _walk(walks[1]), _walk(walks[2]), _walk(walks[3]))
-    n = numbers
+    """Parallel loops take arrays only: a row for each tensor; the numbers of Options, then the ignored labels."""
+    w, n = walks, numbers
+    tensors = Tensors(_walk(w[0]), _walk(w[1]), _walk(w[2]), _walk(w[3]), _walk(w[4]))
     return tensors, Options(n[0], n[1], n[2], n[3], n[4], n[5], n[6:])
 
 
+# What a tile reads
+
+
 @_fast
-def _load_weight(u, labels, tensors, options, b, v):
-    """Fills the weight row and the labels. Returns (EMPTY | ALL | SOME counted, bad labels, lowest, highest)."""
+def _load_weight(t, tensors, options, b, v):
+    """Fills the weights and labels. Returns (EMPTY | ALL | SOME counted, bad labels, lowest, highest label)."""
     no_inline()
-    mask, label_count = tensors.mask, options.label_count
-    if mask.code >= 0:
-        load_row(u, mask, b, np.int64(0), v)
+    u, labels, label_count = t.u, t.labels, options.label_count
+    weighted = tensors.mask.code >= 0
+    if weighted:
+        load_row(u, tensors.mask, b, np.int64(0), v)
     else:
         rows.fill(u, 1)
-    weighted = mask.code >= 0
     bad, low, high = 0, 0, label_count - 1
     if not options.dense:
         load_integers(labels, tensors.target, b, np.int64(0), v)
@@ -89,48 +129,100 @@ def _load_weight(u, labels, tensors, options, b, v):
 
 
 @_fast
-def _load_target(y, labels, tensors, options, b, c, v, u, counted, low, high):
-    """Fills the target row; False where no voxel has the class, and y is left as it was."""
+def _load_target(t, tensors, options, b, c, v, state):
+    """The target row of a class, or the row of zeros where no voxel has it; and whether any has."""
     no_inline()
+    counted, _, low, high = state
     if options.dense:
-        load_row(y, tensors.target, b, c, v)
+        load_row(t.y, tensors.target, b, c, v)
         if counted == SOME:
-            rows.clear_uncounted(y, u)
-        return True
+            rows.clear_uncounted(t.y, t.u)
+        return t.y, True
     label = c + options.first_label
     if label < low or label > high:
-        return False
-    rows.one_hot(y, labels, label)
-    return True
+        return t.no_y, False
+    rows.one_hot(t.y, t.labels, label)
+    return t.y, True
 
 
 @_fast
-def _load_logits(z, tensors, b, c, v, u, counted):
+def _load_logits(z, t, tensors, b, c, v, state):
     no_inline()
     load_row(z, tensors.logits, b, c, v)
-    if counted == SOME:
-        rows.clear_uncounted(z, u)
+    if state[0] == SOME:
+        rows.clear_uncounted(z, t.u)
 
 
 @_fast
-def _softmax_exponentials(z, e, m, s, tensors, b, v, u, counted):
-    """z - max, its exponential, and their sum s, for all classes of a tile."""
+def _load_map(t, tensors, b, c, v):
+    """The voxel weight of the mapped terms."""
     no_inline()
-    n = m.size
-    for c in range(z.shape[0]):
-        _load_logits(z[c, :n], tensors, b, c, v, u, counted)
-        if c == 0:
-            rows.copy(m, z[0, :n])
-        else:
-            rows.row_max(m, z[c, :n])
-    rows.fill(s, 0)
-    for c in range(z.shape[0]):
-        rows.shifted_exp(z[c, :n], m, e[c, :n], s)
+    load_row(t.mapped_u, tensors.weight_map, b, c, v)
+    rows.multiply(t.mapped_u, t.mapped_u, t.u)
+
+
+# Activations
 
 
 @_fast
-def _add_sums(acc, bits, p, y, present, u, positive, negative, zeros):
-    """Adds the sums of one class of a tile to the columns of its terms. Without present, y is all zero."""
+def _softmax_exponentials(t, tensors, every, b, v, state):
+    """For all classes z - max and its exponential (in p), and what normalises it."""
+    no_inline()
+    largest, total = t.largest, t.inverse
+    for c in range(t.z.shape[0]):
+        _load_logits(t.z[c], t, tensors, b, c, v, state)
+        if c == 0:
+            rows.copy(largest, t.z[0])
+        else:
+            rows.row_max(largest, t.z[c])
+    rows.fill(total, 0)
+    for c in range(t.z.shape[0]):
+        rows.shifted_exp(t.z[c], largest, t.p[c], total)
+    if every & CE_NEG:
+        rows.fill(t.rest, 0)
+        for c in range(t.z.shape[0]):
+            rows.add_below_max(t.rest, t.p[c], t.z[c])
+    if every & CE_POS:
+        rows.log_row(t.log_sum, total)
+    rows.reciprocal(total)
+
+
+@_fast
+def _softmax_logs(t, every, c, present, eps):
+    """1 - p and the logarithms of a class whose p is normalised."""
+    no_inline()
+    if present and every & CE_POS:
+        rows.subtract(t.log_p, t.log_sum, t.z[c])
+    if every & CE_NEG:
+        rows.softmax_complement(t.q, t.p[c], t.rest, t.inverse)
+        rows.clamped_log(t.log_q, t.q, eps)
+
+
+@_fast
+def _channel_rows(t, tensors, options, every, b, c, v, state, eps):
+    """p, 1 - p and the logarithms of a class that does not depend on the others."""
+    no_inline()
+    z, p, q = t.z[0], t.p[0], t.q
+    _load_logits(z, t, tensors, b, c, v, state)
+    if options.activation == SIGMOID:
+        rows.sigmoid_rows(p, q, z)
+        if every & (CE_POS | CE_NEG):
+            rows.softplus_rows(t.log_p, t.log_q, z)
+    else:
+        rows.copy(p, z)
+        rows.complement(q, p)
+        if every & CE_POS:
+            rows.clamped_log(t.log_p, p, eps)
+        if every & CE_NEG:
+            rows.clamped_log(t.log_q, q, eps)
+
+
+# Forward
+
+
+@_fast
+def _add_sums(acc, bits, t, p, y, present, u):
+    """Adds the sums of a class to the columns of its terms, but those of p and of 1."""
     no_inline()
     if present:
         if bits & (PY | Y):
@@ -138,14 +230,46 @@ def _add_sums(acc, bits, p, y, present, u, positive, negative, zeros):
             acc[_PY] += py
             acc[_Y] += total
         if bits & CE_POS:
-            acc[_CE_POS] += rows.sum_log(positive, y, u)
+            acc[_CE_POS] += rows.sum_log(t.log_p, y, u)
     if bits & (P2 | Y2 | P2Y):
-        p2, y2, p2y = rows.sum_squares(p, y if present else zeros, u)
+        p2, y2, p2y = rows.sum_squares(p, y, u)
         acc[_P2] += p2
         acc[_Y2] += y2
         acc[_P2Y] += p2y
     if bits & CE_NEG:
-        acc[_CE_NEG] += rows.sum_log_complement(negative, y if present else zeros, u)
+        acc[_CE_NEG] += rows.sum_log_complement(t.log_q, y, u)
+
+
+@_fast
+def _forward_tile(acc, t, tensors, options, b, v, eps):
+    """Adds the sums of a tile; returns its bad labels."""
+    no_inline()
+    every = options.bits | options.mapped_bits
+    state = _load_weight(t, tensors, options, b, v)
+    if state[0] == EMPTY:
+        return state[1]
+    softmax = options.activation == SOFTMAX
+    if softmax:
+        _softmax_exponentials(t, tensors, every, b, v, state)
+    count = rows.sum_row(t.u)
+    for c in range(acc.shape[0]):
+        acc[c, _COUNT] += count
+        y, present = _load_target(t, tensors, options, b, c, v, state)
+        p = t.p[c if softmax else 0]
+        if softmax:
+            if every & ~(COUNT | Y | Y2 | CE_POS):
+                acc[c, _P] += rows.normalise_and_sum(p, t.inverse, t.u)
+            _softmax_logs(t, every, c, present, eps)
+        else:
+            _channel_rows(t, tensors, options, every, b, c, v, state, eps)
+            acc[c, _P] += rows.sum_p(p, t.u)
+        _add_sums(acc[c], options.bits, t, p, y, present, t.u)
+        if options.mapped_bits:
+            _load_map(t, tensors, b, c, v)
+            acc[c, MAPPED + _COUNT] += rows.sum_row(t.mapped_u)
+            acc[c, MAPPED + _P] += rows.sum_p(p, t.mapped_u)
+            _add_sums(acc[c, MAPPED:], options.mapped_bits, t, p, y, present, t.mapped_u)
+    return state[1]
 
 
 @_fast
@@ -153,106 +277,133 @@ def forward_chunk(acc, walks, numbers, b, start, stop, tile, epsilon):
     """Adds the sums of voxels start to stop of sample b to acc ``[C, SLOTS]``; returns the bad labels seen."""
     no_inline()
     tensors, options = _unpack(walks, numbers)
-    activation, channels = options.activation, acc.shape[0]
-    bits, mapped_bits = options.bits, options.mapped_bits
-    every = bits | mapped_bits
-    real = epsilon.dtype
-    width = channels if activation == SOFTMAX else 1
-    z_tile, e_tile = np.empty((width, tile), real), np.empty((width, tile), real)
-    buffer = np.empty((8, tile), real)
-    zeros_tile, labels_tile = np.zeros(tile, real), np.empty(tile, np.int32)
-    eps = epsilon[0]
+    width = acc.shape[0] if options.activation == SOFTMAX else 1
+    size = min(tile, stop - start)
+    t = _rows(width, size, False, epsilon)
     bad_labels = 0
-    for v in range(start, stop, tile):
-        n = min(tile, stop - v)
-        u, y, um, zeros = buffer[0, :n], buffer[1, :n], buffer[2, :n], zeros_tile[:n]
-        positive, negative = buffer[3, :n], buffer[4, :n]
-        m, s, log_s = buffer[5, :n], buffer[6, :n], buffer[7, :n]
-        labels = labels_tile[:n]
-        counted, bad, low, high = _load_weight(u, labels, tensors, options, b, v)
-        bad_labels += bad
-        if counted == EMPTY:
-            continue
-        if activation == SOFTMAX:
-            _softmax_exponentials(z_tile, e_tile, m, s, tensors, b, v, u, counted)
-            if every & CE_POS:
-                rows.log_row(log_s, s)
-            rows.reciprocal(s)
-        count = rows.sum_row(u)
-        for c in range(channels):
-            present = _load_target(y, labels, tensors, options, b, c, v, u, counted, low, high)
-            acc[c, _COUNT] += count
-            if activation == SOFTMAX:
-                z, p = z_tile[c, :n], e_tile[c, :n]
-                if every & ~(COUNT | Y | CE_POS):
-                    acc[c, _P] += rows.normalise_and_sum(p, s, u)
-                if present and every & CE_POS:
-                    rows.subtract(positive, log_s, z)
-            else:
-                z, p = z_tile[0, :n], e_tile[0, :n]
-                _load_logits(z, tensors, b, c, v, u, counted)
-                if activation == SIGMOID:
-                    rows.sigmoid_row(z, p)
-                    if every & (CE_POS | CE_NEG):
-                        rows.softplus_rows(z, positive, negative)
-                else:
-                    rows.copy(p, z)
-                    if every & CE_POS:
-                        rows.clamped_log(positive, p, eps)
-                acc[c, _P] += rows.sum_p(p, u)
-            if activation != SIGMOID and every & CE_NEG:
-                rows.clamped_log_complement(negative, p, eps)
-            _add_sums(acc[c], bits, p, y, present, u, positive, negative, zeros)
-            if mapped_bits:
-                load_row(um, tensors.weight_map, b, c, v)
-                rows.multiply(um, um, u)
-                mapped = acc[c, MAPPED:]
-                mapped[_COUNT] += rows.sum_row(um)
-                mapped[_P] += rows.sum_p(p, um)
-                _add_sums(mapped, mapped_bits, p, y, present, um, positive, negative, zeros)
+    for v in range(start, stop, size):
+        if stop - v < size:
+            t = _rows(width, stop - v, False, epsilon)
+        bad_labels += _forward_tile(acc, t, tensors, options, b, v, epsilon[0])
     return bad_labels
 
 
+# Backward
+
+
 @_fast
-def _add_derivatives(d, h, p, y, u, coefficients, activation, eps):
-    """Adds the derivative of every term of one class: to d by the probability, to h by the logits."""
+def _jacobian_rows(t, options, every, p, eps):
+    """j, j / p and j / (1 - p) of a class; see cpu_rows."""
     no_inline()
-    k = coefficients
-    rows.add_polynomial_derivative(d, p, y, u, k[_P], k[_PY], k[_P2], k[_P2Y])
-    if activation == SIGMOID:
-        if k[_CE_POS] != 0 or k[_CE_NEG] != 0:
-            rows.add_sigmoid_log_derivative(h, p, y, u, k[_CE_POS], k[_CE_NEG])
-        return
+    if options.activation == SOFTMAX:
+        rows.copy(t.j, p)
+        if every & CE_NEG:
+            rows.clamped_ratio(t.j_over_q, p, t.q, eps)  # j / p is a row of ones, made once
+    elif options.activation == SIGMOID:
+        rows.multiply(t.j, p, t.q)
+        rows.copy(t.j_over_p, t.q)
+        rows.copy(t.j_over_q, p)
+    else:
+        rows.fill(t.j, 1)
+        rows.clamped_ratio(t.j_over_p, t.j, p, eps)
+        rows.clamped_ratio(t.j_over_q, t.j, t.q, eps)
+
+
+@_fast
+def _add_derivatives(d, steep, t, p, y, present, u, k):
+    """Adds the derivatives of the terms of a class with coefficients k."""
+    no_inline()
+    rows.add_polynomial_derivative(d, p, t.j, y, u, k[_P], k[_PY], k[_P2], k[_P2Y])
+    if present and k[_CE_POS] != 0:
+        rows.add_log_derivative(d, t.j_over_p, y, u, k[_CE_POS])
     if k[_CE_NEG] != 0:
-        rows.add_log_complement_derivative(d, p, y, u, k[_CE_NEG], eps)
-    if k[_CE_POS] != 0:
-        if activation == SOFTMAX:
-            rows.add_scaled(h, y, u, k[_CE_POS])
-        else:
-            rows.add_log_derivative(d, p, y, u, k[_CE_POS], eps)
+        rows.add_log_complement_derivative(steep, t.j_over_q, y, u, k[_CE_NEG])
 
 
 @_fast
-def _class_derivatives(d, h, p, y, present, u, um, tensors, options, coefficients, b, c, v, eps):
-    """d and h of one class; clears them first."""
+def _class_derivatives(d, steep, t, tensors, options, p, y, present, k, b, c, v, eps):
+    """The derivatives of all terms of a class."""
     no_inline()
+    _jacobian_rows(t, options, options.bits | options.mapped_bits, p, eps)
     rows.fill(d, 0)
-    rows.fill(h, 0)
-    if not present:
-        rows.fill(y, 0)
-    _add_derivatives(d, h, p, y, u, coefficients[c, :MAPPED], options.activation, eps)
+    rows.fill(steep, 0)
+    _add_derivatives(d, steep, t, p, y, present, t.u, k[:MAPPED])
     if options.mapped_bits:
-        load_row(um, tensors.weight_map, b, c, v)
-        rows.multiply(um, um, u)
-        _add_derivatives(d, h, p, y, um, coefficients[c, MAPPED:], options.activation, eps)
+        _load_map(t, tensors, b, c, v)
+        _add_derivatives(d, steep, t, p, y, present, t.mapped_u, k[MAPPED:])
 
 
 @_fast
-def _zero_gradient(out, gradient, b, channels, v):
+def _short_softmax_gradient(coefficients, t, tensors, options, b, v, state):
+    """For p, p y and the cross-entropy: no derivative is stored."""
     no_inline()
-    rows.fill(out, 0)
-    for c in range(channels):
-        store_row(out, gradient, b, c, v)
+    rows.fill(t.total, 0)
+    for c in range(coefficients.shape[0]):
+        k = coefficients[c]
+        y, present = _load_target(t, tensors, options, b, c, v, state)
+        if present:
+            rows.dot_present(t.p[c], t.inverse, t.total, y, k[_P], k[_PY], k[_CE_POS])
+        else:
+            rows.dot_absent(t.p[c], t.inverse, t.total, k[_P])
+    for c in range(coefficients.shape[0]):
+        k = coefficients[c]
+        out, in_place = row_in_place(t.d[0], tensors.gradient, b, c, v)
+        y, present = _load_target(t, tensors, options, b, c, v, state)
+        if present:
+            rows.gradient_present(out, t.p[c], t.total, t.u, y, k[_P], k[_PY], k[_CE_POS])
+        else:
+            rows.gradient_absent(out, t.p[c], t.total, t.u, k[_P])
+        if not in_place:
+            store_row(out, tensors.gradient, b, c, v)
+
+
+@_fast
+def _softmax_gradient(coefficients, t, tensors, options, b, v, state, eps):
+    no_inline()
+    steep_terms = (options.bits | options.mapped_bits) & CE_NEG
+    rows.fill(t.total, 0)
+    rows.fill(t.largest, 0)
+    for c in range(coefficients.shape[0]):
+        p, d, steep = t.p[c], t.d[c], t.steep[c]
+        rows.multiply(p, p, t.inverse)
+        _softmax_logs(t, steep_terms, c, True, eps)
+        y, present = _load_target(t, tensors, options, b, c, v, state)
+        _class_derivatives(d, steep, t, tensors, options, p, y, present, coefficients[c], b, c, v, eps)
+        rows.add(t.total, d)
+        if steep_terms:
+            rows.add_steep(t.total, t.largest, steep, p)
+    for c in range(coefficients.shape[0]):
+        p, d = t.p[c], t.d[c]
+        rows.softmax_gradient(d, d, p, t.total)
+        if steep_terms:
+            rows.softmax_complement(t.q, p, t.rest, t.inverse)
+            rows.add_steep_gradient(d, t.steep[c], t.largest, p, t.q)
+        store_row(d, tensors.gradient, b, c, v)
+
+
+@_fast
+def _backward_tile(coefficients, t, tensors, options, b, v, eps, short):
+    no_inline()
+    channels, every = coefficients.shape[0], options.bits | options.mapped_bits
+    state = _load_weight(t, tensors, options, b, v)
+    if state[0] == EMPTY:
+        rows.fill(t.d[0], 0)
+        for c in range(channels):
+            store_row(t.d[0], tensors.gradient, b, c, v)
+    elif options.activation == SOFTMAX:
+        _softmax_exponentials(t, tensors, every & CE_NEG, b, v, state)
+        if short:
+            _short_softmax_gradient(coefficients, t, tensors, options, b, v, state)
+        else:
+            _softmax_gradient(coefficients, t, tensors, options, b, v, state, eps)
+    else:
+        d, steep, p = t.d[0], t.steep[0], t.p[0]
+        for c in range(channels):
+            _channel_rows(t, tensors, options, 0, b, c, v, state, eps)
+            y, present = _load_target(t, tensors, options, b, c, v, state)
+            _class_derivatives(d, steep, t, tensors, options, p, y, present, coefficients[c], b, c, v, eps)
+            rows.add(d, steep)
+            store_row(d, tensors.gradient, b, c, v)
 
 
 @_fast
@@ -260,66 +411,15 @@ def backward_chunk(coefficients, walks, numbers, b, start, stop, tile, epsilon):
     """Writes the gradient of voxels start to stop of sample b; coefficients ``[C, SLOTS]``."""
     no_inline()
     tensors, options = _unpack(walks, numbers)
-    gradient = _walk(walks[4])
-    activation, channels, real = options.activation, coefficients.shape[0], epsilon.dtype
-    short = activation == SOFTMAX and (options.bits & ~(_SHORT | COUNT | Y | Y2)) == 0 and options.mapped_bits == 0
-    width = channels if activation == SOFTMAX else 1
-    z_tile, e_tile = np.empty((width, tile), real), np.empty((width, tile), real)
-    d_tile = np.empty((1 if short else width, tile), real)
-    h_tile = np.empty((1 if short else width, tile), real)
-    buffer = np.empty((7, tile), real)
-    labels_tile = np.empty(tile, np.int32)
-    eps = epsilon[0]
-    for v in range(start, stop, tile):
-        n = min(tile, stop - v)
-        u, y, um, out = buffer[0, :n], buffer[1, :n], buffer[2, :n], buffer[3, :n]
-        m, s, dot = buffer[4, :n], buffer[5, :n], buffer[6, :n]
-        labels = labels_tile[:n]
-        counted, _, low, high = _load_weight(u, labels, tensors, options, b, v)
-        if counted == EMPTY:
-            _zero_gradient(out, gradient, b, channels, v)
-            continue
-        if activation == SOFTMAX:
-            _softmax_exponentials(z_tile, e_tile, m, s, tensors, b, v, u, counted)
-            rows.reciprocal(s)
-            rows.fill(dot, 0)
-            for c in range(channels):
-                k, p = coefficients[c], e_tile[c, :n]
-                present = _load_target(y, labels, tensors, options, b, c, v, u, counted, low, high)
-                if short and present:
-                    rows.dot_present(p, s, dot, y, k[_P], k[_PY], k[_CE_POS])
-                elif short:
-                    rows.dot_absent(p, s, dot, k[_P])
-                else:
-                    d, h = d_tile[c, :n], h_tile[c, :n]
-                    rows.multiply(p, p, s)
-                    _class_derivatives(d, h, p, y, present, u, um, tensors, options, coefficients, b, c, v, eps)
-                    rows.add_product(dot, p, d, h)
-        for c in range(channels):
-            result, in_place = row_in_place(out, gradient, b, c, v)
-            if activation != SOFTMAX:
-                present = _load_target(y, labels, tensors, options, b, c, v, u, counted, low, high)
-                z, p, d, h = z_tile[0, :n], e_tile[0, :n], d_tile[0, :n], h_tile[0, :n]
-                _load_logits(z, tensors, b, c, v, u, counted)
-                if activation == SIGMOID:
-                    rows.sigmoid_row(z, p)
-                else:
-                    rows.copy(p, z)
-                _class_derivatives(d, h, p, y, present, u, um, tensors, options, coefficients, b, c, v, eps)
-                if activation == SIGMOID:
-                    rows.sigmoid_gradient(result, p, d, h)
-                else:
-                    rows.copy(result, d)
-            elif short:
-                k, p = coefficients[c], e_tile[c, :n]
-                if _load_target(y, labels, tensors, options, b, c, v, u, counted, low, high):
-                    rows.gradient_present(result, p, dot, u, y, k[_P], k[_PY], k[_CE_POS])
-                else:
-                    rows.gradient_absent(result, p, dot, u, k[_P])
-            else:
-                rows.softmax_gradient(result, e_tile[c, :n], d_tile[c, :n], dot, h_tile[c, :n])
-            if not in_place:
-                store_row(result, gradient, b, c, v)
+    softmax = options.activation == SOFTMAX
+    short = softmax and (options.bits & ~_SHORT) == 0 and options.mapped_bits == 0
+    width = coefficients.shape[0] if softmax else 1
+    size = min(tile, stop - start)
+    t = _rows(width, size, not short, epsilon)
+    for v in range(start, stop, size):
+        if stop - v < size:
+            t = _rows(width, stop - v, not short, epsilon)
+        _backward_tile(coefficients, t, tensors, options, b, v, epsilon[0], short)
 
 
 def epsilon_array(real: type) -> np.ndarray:

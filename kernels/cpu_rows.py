@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from numba import njit
 
-from .cpu_math import SAFE, SUMS, fast_exp, fast_log, fast_log1p, no_inline
+from .cpu_math import INNER, SAFE, SUMS, fast_exp, fast_log, fast_log1p, no_inline
 
-_elementwise = njit(fastmath=SAFE, error_model="numpy")
-_reduction = njit(fastmath=SUMS, error_model="numpy")
+_elementwise = njit(fastmath=SAFE, **INNER)
+_reduction = njit(fastmath=SUMS, **INNER)
 
 
 # Weights and labels
@@ -144,17 +144,47 @@ def subtract(out, a, b):
 
 
 @_elementwise
-def sigmoid_row(z, p):
+def add_below_max(rest, e, d):
+    """Adds e where the class is not the largest (d = z - max < 0): the sum without the largest, uncancelled."""
+    no_inline()
+    zero = e.dtype.type(0)
+    for i in range(rest.size):
+        rest[i] += e[i] if d[i] < 0 else zero
+
+
+@_elementwise
+def softmax_complement(q, p, rest, inverse):
+    """1 - p, without cancellation where p is close to 1."""
+    no_inline()
+    one, half = p.dtype.type(1), p.dtype.type(0.5)
+    for i in range(q.size):
+        q[i] = rest[i] * inverse[i] if p[i] > half else one - p[i]
+
+
+@_elementwise
+def complement(q, p):
+    no_inline()
+    one = p.dtype.type(1)
+    for i in range(q.size):
+        q[i] = one - p[i]
+
+
+@_elementwise
+def sigmoid_rows(p, q, z):
+    """The sigmoid of z and of -z."""
     no_inline()
     one = z.dtype.type(1)
     for i in range(z.size):
         e = fast_exp(-abs(z[i]))
-        p[i] = (one if z[i] >= 0 else e) / (one + e)
+        large = one / (one + e)
+        small = e * large
+        p[i] = large if z[i] >= 0 else small
+        q[i] = small if z[i] >= 0 else large
 
 
 @_elementwise
-def softplus_rows(z, positive, negative):
-    """positive = -log sigmoid(z), negative = -log sigmoid(-z)."""
+def softplus_rows(positive, negative, z):
+    """-log sigmoid(z) and -log sigmoid(-z)."""
     no_inline()
     zero = z.dtype.type(0)
     for i in range(z.size):
@@ -174,13 +204,12 @@ def clamped_log(l, p, epsilon):
 
 
 @_elementwise
-def clamped_log_complement(l, p, epsilon):
-    """-log(max(1 - p, epsilon))"""
+def clamped_ratio(r, x, p, epsilon):
+    """x / p, and 0 where p is clamped."""
     no_inline()
-    one = p.dtype.type(1)
-    for i in range(l.size):
-        x = one - p[i]
-        l[i] = -fast_log(epsilon if x < epsilon else x)
+    zero = p.dtype.type(0)
+    for i in range(r.size):
+        r[i] = x[i] / p[i] if p[i] > epsilon else zero
 
 
 # Sums of terms
@@ -300,69 +329,63 @@ def gradient_present(out, p, dot, u, y, a, b, g):
         out[i] = u[i] * (p[i] * (a + y[i] * b - dot[i]) - y[i] * g)
 
 
-# Derivatives: any terms. d collects the derivative by p, h the part that is a derivative by z
+# Derivatives: any terms. j is the derivative of p by what the activation is differentiated by: log p for softmax
+# (j = p), z for sigmoid (j = p q), p itself without an activation (j = 1)
 
 
 @_elementwise
-def add_polynomial_derivative(d, p, y, u, a, b, a2, b2):
+def add_polynomial_derivative(d, p, j, y, u, a, b, a2, b2):
     """Of a p + b p y + a2 p^2 + b2 p^2 y."""
     no_inline()
     two = p.dtype.type(2)
     for i in range(d.size):
-        d[i] += u[i] * (a + y[i] * b + two * p[i] * (a2 + y[i] * b2))
+        d[i] += u[i] * j[i] * (a + y[i] * b + two * p[i] * (a2 + y[i] * b2))
 
 
 @_elementwise
-def add_log_derivative(d, p, y, u, g, epsilon):
-    """Of -g y log(max(p, epsilon))."""
+def add_log_derivative(d, j_over_p, y, u, g):
+    """Of g y (-log p)."""
     no_inline()
-    zero = p.dtype.type(0)
     for i in range(d.size):
-        d[i] -= u[i] * y[i] * g / p[i] if p[i] > epsilon else zero
+        d[i] -= u[i] * y[i] * g * j_over_p[i]
 
 
 @_elementwise
-def add_log_complement_derivative(d, p, y, u, g, epsilon):
-    """Of -g (1 - y) log(max(1 - p, epsilon))."""
+def add_log_complement_derivative(d, j_over_q, y, u, g):
+    """Of g (1 - y) (-log q)."""
     no_inline()
-    zero, one = p.dtype.type(0), p.dtype.type(1)
+    one = y.dtype.type(1)
     for i in range(d.size):
-        q = one - p[i]
-        d[i] += u[i] * (one - y[i]) * g / q if q > epsilon else zero
+        d[i] += u[i] * (one - y[i]) * g * j_over_q[i]
 
 
 @_elementwise
-def add_scaled(h, y, u, g):
+def add(total, d):
     no_inline()
-    for i in range(h.size):
-        h[i] += u[i] * y[i] * g
+    for i in range(total.size):
+        total[i] += d[i]
 
 
 @_elementwise
-def add_sigmoid_log_derivative(h, p, y, u, g, g_complement):
+def add_steep(total, largest, d, p):
+    """A derivative with 1 / (1 - p) in it goes apart where p is close to 1: there p d would cancel d."""
     no_inline()
-    one = p.dtype.type(1)
-    for i in range(h.size):
-        h[i] += u[i] * (y[i] * g * (p[i] - one) + (one - y[i]) * g_complement * p[i])
+    zero, half = p.dtype.type(0), p.dtype.type(0.5)
+    for i in range(total.size):
+        total[i] += zero if p[i] > half else d[i]
+        largest[i] += d[i] if p[i] > half else zero
 
 
 @_elementwise
-def add_product(dot, p, d, h):
-    no_inline()
-    for i in range(dot.size):
-        dot[i] += p[i] * d[i] - h[i]
-
-
-@_elementwise
-def softmax_gradient(out, p, d, dot, h):
+def softmax_gradient(out, d, p, total):
     no_inline()
     for i in range(out.size):
-        out[i] = p[i] * (d[i] - dot[i]) - h[i]
+        out[i] = d[i] - p[i] * total[i]
 
 
 @_elementwise
-def sigmoid_gradient(out, p, d, h):
+def add_steep_gradient(out, steep, largest, p, q):
     no_inline()
-    one = p.dtype.type(1)
+    half = p.dtype.type(0.5)
     for i in range(out.size):
-        out[i] = p[i] * (one - p[i]) * d[i] + h[i]
+        out[i] += steep[i] * q[i] if p[i] > half else steep[i] - p[i] * largest[i]

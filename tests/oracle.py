@@ -1,0 +1,85 @@
+"""An independent plain-PyTorch oracle, differentiated by autograd, and the cases that the tests share."""
+
+import torch
+import torch.nn.functional as F
+
+EPSILON = 1e-7
+
+
+def probability(logits, activation):
+    if activation == "softmax":
+        return logits.softmax(1)
+    return logits.sigmoid() if activation == "sigmoid" else logits
+
+
+def one_hot(labels, channels):
+    """``[B, C, *S]``; one channel is the foreground, label 1."""
+    first = 1 if channels == 1 else 0
+    return torch.stack([labels == c + first for c in range(channels)], 1)
+
+
+def logs(logits, activation):
+    """-log p and -log(1 - p) by the definitions of the losses."""
+    p = probability(logits, activation)
+    if activation == "sigmoid":
+        return -F.logsigmoid(logits), -F.logsigmoid(-logits)
+    positive = -logits.log_softmax(1) if activation == "softmax" else -p.clamp_min(EPSILON).log()
+    return positive, -(1 - p).clamp_min(EPSILON).log()
+
+
+def sums(logits, y, weight, terms, activation, weight_map=None):
+    """``[B, C, K]`` in float64, differentiable; y ``[B, C, *S]``, weight ``[B, *S]``."""
+    z, y, w = logits.double(), y.double(), weight.double().unsqueeze(1)
+    p = probability(z, activation)
+    positive, negative = logs(z, activation)
+    values = {
+        "p": p,
+        "py": p * y,
+        "y": y,
+        "count": torch.ones_like(p),
+        "p2": p**2,
+        "y2": y**2,
+        "p2y": p**2 * y,
+        "ce_pos": y * positive,
+        "ce_neg": (1 - y) * negative,
+    }
+    columns = []
+    for name in terms:
+        value = w * values[name.removeprefix("map*")]
+        if name.startswith("map*"):
+            value = value * weight_map.double()
+        columns.append(value.flatten(2).sum(2))
+    return torch.stack(columns, -1)
+
+
+def counted(labels, ignore=(), mask=None):
+    """The voxel weight ``[B, *S]``."""
+    weight = torch.ones(labels.shape, dtype=torch.float64)
+    for label in ignore:
+        weight = weight * (labels != label)
+    return weight if mask is None else weight * mask.double()
+
+
+def make(activation, channels, space, *, batch=2, dtype=torch.float32, scale=2.0):
+    """Logits (or probabilities) and labels."""
+    logits = torch.randn(batch, channels, *space, dtype=torch.float64) * scale
+    if activation is None:
+        logits = logits.sigmoid() if channels == 1 else logits.softmax(1)
+    labels = torch.randint(0, max(2, channels), (batch, *space), dtype=torch.uint8)
+    return logits.to(dtype), labels
+
+
+def gradient(function, logits):
+    """The value of function(logits) and its gradient."""
+    leaf = logits.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    value = function(leaf)
+    (grad,) = torch.autograd.grad(value, leaf)
+    return value.detach(), grad
+
+
+def assert_close(actual, expected, tolerance):
+    """To ``tolerance`` of the largest expected magnitude."""
+    actual, expected = actual.double(), expected.double()
+    scale = max(expected.abs().max().item() if expected.numel() else 0.0, 1e-30)
+    error = (actual - expected).abs().max().item() / scale if expected.numel() else 0.0
+    assert error <= tolerance, f"error {error:.2e} of the largest magnitude, tolerance {tolerance:.0e}"

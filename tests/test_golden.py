@@ -1,0 +1,59 @@
+"""Float64 values and gradients of an independent oracle, met by every back end."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fastloss
+
+SHARED = Path(os.environ.get("FASTLOSS_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
+OWN = Path(__file__).parent / "golden"
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5}
+
+
+def loss_class(name):
+    """``dice_ce`` names ``DiceCELoss``: the class of that name in snake case."""
+    classes = {key.lower(): getattr(fastloss, key) for key in fastloss.__all__ if key.endswith("Loss")}
+    return classes.get(name.replace("_", "") + "loss")
+
+
+def cases(folder):
+    if not (folder / "losses.json").exists():
+        reason = f"no golden vectors in {folder}: set FASTLOSS_GOLDEN"
+        return [pytest.param(None, None, marks=pytest.mark.skip(reason=reason), id="absent")]
+    known = [case for case in json.loads((folder / "losses.json").read_text()) if loss_class(case["loss"])]
+    return [pytest.param(folder, case, id=f"{folder.parent.name}-{case['id']}-{case['loss']}") for case in known]
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return {folder: np.load(folder / "losses.npz") for folder in (SHARED, OWN) if (folder / "losses.npz").exists()}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("folder", "case"), cases(SHARED) + cases(OWN))
+def test_golden(each_backend, vectors, folder, case, dtype):
+    arrays, name = vectors[folder], case["id"]
+    loss = loss_class(case["loss"])(
+        activation=case["activation"], ignore_index=case["ignore_index"], **case["options"]
+    )
+    logits = torch.tensor(arrays[f"{name}.logits"]).to(dtype).requires_grad_()
+    value = loss(logits, torch.tensor(arrays[f"{name}.labels"]))
+    value.backward()
+    assert value.dtype == dtype
+    assert value.item() == pytest.approx(case["value"], rel=TOLERANCE[dtype])
+    expected = torch.tensor(arrays[f"{name}.grad"])
+    error = (logits.grad.double() - expected).abs().max() / expected.abs().max()
+    assert error <= TOLERANCE[dtype]
+
+
+def test_own_vectors_cover_every_loss():
+    """A loss without a vector of its own would go untested where the shared ones are absent."""
+    held = {case["loss"] for case in json.loads((OWN / "losses.json").read_text())}
+    compound_of_users = {"Compound", "Sum"}
+    losses = {key.removesuffix("Loss") for key in fastloss.__all__ if key.endswith("Loss")} - compound_of_users
+    assert losses == {loss_class(name).__name__.removesuffix("Loss") for name in held}

@@ -1,0 +1,205 @@
+"""Every back end against the oracle: the same cases for the reference, Numba and the Triton interpreter."""
+
+import pytest
+import torch
+
+import fastloss
+import oracle
+from fastloss.terms import KINDS
+
+TERMS = (*KINDS, *(f"map*{kind}" for kind in KINDS))
+# Rounding of a gradient that is stored in 8, 11 or 24 bits
+GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+
+
+def check(logits, target, y, weight, *, activation="softmax", terms=TERMS, weight_map=None, tolerance=None, **options):
+    """Sums and gradient of a random combination of them, against the oracle."""
+    coefficients = torch.randn(logits.shape[0], logits.shape[1], len(terms), dtype=torch.float64)
+    exact = logits.dtype == torch.float64
+
+    def ours(z):
+        sums = fastloss.voxel_sums(z, target, terms, activation=activation, weight_map=weight_map, **options)
+        assert sums.dtype == torch.float64
+        oracle.assert_close(sums.detach(), expected_sums, 1e-12 if exact else 2e-6)
+        return (sums * coefficients).sum()
+
+    def expected(z):
+        return (oracle.sums(z, y, weight, terms, activation, weight_map) * coefficients).sum()
+
+    clean = torch.where(weight.unsqueeze(1) != 0, logits, 0.5)
+    expected_sums = oracle.sums(clean, y, weight, terms, activation, weight_map)
+    before = logits.clone()
+    gradient = oracle.gradient(ours, logits)[1]
+    assert gradient.dtype == logits.dtype and gradient.shape == logits.shape
+    assert torch.equal(torch.nan_to_num(logits), torch.nan_to_num(before))
+    tolerance = tolerance or GRADIENT_TOLERANCE[logits.dtype]
+    oracle.assert_close(gradient, oracle.gradient(expected, clean.double())[1], tolerance)
+    assert not gradient[(weight == 0).unsqueeze(1).expand_as(gradient)].any()
+
+
+@pytest.mark.parametrize("space", [(37,), (9, 11), (5, 6, 7)], ids="123")
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+def test_all_terms_with_labels(each_backend, activation, channels, space):
+    if channels == 1 and activation == "softmax":
+        pytest.skip("a softmax needs two channels")
+    logits, labels = oracle.make(activation, channels, space)
+    weight_map = torch.rand(2, 1 if channels == 2 else channels, *space)
+    y = oracle.one_hot(labels, channels)
+    check(logits, labels, y, oracle.counted(labels), activation=activation, weight_map=weight_map)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+def test_dtypes_with_ignored_and_masked_voxels(each_backend, activation, dtype):
+    logits, labels = oracle.make(activation, 3, (6, 7, 8), dtype=dtype, scale=1.5)
+    labels[:, 2] = 255
+    mask = torch.rand(2, 6, 7, 8) * (torch.rand(2, 6, 7, 8) > 0.3)
+    weight = oracle.counted(labels, (1, 255), mask)
+    logits = torch.where(weight.unsqueeze(1) != 0, logits, torch.nan)
+    check(
+        logits,
+        labels,
+        oracle.one_hot(labels, 3),
+        weight,
+        activation=activation,
+        weight_map=torch.rand(2, 1, 6, 7, 8),
+        mask=mask,
+        ignore_index=(1, 255),
+    )
+
+
+@pytest.mark.parametrize("kind", ["soft", "bool", "one-hot"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+def test_dense_targets(each_backend, activation, kind):
+    logits, labels = oracle.make(activation, 3, (6, 7))
+    target = {
+        "soft": torch.rand(2, 3, 6, 7),
+        "bool": torch.rand(2, 3, 6, 7) > 0.5,
+        "one-hot": oracle.one_hot(labels, 3).to(torch.int16),
+    }[kind]
+    mask = torch.rand(2, 1, 6, 7) > 0.2
+    check(
+        logits,
+        target,
+        target,
+        mask[:, 0],
+        activation=activation,
+        weight_map=torch.rand(2, 3, 6, 7),
+        mask=mask,
+    )
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str
+)
+def test_label_dtypes_and_strides(each_backend, dtype):
+    logits = torch.randn(2, 2, 5, 6)
+    labels = torch.randint(0, 2, (6, 2, 10), dtype=torch.uint8).to(dtype).permute(1, 2, 0)[:, ::2]
+    assert not labels.is_contiguous()
+    y = oracle.one_hot(labels.to(torch.uint8), 2)
+    check(logits, labels, y, oracle.counted(labels), terms=("p", "py", "y", "ce_pos"))
+    check(logits, labels.unsqueeze(1), y, oracle.counted(labels), terms=("p", "py", "y", "ce_pos"))
+
+
+LAYOUTS = {
+    "channels_last": lambda z: z.to(memory_format=torch.channels_last_3d),
+    "sliced": lambda z: torch.cat([z, z], 4)[..., ::2],
+    "permuted": lambda z: z.permute(0, 1, 4, 2, 3),
+    "channel_slice": lambda z: torch.cat([z, z], 1)[:, :3],
+    "expanded": lambda z: z[:1, :, :1].expand(2, -1, 4, -1, -1),
+    "transposed": lambda z: z.transpose(0, 1).contiguous().transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_equal_contiguous(each_backend, layout):
+    logits = LAYOUTS[layout](torch.randn(2, 3, 4, 5, 6))
+    labels = torch.randint(0, 3, (2, *logits.shape[2:]))
+    terms = ("p", "py", "y", "ce_pos")
+    y = oracle.one_hot(labels, 3)
+    check(logits, labels, y, oracle.counted(labels), terms=terms)
+    strided = fastloss.voxel_sums(logits, labels, terms)
+    contiguous = fastloss.voxel_sums(logits.contiguous(), labels, terms)
+    tolerance = 1e-12 if each_backend == "reference" else 0  # torch sums in the order of the memory
+    torch.testing.assert_close(strided, contiguous, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("channels", [16, 17, 64, 200])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_many_classes(each_backend, activation, channels):
+    logits, labels = oracle.make(activation, channels, (5, 9), dtype=torch.float32)
+    check(
+        logits,
+        labels,
+        oracle.one_hot(labels, channels),
+        oracle.counted(labels),
+        activation=activation,
+        terms=("p", "py", "y", "ce_pos", "ce_neg", "p2"),
+    )
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_chunk_and_tile_borders(activation):
+    """Volumes around the Numba chunk of 16384 and tile of 256 voxels."""
+    for size in (1, 255, 256, 257, 16383, 16384, 16385, 33000):
+        logits, labels = oracle.make(activation, 2, (size,), batch=1)
+        with fastloss.backend("numba"):
+            check(
+                logits,
+                labels,
+                oracle.one_hot(labels, 2),
+                oracle.counted(labels),
+                activation=activation,
+                terms=("p", "py", "y", "count", "ce_pos", "ce_neg"),
+            )
+
+
+def test_single_term_subsets(each_backend):
+    """Each term alone: no term leans on another being asked for."""
+    logits, labels = oracle.make("softmax", 3, (4, 5))
+    for kind in KINDS:
+        check(
+            logits,
+            labels,
+            oracle.one_hot(labels, 3),
+            oracle.counted(labels),
+            terms=(f"map*{kind}",),
+            weight_map=torch.rand(2, 3, 4, 5),
+        )
+        if kind not in ("y", "count", "y2"):
+            check(logits, labels, oracle.one_hot(labels, 3), oracle.counted(labels), terms=(kind,))
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_confident_wrong_predictions_keep_their_gradient(each_backend, activation):
+    """1 - p must not be computed by a cancelling difference where p is close to 1."""
+    logits = torch.zeros(1, 3, 40)
+    logits[0, 0] = torch.linspace(0, 12, 40)
+    labels = torch.ones(1, 40, dtype=torch.uint8)
+    check(
+        logits,
+        labels,
+        oracle.one_hot(labels, 3),
+        oracle.counted(labels),
+        activation=activation,
+        terms=("ce_pos", "ce_neg"),
+    )
+
+
+def test_sums_add_over_parts():
+    logits, labels = oracle.make("softmax", 3, (8, 9))
+    whole = fastloss.voxel_sums(logits, labels, KINDS)
+    parts = [fastloss.voxel_sums(logits[:, :, s], labels[:, s], KINDS) for s in (slice(0, 5), slice(5, 8))]
+    torch.testing.assert_close(parts[0] + parts[1], whole, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+def test_gradcheck_in_float64(each_backend, activation):
+    logits, labels = oracle.make(activation, 3, (2, 3), batch=1, dtype=torch.float64, scale=1.0)
+    weight_map = torch.rand(1, 3, 2, 3, dtype=torch.float64)
+
+    def function(z):
+        return fastloss.voxel_sums(z, labels, TERMS, activation=activation, weight_map=weight_map)
+
+    assert torch.autograd.gradcheck(function, logits.requires_grad_(), check_forward_ad=False)
