@@ -223,6 +223,8 @@ class _FirstDerivativeOnly(torch.autograd.Function):
 
 
 class _VoxelSums(torch.autograd.Function):
+    """What torch.compile traces: it takes no Function with a jvp."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -232,9 +234,7 @@ class _VoxelSums(torch.autograd.Function):
         weight_map: Tensor | None,
         options: tuple[Any, ...],
     ) -> Tensor:
-        ctx.save_for_backward(logits, target, mask, weight_map)
-        ctx.options = options
-        ctx.set_materialize_grads(False)
+        _save(ctx, (logits, target, mask, weight_map, options))
         sums: Tensor = torch.ops.fastloss.voxel_sums(logits, target, mask, weight_map, *options)
         return sums
 
@@ -251,9 +251,19 @@ class _VoxelSums(torch.autograd.Function):
             gradient = _FirstDerivativeOnly.apply(gradient, grad_sums, logits)
         return gradient, None, None, None, None
 
+
+class _EagerVoxelSums(_VoxelSums):
+    """Without a jvp of its own, forward-mode would silently give zero."""
+
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Any:
         raise NotImplementedError("fastloss losses have no forward-mode derivative: use reverse mode (backward)")
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...]) -> None:
+    *tensors, ctx.options = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
 
 
 def sums(
@@ -264,5 +274,13 @@ def sums(
     options: tuple[Any, ...],
 ) -> Tensor:
     """Differentiable sums ``[B, C, K]``; ``options`` are the operator's, after its tensors."""
-    result: Tensor = _VoxelSums.apply(logits, target, mask, weight_map, options)
+    if torch.compiler.is_compiling():
+        traced: Tensor = _VoxelSums.apply(logits, target, mask, weight_map, options)
+        return traced
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "fastloss losses do not run under torch.func transforms (grad, vmap, jvp, ...): use loss.backward() or "
+            "torch.autograd.grad, and reduction='none' for a value per sample"
+        )
+    result: Tensor = _EagerVoxelSums.apply(logits, target, mask, weight_map, options)
     return result

@@ -26,6 +26,7 @@ _SHORT = P | PY | CE_POS | COUNT | Y | Y2  # what the short form of the softmax 
 EMPTY, ALL, SOME = range(3)
 
 _fast = njit(**INNER)
+_inlined = njit(inline="always", **INNER)
 
 
 class Tensors(NamedTuple):
@@ -76,10 +77,10 @@ class Rows(NamedTuple):
 
 
 @_fast
-def _rows(width, n, wide_derivatives, epsilon):
+def _rows(width, n, derivative_width, epsilon):
     real = epsilon.dtype
     tile = np.empty((2, width, n), real)
-    derivatives = np.empty((2, width if wide_derivatives else 1, n), real)
+    derivatives = np.empty((2, derivative_width, n), real)
     r = np.empty((14, n), real)
     no_y, ones = np.zeros(n, real), np.ones(n, real)
     return Rows(
@@ -113,7 +114,7 @@ def _load_weight(t, tensors, options, b, v):
     if weighted:
         load_row(u, tensors.mask, b, np.int64(0), v)
     else:
-        rows.fill(u, 1)
+        rows.set_one(u)
     bad, low, high = 0, 0, label_count - 1
     if not options.dense:
         load_integers(labels, tensors.target, b, np.int64(0), v)
@@ -145,18 +146,16 @@ def _load_target(t, tensors, options, b, c, v, state):
     return t.y, True
 
 
-@_fast
+@_inlined
 def _load_logits(z, t, tensors, b, c, v, state):
-    no_inline()
     load_row(z, tensors.logits, b, c, v)
     if state[0] == SOME:
         rows.clear_uncounted(z, t.u)
 
 
-@_fast
+@_inlined
 def _load_map(t, tensors, b, c, v):
     """The voxel weight of the mapped terms."""
-    no_inline()
     load_row(t.mapped_u, tensors.weight_map, b, c, v)
     rows.multiply(t.mapped_u, t.mapped_u, t.u)
 
@@ -175,11 +174,11 @@ def _softmax_exponentials(t, tensors, every, b, v, state):
             rows.copy(largest, t.z[0])
         else:
             rows.row_max(largest, t.z[c])
-    rows.fill(total, 0)
+    rows.set_zero(total)
     for c in range(t.z.shape[0]):
         rows.shifted_exp(t.z[c], largest, t.p[c], total)
     if every & CE_NEG:
-        rows.fill(t.rest, 0)
+        rows.set_zero(t.rest)
         for c in range(t.z.shape[0]):
             rows.add_below_max(t.rest, t.p[c], t.z[c])
     if every & CE_POS:
@@ -187,10 +186,9 @@ def _softmax_exponentials(t, tensors, every, b, v, state):
     rows.reciprocal(total)
 
 
-@_fast
+@_inlined
 def _softmax_logs(t, every, c, present, eps):
     """1 - p and the logarithms of a class whose p is normalised."""
-    no_inline()
     if present and every & CE_POS:
         rows.subtract(t.log_p, t.log_sum, t.z[c])
     if every & CE_NEG:
@@ -240,10 +238,9 @@ def _add_sums(acc, bits, t, p, y, present, u):
         acc[_CE_NEG] += rows.sum_log_complement(t.log_q, y, u)
 
 
-@_fast
+@_inlined
 def _forward_tile(acc, t, tensors, options, b, v, eps):
     """Adds the sums of a tile; returns its bad labels."""
-    no_inline()
     every = options.bits | options.mapped_bits
     state = _load_weight(t, tensors, options, b, v)
     if state[0] == EMPTY:
@@ -279,11 +276,11 @@ def forward_chunk(acc, walks, numbers, b, start, stop, tile, epsilon):
     tensors, options = _unpack(walks, numbers)
     width = acc.shape[0] if options.activation == SOFTMAX else 1
     size = min(tile, stop - start)
-    t = _rows(width, size, False, epsilon)
+    t = _rows(width, size, np.int64(1), epsilon)
     bad_labels = 0
     for v in range(start, stop, size):
         if stop - v < size:
-            t = _rows(width, stop - v, False, epsilon)
+            t = _rows(width, stop - v, np.int64(1), epsilon)
         bad_labels += _forward_tile(acc, t, tensors, options, b, v, epsilon[0])
     return bad_labels
 
@@ -304,7 +301,7 @@ def _jacobian_rows(t, options, every, p, eps):
         rows.copy(t.j_over_p, t.q)
         rows.copy(t.j_over_q, p)
     else:
-        rows.fill(t.j, 1)
+        rows.set_one(t.j)
         rows.clamped_ratio(t.j_over_p, t.j, p, eps)
         rows.clamped_ratio(t.j_over_q, t.j, t.q, eps)
 
@@ -325,8 +322,8 @@ def _class_derivatives(d, steep, t, tensors, options, p, y, present, k, b, c, v,
     """The derivatives of all terms of a class."""
     no_inline()
     _jacobian_rows(t, options, options.bits | options.mapped_bits, p, eps)
-    rows.fill(d, 0)
-    rows.fill(steep, 0)
+    rows.set_zero(d)
+    rows.set_zero(steep)
     _add_derivatives(d, steep, t, p, y, present, t.u, k[:MAPPED])
     if options.mapped_bits:
         _load_map(t, tensors, b, c, v)
@@ -337,7 +334,7 @@ def _class_derivatives(d, steep, t, tensors, options, p, y, present, k, b, c, v,
 def _short_softmax_gradient(coefficients, t, tensors, options, b, v, state):
     """For p, p y and the cross-entropy: no derivative is stored."""
     no_inline()
-    rows.fill(t.total, 0)
+    rows.set_zero(t.total)
     for c in range(coefficients.shape[0]):
         k = coefficients[c]
         y, present = _load_target(t, tensors, options, b, c, v, state)
@@ -361,8 +358,8 @@ def _short_softmax_gradient(coefficients, t, tensors, options, b, v, state):
 def _softmax_gradient(coefficients, t, tensors, options, b, v, state, eps):
     no_inline()
     steep_terms = (options.bits | options.mapped_bits) & CE_NEG
-    rows.fill(t.total, 0)
-    rows.fill(t.largest, 0)
+    rows.set_zero(t.total)
+    rows.set_zero(t.largest)
     for c in range(coefficients.shape[0]):
         p, d, steep = t.p[c], t.d[c], t.steep[c]
         rows.multiply(p, p, t.inverse)
@@ -381,13 +378,12 @@ def _softmax_gradient(coefficients, t, tensors, options, b, v, state, eps):
         store_row(d, tensors.gradient, b, c, v)
 
 
-@_fast
+@_inlined
 def _backward_tile(coefficients, t, tensors, options, b, v, eps, short):
-    no_inline()
     channels, every = coefficients.shape[0], options.bits | options.mapped_bits
     state = _load_weight(t, tensors, options, b, v)
     if state[0] == EMPTY:
-        rows.fill(t.d[0], 0)
+        rows.set_zero(t.d[0])
         for c in range(channels):
             store_row(t.d[0], tensors.gradient, b, c, v)
     elif options.activation == SOFTMAX:
@@ -399,7 +395,7 @@ def _backward_tile(coefficients, t, tensors, options, b, v, eps, short):
     else:
         d, steep, p = t.d[0], t.steep[0], t.p[0]
         for c in range(channels):
-            _channel_rows(t, tensors, options, 0, b, c, v, state, eps)
+            _channel_rows(t, tensors, options, np.int64(0), b, c, v, state, eps)
             y, present = _load_target(t, tensors, options, b, c, v, state)
             _class_derivatives(d, steep, t, tensors, options, p, y, present, coefficients[c], b, c, v, eps)
             rows.add(d, steep)
@@ -414,11 +410,12 @@ def backward_chunk(coefficients, walks, numbers, b, start, stop, tile, epsilon):
     softmax = options.activation == SOFTMAX
     short = softmax and (options.bits & ~_SHORT) == 0 and options.mapped_bits == 0
     width = coefficients.shape[0] if softmax else 1
+    derivative_width = np.int64(1) if short else width
     size = min(tile, stop - start)
-    t = _rows(width, size, not short, epsilon)
+    t = _rows(width, size, derivative_width, epsilon)
     for v in range(start, stop, size):
         if stop - v < size:
-            t = _rows(width, stop - v, not short, epsilon)
+            t = _rows(width, stop - v, derivative_width, epsilon)
         _backward_tile(coefficients, t, tensors, options, b, v, epsilon[0], short)
 
 

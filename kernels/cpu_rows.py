@@ -18,10 +18,17 @@ _reduction = njit(fastmath=SUMS, **INNER)
 
 
 @_elementwise
-def fill(row, value):
+def set_zero(row):
     no_inline()
     for i in range(row.size):
-        row[i] = value
+        row[i] = 0
+
+
+@_elementwise
+def set_one(row):
+    no_inline()
+    for i in range(row.size):
+        row[i] = 1
 
 
 @_elementwise
