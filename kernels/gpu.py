@@ -23,7 +23,7 @@ from .layout import spatial_layout
 WARPS = 4
 INTERPRETED_WARPS = 16  # the interpreter's time is a matter of programs and operations, not of elements
 VECTOR_BYTES = 16  # the widest load of a thread
-UNROLLED_REGISTERS = 160  # for a thread's share of the channels and the sums
+UNROLLED_REGISTERS = 192  # for a thread's share of the channels and the sums
 CHUNK_REGISTERS = 64  # the same where channels are independent
 PROGRAMS = 512  # at least: one wave on the largest devices, at four programs a multiprocessor
 MAX_TILES = 64  # keeps a program far below 2^22 voxels: counts stay exact in float32
@@ -146,10 +146,10 @@ def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
     """The tile, and with it the kernel, by the registers that a thread would need."""
     vector = max(1, VECTOR_BYTES // logits.element_size())
     lanes = _warp_size() * _warps()
-    words = 2 if logits.dtype == torch.float64 else 1
+    double = logits.dtype == torch.float64
     if plan.activation != "softmax":
-        chunk = _chunk(channels, max(1, CHUNK_REGISTERS // (words * (vector + terms))))
-    elif channels * words * (2 * vector + terms) <= UNROLLED_REGISTERS:
+        chunk = _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * (vector + terms))))
+    elif not double and channels * 2 * (vector + terms) <= UNROLLED_REGISTERS:
         chunk = channels
     else:
         block = vector * _warp_size()

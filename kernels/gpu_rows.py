@@ -83,13 +83,12 @@ def probability_rows(
     return p, tl.where(z == top, rest * reciprocal, 1.0 - p), log_total - (z - top)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def forward_rows(
     logits, target, mask, weight_map, partial, voxels, programs, tiles,
     KINDS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr, IGNORE: tl.constexpr,
     DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    INDEX: tl.constexpr, EVEN: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Partial sums [B, programs, CHANNELS, K], updated in place tile after tile."""
     REAL: tl.constexpr = partial.dtype.element_ty
@@ -107,7 +106,7 @@ def forward_rows(
         place = offsets(logits, sample, voxel, AXES[0])
         truth_place = offsets(target, sample, voxel, AXES[1])
         softmax = softmax_rows(logits, place, inside, counted, SELECT, CHANNELS, ROWS, BLOCK, REAL)
-        for start in tl.range(0, CHANNELS, ROWS, loop_unroll_factor=2):
+        for start in range(0, CHANNELS, ROWS):
             row = start + tl.arange(0, ROWS)
             channel = row[:, None]
             present = inside & (channel < CHANNELS)
@@ -160,13 +159,12 @@ def rows_slopes(
     return p, q, by_p, by_log, times(p, clamped_slope(by_log_rest, q))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def backward_rows(
     logits, target, mask, weight_map, coefficients, grad, voxels, programs, tiles,
     KINDS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr, IGNORE: tl.constexpr,
     DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    INDEX: tl.constexpr, EVEN: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Gradient in three sweeps over the channels: log-sum-exp, what couples the channels, gradient."""
     REAL: tl.constexpr = coefficients.dtype.element_ty

@@ -73,13 +73,12 @@ def stack(parts, COUNT: tl.constexpr, SIZE: tl.constexpr):
     return tl.reshape(level[0], [width, SIZE])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def forward_unrolled(
     logits, target, mask, weight_map, partial, voxels, programs, tiles,
     KINDS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr, IGNORE: tl.constexpr,
     DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
-    CHUNK: tl.constexpr, LANES: tl.constexpr,
-    VECTOR: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
+    CHUNK: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Partial sums [B, programs, CHANNELS, K]; a program walks ``tiles`` tiles of LANES * VECTOR voxels."""
     REAL: tl.constexpr = partial.dtype.element_ty
@@ -139,13 +138,12 @@ def forward_unrolled(
     tl.store(out + place, row, (place < CHUNK * TERMS) & (place < (CHANNELS - first) * TERMS))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def backward_unrolled(
     logits, target, mask, weight_map, coefficients, grad, voxels, programs, tiles,
     KINDS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr, IGNORE: tl.constexpr,
     DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
-    CHUNK: tl.constexpr, LANES: tl.constexpr,
-    VECTOR: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
+    CHUNK: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the logits from the coefficients [B, CHANNELS, K] of the sums."""
     REAL: tl.constexpr = coefficients.dtype.element_ty
