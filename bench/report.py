@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -154,5 +155,15 @@ def speed_table(rows: list[dict]) -> Table:
     for row in rows:
         for peer in row["peers"] or [None]:
             table.add_row(*speed_cells(row, peer))
-    table.caption = "faster: than the better of eager and compiled\n" + machine_line(rows[0])
+    table.caption = (
+        f"faster: than the better of eager and compiled{geometric_mean(rows)}\n{machine_line(rows[0])}"
+    )
     return table
+
+
+def geometric_mean(rows: list[dict]) -> str:
+    """The mean factor over all peers, where there are any."""
+    factors = [peer["speedup"] for row in rows for peer in row["peers"]]
+    return (
+        f"; geometric mean {statistics.geometric_mean(factors):.1f}x over {len(factors)}" if factors else ""
+    )
