@@ -184,7 +184,7 @@ def backward_rows(
         shift = tl.zeros([ROWS, BLOCK], REAL)
         rest_total = shift
         rest_quiet = shift
-        for start in tl.range(0, CHANNELS, ROWS, loop_unroll_factor=2):
+        for start in range(0, CHANNELS, ROWS):
             channel = start + tl.arange(0, ROWS)[:, None]
             p, q, by_p, by_log, by_rest = rows_slopes(
                 place, sample, voxel, channel, inside, target, weight_map, coefficients, labels, counted, one,
@@ -196,7 +196,7 @@ def backward_rows(
         shift = tl.sum(shift, axis=0)[None, :]
         rest_total = tl.sum(rest_total, axis=0)[None, :]
         rest_quiet = tl.sum(rest_quiet, axis=0)[None, :]
-        for start in tl.range(0, CHANNELS, ROWS, loop_unroll_factor=2):
+        for start in range(0, CHANNELS, ROWS):
             channel = start + tl.arange(0, ROWS)[:, None]
             p, q, by_p, by_log, by_rest = rows_slopes(
                 place, sample, voxel, channel, inside, target, weight_map, coefficients, labels, counted, one,
