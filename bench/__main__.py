@@ -224,7 +224,7 @@ def speed(
 @threads_option
 def main_job(quick, out, device, threads):
     """The main job: train once per loss, then the speed table; at most 10 minutes on two cores."""
-    end = time.monotonic() + (80 if quick else 560)
+    end = time.monotonic() + (76 if quick else 550)
     from bench.case import Case
     from bench.registry import LOSSES
     from bench.report import console, write_json
