@@ -41,7 +41,7 @@ class DiceCELoss(CompoundLoss):
         **dice_options: Any,
     ):
         check_at_least_zero(dice_weight=dice_weight, ce_weight=ce_weight)
-        shared = {
+        shared: dict[str, Any] = {
             "activation": activation,
             "ignore_index": ignore_index,
             "class_weight": class_weight,

@@ -32,7 +32,7 @@ class CrossEntropyLoss(SumLoss):
     Source: survey, section II-A (Jadon 2020, arXiv:2006.14822, eq. 1).
     """
 
-    terms = ("y", "count", "ce_pos", "ce_neg")
+    terms: tuple[str, ...] = ("y", "count", "ce_pos", "ce_neg")
 
     def __init__(
         self,

@@ -171,6 +171,7 @@ torch.library.register_fake("fastloss::voxel_sums_backward", _voxel_sums_backwar
 
 
 def _uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
+    target = target.long() if not plan.dense else target  # a small dtype would wrap the labels it is compared to
     left_out = torch.zeros(target.shape[:1] + target.shape[2 if plan.dense else 1 :], dtype=torch.bool)
     left_out = left_out.to(target.device)
     for label in () if plan.dense else plan.ignore:
@@ -179,6 +180,7 @@ def _uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
 
 
 def _check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int) -> None:
+    target = target.long()
     bad = ((target < 0) | (target >= label_count(channels))) & ~_uncounted(target, mask, plan)
     if bad.any():
         index = tuple(bad.nonzero()[0].tolist())

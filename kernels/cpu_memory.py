@@ -61,8 +61,9 @@ def walk(tensor: Tensor | None, channels: bool) -> Walk:
 
 @intrinsic
 def _pointer(typingctx, address, offset, dtype):
-    """Address of element ``offset`` of an array of dtype."""
-    signature = types.CPointer(dtype.dtype)(types.int64, types.int64, dtype)
+    """Address of element ``offset`` of an array of dtype (a dtype, or a number of that type)."""
+    element = getattr(dtype, "dtype", dtype)
+    signature = types.CPointer(element)(types.int64, types.int64, dtype)
 
     def codegen(context, builder, signature, args):
         base = builder.inttoptr(args[0], context.get_value_type(signature.return_type))
@@ -71,8 +72,41 @@ def _pointer(typingctx, address, offset, dtype):
     return signature, codegen
 
 
+@intrinsic
+def _address(typingctx, pointer):
+    def codegen(context, builder, signature, args):
+        return builder.ptrtoint(args[0], context.get_value_type(types.int64))
+
+    return types.int64(pointer), codegen
+
+
 _inlined = njit(inline="always", **INNER)
 _fast = njit(**INNER)
+
+
+class Tile(NamedTuple):
+    """The rows of one tile, ``n`` voxels each, in one buffer at ``base``.
+
+    Rows are made from their address where they are used: Numba counts references to an array with every copy of
+    its variable, which for rows held in a tuple cost several times what the arithmetic did.
+    """
+
+    base: int
+    pitch: int
+    n: int
+    like: float  # a number of the kernel's floating type
+
+
+@_inlined
+def row(t, k):
+    """Row k of a tile, as an array."""
+    return carray(_pointer(t.base, k * t.pitch, t.like), (t.n,))
+
+
+@_inlined
+def label_row(t, k):
+    """Row k of a tile, as an array of int32."""
+    return carray(_pointer(_address(_pointer(t.base, k * t.pitch, t.like)), 0, np.int32), (t.n,))
 
 
 @_inlined
@@ -266,12 +300,26 @@ def store_row(src, w, b, c, voxel):
         done += n
 
 
+class ClassRows(NamedTuple):
+    """Where the rows of all classes of a tile are: in a tensor's own memory, or in the tile."""
+
+    address: int
+    step: int  # bytes from class to class
+    in_place: bool
+
+
 @_fast
-def row_in_place(scratch, w, b, c, voxel):
-    """The row's own memory where it is contiguous and of scratch's type; else scratch, for store_row."""
+def class_rows(t, k, w, b, voxel, allowed):
+    """In place if allowed, and if the voxels lie contiguously and have the tile's type; else rows k, k + 1, ..."""
     no_inline()
-    if w.code == (FLOAT64 if scratch.itemsize == 8 else FLOAT32) and w.stride2 == 1:
-        if voxel % w.size2 + scratch.size <= w.size2:
-            start = _pointer(w.address, _offset(w, b, c, voxel), scratch.dtype)
-            return carray(start, (scratch.size,)), True
-    return scratch, False
+    size = row(t, k).itemsize
+    whole = voxel % w.size2 + t.n <= w.size2
+    if allowed and whole and w.stride2 == 1 and w.code == (FLOAT64 if size == 8 else FLOAT32):
+        return ClassRows(w.address + size * _offset(w, b, 0, voxel), size * w.channel, True)
+    return ClassRows(np.int64(t.base) + size * k * t.pitch, size * t.pitch, False)
+
+
+@_inlined
+def class_row(t, r, c):
+    """The row of class c, as an array."""
+    return carray(_pointer(r.address + c * r.step, 0, t.like), (t.n,))

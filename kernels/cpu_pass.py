@@ -15,32 +15,42 @@ from fastloss.terms import ACTIVATIONS, EPSILON, KINDS
 
 from . import cpu_rows as rows
 from .cpu_math import INNER, no_inline
-from .cpu_memory import Walk, load_integers, load_row, row_in_place, store_row
+from .cpu_memory import (
+    Tile,
+    Walk,
+    class_row,
+    class_rows,
+    label_row,
+    load_integers,
+    load_row,
+    row,
+    store_row,
+)
 
 MAPPED = len(KINDS)
 SLOTS = 2 * MAPPED
 P, PY, Y, COUNT, P2, Y2, P2Y, CE_POS, CE_NEG = (1 << k for k in range(MAPPED))
 _P, _PY, _Y, _COUNT, _P2, _Y2, _P2Y, _CE_POS, _CE_NEG = range(MAPPED)
 SOFTMAX, SIGMOID, NONE = map(ACTIVATIONS.index, ("softmax", "sigmoid", "none"))
-_SHORT = P | PY | CE_POS | COUNT | Y | Y2  # what the short form of the softmax backward knows
+_SHORT = P | PY | CE_POS | COUNT | Y  # what the short forms of the softmax know, which never normalise p
+_FEW = 8  # classes whose rows may be read in place: more would share the sets of the L1 cache
 EMPTY, ALL, SOME = range(3)
+
+# The rows of a tile: target, a row of zeros, the voxel weight and the same times the map; 1 - p, -log p and
+# -log(1 - p); the derivative j of the activation (see cpu_rows), j / p, j / (1 - p); over the classes the largest
+# logit, the total derivative, 1 / sum of the exponentials, the same times the weight, the logarithm of the sum, the
+# sum without the largest; labels
+_Y_ROW, _NO_Y, _U, _MAPPED_U, _Q, _LOG_P, _LOG_Q, _J, _J_OVER_P, _J_OVER_Q = range(10)
+_LARGEST, _TOTAL, _INVERSE, _INVERSE_U, _LOG_SUM, _REST, _LABELS = range(10, 17)
+# then, for every class under softmax and once otherwise: logits, probabilities, derivatives, steep derivatives
+_CLASS_ROWS = 17
 
 _fast = njit(**INNER)
 _inlined = njit(inline="always", **INNER)
 
 
-class Tensors(NamedTuple):
-    """The tensors of a pass; the gradient is absent in a forward pass."""
-
-    logits: Walk
-    target: Walk
-    mask: Walk
-    weight_map: Walk
-    gradient: Walk
-
-
 class Options(NamedTuple):
-    """The plan of a pass as numbers."""
+    """The plan of a pass as numbers; the classes of a softmax have rows of their own, ``width`` of each kind."""
 
     activation: int
     dense: int
@@ -48,375 +58,410 @@ class Options(NamedTuple):
     first_label: int
     bits: int
     mapped_bits: int
-    ignore: np.ndarray
+    width: int
+    short: bool
 
 
-class Rows(NamedTuple):
-    """The rows of one tile. A softmax needs all classes at once: z to steep are ``[C, n]``, else ``[1, n]``."""
-
-    z: np.ndarray  # logits; under softmax soon minus their largest
-    p: np.ndarray
-    d: np.ndarray  # derivatives
-    steep: np.ndarray  # derivatives with 1 / (1 - p) in them
-    q: np.ndarray  # 1 - p
-    log_p: np.ndarray  # -log p
-    log_q: np.ndarray  # -log(1 - p)
-    j: np.ndarray
-    j_over_p: np.ndarray
-    j_over_q: np.ndarray
-    y: np.ndarray
-    no_y: np.ndarray  # zeros
-    u: np.ndarray  # voxel weight
-    mapped_u: np.ndarray
-    largest: np.ndarray
-    total: np.ndarray
-    inverse: np.ndarray  # 1 / sum of exponentials
-    log_sum: np.ndarray
-    rest: np.ndarray  # sum of exponentials without the largest
-    labels: np.ndarray
+@_inlined
+def _z(o, c):
+    return _CLASS_ROWS + (c if o.width > 1 else 0)
 
 
-@_fast
-def _rows(width, n, derivative_width, epsilon):
-    real = epsilon.dtype
-    tile = np.empty((2, width, n), real)
-    derivatives = np.empty((2, derivative_width, n), real)
-    r = np.empty((14, n), real)
-    no_y, ones = np.zeros(n, real), np.ones(n, real)
-    return Rows(
-        tile[0], tile[1], derivatives[0], derivatives[1], r[0], r[1], r[2], r[3], ones, r[5], r[6], no_y,
-        r[7], r[8], r[9], r[10], r[11], r[12], r[13], np.empty(n, np.int32),
-    )  # fmt: skip
+@_inlined
+def _p(o, c):
+    return _CLASS_ROWS + o.width + (c if o.width > 1 else 0)
 
 
-@_fast
-def _walk(row):
-    return Walk(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8])
+@_inlined
+def _d(o, c):
+    return _CLASS_ROWS + 2 * o.width + (c if o.width > 1 else 0)
 
 
-@_fast
-def _unpack(walks, numbers):
-    """Parallel loops take arrays only: a row for each tensor; the numbers of Options, then the ignored labels."""
-    w, n = walks, numbers
-    tensors = Tensors(_walk(w[0]), _walk(w[1]), _walk(w[2]), _walk(w[3]), _walk(w[4]))
-    return tensors, Options(n[0], n[1], n[2], n[3], n[4], n[5], n[6:])
+@_inlined
+def _steep(o, c):
+    return _CLASS_ROWS + 3 * o.width + (c if o.width > 1 else 0)
+
+
+@_inlined
+def _walk(w, i):
+    """Parallel loops take arrays only: a tensor is a row of numbers (logits, target, mask, map, gradient)."""
+    return Walk(w[i, 0], w[i, 1], w[i, 2], w[i, 3], w[i, 4], w[i, 5], w[i, 6], w[i, 7], w[i, 8])
+
+
+@_inlined
+def _options(n, channels):
+    softmax = n[0] == SOFTMAX
+    short = softmax and (n[4] & ~_SHORT) == 0 and n[5] == 0
+    return Options(n[0], n[1], n[2], n[3], n[4], n[5], channels if softmax else np.int64(1), short)
 
 
 # What a tile reads
 
 
 @_fast
-def _load_weight(t, tensors, options, b, v):
+def _load_weight(t, target, mask, o, ignore, b, v):
     """Fills the weights and labels. Returns (EMPTY | ALL | SOME counted, bad labels, lowest, highest label)."""
     no_inline()
-    u, labels, label_count = t.u, t.labels, options.label_count
-    weighted = tensors.mask.code >= 0
+    u, labels = row(t, _U), label_row(t, _LABELS)
+    weighted = mask.code >= 0
     if weighted:
-        load_row(u, tensors.mask, b, np.int64(0), v)
+        load_row(u, mask, b, np.int64(0), v)
     else:
         rows.set_one(u)
-    bad, low, high = 0, 0, label_count - 1
-    if not options.dense:
-        load_integers(labels, tensors.target, b, np.int64(0), v)
+    bad, low, high = 0, 0, o.label_count - 1
+    if not o.dense:
+        load_integers(labels, target, b, np.int64(0), v)
         low, high = rows.label_range(labels)
-        for label in options.ignore:
-            if low <= label <= high:
-                rows.ignore_label(labels, u, label)
+        for i in range(ignore.size):
+            if low <= ignore[i] <= high:
+                rows.ignore_label(labels, u, ignore[i])
                 weighted = True
-        if weighted or low < 0 or high >= label_count:
-            bad, low, high = rows.drop_invalid_labels(labels, u, label_count)
+        if weighted or low < 0 or high >= o.label_count:
+            bad, low, high = rows.drop_invalid_labels(labels, u, o.label_count)
     zeros = rows.count_zeros(u) if weighted else 0
-    return (EMPTY if zeros == u.size else ALL if zeros == 0 else SOME), bad, low, high
+    return (EMPTY if zeros == t.n else ALL if zeros == 0 else SOME), bad, low, high
 
 
 @_fast
-def _load_target(t, tensors, options, b, c, v, state):
-    """The target row of a class, or the row of zeros where no voxel has it; and whether any has."""
+def _load_target(t, target, o, b, c, v, state):
+    """Fills the target row of a class, unless no voxel has it; whether any has."""
     no_inline()
-    counted, _, low, high = state
-    if options.dense:
-        load_row(t.y, tensors.target, b, c, v)
-        if counted == SOME:
-            rows.clear_uncounted(t.y, t.u)
-        return t.y, True
-    label = c + options.first_label
-    if label < low or label > high:
-        return t.no_y, False
-    rows.one_hot(t.y, t.labels, label)
-    return t.y, True
+    if o.dense:
+        load_row(row(t, _Y_ROW), target, b, c, v)
+        if state[0] == SOME:
+            rows.clear_uncounted(row(t, _Y_ROW), row(t, _U))
+        return True
+    label = c + o.first_label
+    if label < state[2] or label > state[3]:
+        return False
+    rows.one_hot(row(t, _Y_ROW), label_row(t, _LABELS), label)
+    return True
 
 
-@_inlined
-def _load_logits(z, t, tensors, b, c, v, state):
-    load_row(z, tensors.logits, b, c, v)
-    if state[0] == SOME:
-        rows.clear_uncounted(z, t.u)
+@_fast
+def _load_logits(t, k, logits, b, c, v, counted):
+    no_inline()
+    load_row(row(t, k), logits, b, c, v)
+    if counted == SOME:
+        rows.clear_uncounted(row(t, k), row(t, _U))
 
 
-@_inlined
-def _load_map(t, tensors, b, c, v):
+@_fast
+def _load_map(t, weight_map, b, c, v):
     """The voxel weight of the mapped terms."""
-    load_row(t.mapped_u, tensors.weight_map, b, c, v)
-    rows.multiply(t.mapped_u, t.mapped_u, t.u)
+    no_inline()
+    load_row(row(t, _MAPPED_U), weight_map, b, c, v)
+    rows.multiply(row(t, _MAPPED_U), row(t, _MAPPED_U), row(t, _U))
 
 
 # Activations
 
 
 @_fast
-def _softmax_exponentials(t, tensors, every, b, v, state):
-    """For all classes z - max and its exponential (in p), and what normalises it."""
+def _softmax_exponentials(t, logits, o, every, b, v, counted):
+    """For all classes the exponential of z - max (in p), and what normalises it; returns where the logits are."""
     no_inline()
-    largest, total = t.largest, t.inverse
-    for c in range(t.z.shape[0]):
-        _load_logits(t.z[c], t, tensors, b, c, v, state)
+    largest, total = row(t, _LARGEST), row(t, _INVERSE)
+    z = class_rows(t, _z(o, 0), logits, b, v, counted == ALL and o.width <= _FEW)
+    for c in range(o.width):
+        if not z.in_place:
+            _load_logits(t, _z(o, c), logits, b, c, v, counted)
         if c == 0:
-            rows.copy(largest, t.z[0])
+            rows.copy(largest, class_row(t, z, c))
         else:
-            rows.row_max(largest, t.z[c])
+            rows.row_max(largest, class_row(t, z, c))
     rows.set_zero(total)
-    for c in range(t.z.shape[0]):
-        rows.shifted_exp(t.z[c], largest, t.p[c], total)
+    for c in range(o.width):
+        rows.shifted_exp(class_row(t, z, c), largest, row(t, _p(o, c)), total)
     if every & CE_NEG:
-        rows.set_zero(t.rest)
-        for c in range(t.z.shape[0]):
-            rows.add_below_max(t.rest, t.p[c], t.z[c])
+        rows.set_zero(row(t, _REST))
+        for c in range(o.width):
+            rows.add_below_max(row(t, _REST), row(t, _p(o, c)), class_row(t, z, c), largest)
     if every & CE_POS:
-        rows.log_row(t.log_sum, total)
+        rows.log_row(row(t, _LOG_SUM), total)
     rows.reciprocal(total)
-
-
-@_inlined
-def _softmax_logs(t, every, c, present, eps):
-    """1 - p and the logarithms of a class whose p is normalised."""
-    if present and every & CE_POS:
-        rows.subtract(t.log_p, t.log_sum, t.z[c])
-    if every & CE_NEG:
-        rows.softmax_complement(t.q, t.p[c], t.rest, t.inverse)
-        rows.clamped_log(t.log_q, t.q, eps)
+    if o.short:
+        rows.multiply(row(t, _INVERSE_U), total, row(t, _U))
+    return z
 
 
 @_fast
-def _channel_rows(t, tensors, options, every, b, c, v, state, eps):
+def _softmax_complement(t, o, c):
+    """1 - p and -log(1 - p) of a class whose p is normalised."""
+    no_inline()
+    rows.softmax_complement(row(t, _Q), row(t, _p(o, c)), row(t, _REST), row(t, _INVERSE))
+    rows.clamped_log(row(t, _LOG_Q), row(t, _Q), t.like)
+
+
+@_fast
+def _channel_rows(t, logits, o, every, b, c, v, counted):
     """p, 1 - p and the logarithms of a class that does not depend on the others."""
     no_inline()
-    z, p, q = t.z[0], t.p[0], t.q
-    _load_logits(z, t, tensors, b, c, v, state)
-    if options.activation == SIGMOID:
+    z, p, q = row(t, _z(o, c)), row(t, _p(o, c)), row(t, _Q)
+    _load_logits(t, _z(o, c), logits, b, c, v, counted)
+    if o.activation == SIGMOID:
         rows.sigmoid_rows(p, q, z)
         if every & (CE_POS | CE_NEG):
-            rows.softplus_rows(t.log_p, t.log_q, z)
+            rows.softplus_rows(row(t, _LOG_P), row(t, _LOG_Q), z)
     else:
         rows.copy(p, z)
         rows.complement(q, p)
         if every & CE_POS:
-            rows.clamped_log(t.log_p, p, eps)
+            rows.clamped_log(row(t, _LOG_P), p, t.like)
         if every & CE_NEG:
-            rows.clamped_log(t.log_q, q, eps)
+            rows.clamped_log(row(t, _LOG_Q), q, t.like)
 
 
 # Forward
 
 
 @_fast
-def _add_sums(acc, bits, t, p, y, present, u):
+def _add_sums(acc, c, first, bits, t, p, present, u):
     """Adds the sums of a class to the columns of its terms, but those of p and of 1."""
     no_inline()
+    probability, weight = row(t, p), row(t, u)
+    y = row(t, _Y_ROW if present else _NO_Y)
     if present:
         if bits & (PY | Y):
-            py, total = rows.sum_overlap(p, y, u)
-            acc[_PY] += py
-            acc[_Y] += total
+            py, total = rows.sum_overlap(probability, y, weight)
+            acc[c, first + _PY] += py
+            acc[c, first + _Y] += total
         if bits & CE_POS:
-            acc[_CE_POS] += rows.sum_log(t.log_p, y, u)
+            acc[c, first + _CE_POS] += rows.sum_log(row(t, _LOG_P), y, weight)
     if bits & (P2 | Y2 | P2Y):
-        p2, y2, p2y = rows.sum_squares(p, y, u)
-        acc[_P2] += p2
-        acc[_Y2] += y2
-        acc[_P2Y] += p2y
+        p2, y2, p2y = rows.sum_squares(probability, y, weight)
+        acc[c, first + _P2] += p2
+        acc[c, first + _Y2] += y2
+        acc[c, first + _P2Y] += p2y
     if bits & CE_NEG:
-        acc[_CE_NEG] += rows.sum_log_complement(t.log_q, y, u)
+        acc[c, first + _CE_NEG] += rows.sum_log_complement(row(t, _LOG_Q), y, weight)
+
+
+@_fast
+def _softmax_sums(acc, t, target, weight_map, o, b, v, state, z):
+    no_inline()
+    every, u = o.bits | o.mapped_bits, row(t, _U)
+    for c in range(o.width):
+        p = row(t, _p(o, c))
+        present = _load_target(t, target, o, b, c, v, state)
+        if present and every & CE_POS:
+            largest = row(t, _LARGEST)
+            rows.log_softmax(row(t, _LOG_P), row(t, _LOG_SUM), class_row(t, z, c), largest)
+        if o.short:
+            if o.bits & P:
+                acc[c, _P] += rows.sum_p(p, row(t, _INVERSE_U))
+            if present:
+                py, y = rows.sum_short(p, row(t, _INVERSE_U), row(t, _Y_ROW), u)
+                acc[c, _PY] += py
+                acc[c, _Y] += y
+                if o.bits & CE_POS:
+                    acc[c, _CE_POS] += rows.sum_log(row(t, _LOG_P), row(t, _Y_ROW), u)
+        else:
+            rows.multiply(p, p, row(t, _INVERSE))
+            if every & CE_NEG:
+                _softmax_complement(t, o, c)
+            _add_all_sums(acc, c, t, weight_map, o, b, v, present)
+
+
+@_fast
+def _channel_sums(acc, t, logits, target, weight_map, o, b, v, state):
+    no_inline()
+    for c in range(acc.shape[0]):
+        _channel_rows(t, logits, o, o.bits | o.mapped_bits, b, c, v, state[0])
+        _add_all_sums(acc, c, t, weight_map, o, b, v, _load_target(t, target, o, b, c, v, state))
+
+
+@_fast
+def _add_all_sums(acc, c, t, weight_map, o, b, v, present):
+    """The sums of a class whose p and logarithms are ready."""
+    no_inline()
+    acc[c, _P] += rows.sum_p(row(t, _p(o, c)), row(t, _U))
+    _add_sums(acc, c, np.int64(0), o.bits, t, _p(o, c), present, np.int64(_U))
+    if o.mapped_bits:
+        _load_map(t, weight_map, b, c, v)
+        acc[c, MAPPED + _COUNT] += rows.sum_row(row(t, _MAPPED_U))
+        acc[c, MAPPED + _P] += rows.sum_p(row(t, _p(o, c)), row(t, _MAPPED_U))
+        _add_sums(acc, c, np.int64(MAPPED), o.mapped_bits, t, _p(o, c), present, np.int64(_MAPPED_U))
 
 
 @_inlined
-def _forward_tile(acc, t, tensors, options, b, v, eps):
+def _forward_tile(acc, t, walks, o, ignore, b, v):
     """Adds the sums of a tile; returns its bad labels."""
-    every = options.bits | options.mapped_bits
-    state = _load_weight(t, tensors, options, b, v)
-    if state[0] == EMPTY:
-        return state[1]
-    softmax = options.activation == SOFTMAX
-    if softmax:
-        _softmax_exponentials(t, tensors, every, b, v, state)
-    count = rows.sum_row(t.u)
-    for c in range(acc.shape[0]):
-        acc[c, _COUNT] += count
-        y, present = _load_target(t, tensors, options, b, c, v, state)
-        p = t.p[c if softmax else 0]
-        if softmax:
-            if every & ~(COUNT | Y | Y2 | CE_POS):
-                acc[c, _P] += rows.normalise_and_sum(p, t.inverse, t.u)
-            _softmax_logs(t, every, c, present, eps)
+    logits, target, weight_map = _walk(walks, 0), _walk(walks, 1), _walk(walks, 3)
+    state = _load_weight(t, target, _walk(walks, 2), o, ignore, b, v)
+    if state[0] != EMPTY:
+        count = rows.sum_row(row(t, _U))
+        for c in range(acc.shape[0]):
+            acc[c, _COUNT] += count
+        if o.activation == SOFTMAX:
+            z = _softmax_exponentials(t, logits, o, o.bits | o.mapped_bits, b, v, state[0])
+            _softmax_sums(acc, t, target, weight_map, o, b, v, state, z)
         else:
-            _channel_rows(t, tensors, options, every, b, c, v, state, eps)
-            acc[c, _P] += rows.sum_p(p, t.u)
-        _add_sums(acc[c], options.bits, t, p, y, present, t.u)
-        if options.mapped_bits:
-            _load_map(t, tensors, b, c, v)
-            acc[c, MAPPED + _COUNT] += rows.sum_row(t.mapped_u)
-            acc[c, MAPPED + _P] += rows.sum_p(p, t.mapped_u)
-            _add_sums(acc[c, MAPPED:], options.mapped_bits, t, p, y, present, t.mapped_u)
+            _channel_sums(acc, t, logits, target, weight_map, o, b, v, state)
     return state[1]
+
+
+@_fast
+def _buffer(o, kinds, size, epsilon):
+    """Memory for the rows of tiles of ``size`` voxels, with its constant rows filled."""
+    no_inline()
+    buffer = np.empty((_CLASS_ROWS + kinds * o.width, size), epsilon.dtype)
+    rows.set_zero(buffer[_NO_Y])
+    rows.set_one(buffer[_J_OVER_P])  # of softmax; the other activations fill it themselves
+    return buffer
 
 
 @_fast
 def forward_chunk(acc, walks, numbers, b, start, stop, tile, epsilon):
     """Adds the sums of voxels start to stop of sample b to acc ``[C, SLOTS]``; returns the bad labels seen."""
     no_inline()
-    tensors, options = _unpack(walks, numbers)
-    width = acc.shape[0] if options.activation == SOFTMAX else 1
-    size = min(tile, stop - start)
-    t = _rows(width, size, np.int64(1), epsilon)
+    o, ignore = _options(numbers, acc.shape[0]), numbers[6:]
+    buffer = _buffer(o, np.int64(2), tile, epsilon)
     bad_labels = 0
-    for v in range(start, stop, size):
-        if stop - v < size:
-            t = _rows(width, stop - v, np.int64(1), epsilon)
-        bad_labels += _forward_tile(acc, t, tensors, options, b, v, epsilon[0])
-    return bad_labels
+    for v in range(start, stop, tile):
+        t = Tile(buffer.ctypes.data, tile, min(tile, stop - v), epsilon[0])
+        bad_labels += _forward_tile(acc, t, walks, o, ignore, b, v)
+    return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live
 
 
 # Backward
 
 
 @_fast
-def _jacobian_rows(t, options, every, p, eps):
+def _jacobian_rows(t, o, every, p):
     """j, j / p and j / (1 - p) of a class; see cpu_rows."""
     no_inline()
-    if options.activation == SOFTMAX:
-        rows.copy(t.j, p)
+    if o.activation == SOFTMAX:
+        rows.copy(row(t, _J), row(t, p))
         if every & CE_NEG:
-            rows.clamped_ratio(t.j_over_q, p, t.q, eps)  # j / p is a row of ones, made once
-    elif options.activation == SIGMOID:
-        rows.multiply(t.j, p, t.q)
-        rows.copy(t.j_over_p, t.q)
-        rows.copy(t.j_over_q, p)
+            rows.clamped_ratio(row(t, _J_OVER_Q), row(t, p), row(t, _Q), t.like)
+    elif o.activation == SIGMOID:
+        rows.multiply(row(t, _J), row(t, p), row(t, _Q))
+        rows.copy(row(t, _J_OVER_P), row(t, _Q))
+        rows.copy(row(t, _J_OVER_Q), row(t, p))
     else:
-        rows.set_one(t.j)
-        rows.clamped_ratio(t.j_over_p, t.j, p, eps)
-        rows.clamped_ratio(t.j_over_q, t.j, t.q, eps)
+        rows.set_one(row(t, _J))
+        rows.clamped_ratio(row(t, _J_OVER_P), row(t, _J), row(t, p), t.like)
+        rows.clamped_ratio(row(t, _J_OVER_Q), row(t, _J), row(t, _Q), t.like)
 
 
 @_fast
-def _add_derivatives(d, steep, t, p, y, present, u, k):
-    """Adds the derivatives of the terms of a class with coefficients k."""
+def _add_derivatives(t, o, c, present, u, k, first):
+    """Adds the derivatives of the terms of a class, with coefficients ``k[c, first:]``."""
     no_inline()
-    rows.add_polynomial_derivative(d, p, t.j, y, u, k[_P], k[_PY], k[_P2], k[_P2Y])
-    if present and k[_CE_POS] != 0:
-        rows.add_log_derivative(d, t.j_over_p, y, u, k[_CE_POS])
-    if k[_CE_NEG] != 0:
-        rows.add_log_complement_derivative(steep, t.j_over_q, y, u, k[_CE_NEG])
+    d, steep, p, weight = row(t, _d(o, c)), row(t, _steep(o, c)), row(t, _p(o, c)), row(t, u)
+    y = row(t, _Y_ROW if present else _NO_Y)
+    linear, quadratic = (k[c, first + _P], k[c, first + _PY]), (k[c, first + _P2], k[c, first + _P2Y])
+    rows.add_polynomial_derivative(
+        d, p, row(t, _J), y, weight, linear[0], linear[1], quadratic[0], quadratic[1]
+    )
+    if present and k[c, first + _CE_POS] != 0:
+        rows.add_log_derivative(d, row(t, _J_OVER_P), y, weight, k[c, first + _CE_POS])
+    if k[c, first + _CE_NEG] != 0:
+        rows.add_log_complement_derivative(steep, row(t, _J_OVER_Q), y, weight, k[c, first + _CE_NEG])
 
 
 @_fast
-def _class_derivatives(d, steep, t, tensors, options, p, y, present, k, b, c, v, eps):
+def _class_derivatives(t, weight_map, o, c, present, k, b, v):
     """The derivatives of all terms of a class."""
     no_inline()
-    _jacobian_rows(t, options, options.bits | options.mapped_bits, p, eps)
-    rows.set_zero(d)
-    rows.set_zero(steep)
-    _add_derivatives(d, steep, t, p, y, present, t.u, k[:MAPPED])
-    if options.mapped_bits:
-        _load_map(t, tensors, b, c, v)
-        _add_derivatives(d, steep, t, p, y, present, t.mapped_u, k[MAPPED:])
+    _jacobian_rows(t, o, o.bits | o.mapped_bits, _p(o, c))
+    rows.set_zero(row(t, _d(o, c)))
+    rows.set_zero(row(t, _steep(o, c)))
+    _add_derivatives(t, o, c, present, np.int64(_U), k, np.int64(0))
+    if o.mapped_bits:
+        _load_map(t, weight_map, b, c, v)
+        _add_derivatives(t, o, c, present, np.int64(_MAPPED_U), k, np.int64(MAPPED))
 
 
 @_fast
-def _short_softmax_gradient(coefficients, t, tensors, options, b, v, state):
+def _short_softmax_gradient(k, t, target, gradient, o, b, v, state):
     """For p, p y and the cross-entropy: no derivative is stored."""
     no_inline()
-    rows.set_zero(t.total)
-    for c in range(coefficients.shape[0]):
-        k = coefficients[c]
-        y, present = _load_target(t, tensors, options, b, c, v, state)
-        if present:
-            rows.dot_present(t.p[c], t.inverse, t.total, y, k[_P], k[_PY], k[_CE_POS])
+    y, total, hits, inverse_u = row(t, _Y_ROW), row(t, _TOTAL), row(t, _Q), row(t, _INVERSE_U)
+    rows.set_zero(total)
+    rows.set_zero(hits)
+    for c in range(o.width):
+        p = row(t, _p(o, c))
+        if _load_target(t, target, o, b, c, v, state):
+            rows.dot_present(p, total, hits, y, k[c, _P], k[c, _PY], k[c, _CE_POS])
         else:
-            rows.dot_absent(t.p[c], t.inverse, t.total, k[_P])
-    for c in range(coefficients.shape[0]):
-        k = coefficients[c]
-        out, in_place = row_in_place(t.d[0], tensors.gradient, b, c, v)
-        y, present = _load_target(t, tensors, options, b, c, v, state)
-        if present:
-            rows.gradient_present(out, t.p[c], t.total, t.u, y, k[_P], k[_PY], k[_CE_POS])
+            rows.dot_absent(p, total, k[c, _P])
+    rows.finish_dot(total, row(t, _INVERSE), hits)
+    results = class_rows(t, _z(o, 0), gradient, b, v, c >= 0)
+    for c in range(o.width):
+        p, out = row(t, _p(o, c)), class_row(t, results, c)
+        if _load_target(t, target, o, b, c, v, state):
+            u = row(t, _U)
+            rows.gradient_present(out, p, inverse_u, total, u, y, k[c, _P], k[c, _PY], k[c, _CE_POS])
         else:
-            rows.gradient_absent(out, t.p[c], t.total, t.u, k[_P])
-        if not in_place:
-            store_row(out, tensors.gradient, b, c, v)
+            rows.gradient_absent(out, p, inverse_u, total, k[c, _P])
+        if not results.in_place:
+            store_row(out, gradient, b, c, v)
 
 
 @_fast
-def _softmax_gradient(coefficients, t, tensors, options, b, v, state, eps):
+def _softmax_gradient(k, t, target, weight_map, gradient, o, b, v, state):
     no_inline()
-    steep_terms = (options.bits | options.mapped_bits) & CE_NEG
-    rows.set_zero(t.total)
-    rows.set_zero(t.largest)
-    for c in range(coefficients.shape[0]):
-        p, d, steep = t.p[c], t.d[c], t.steep[c]
-        rows.multiply(p, p, t.inverse)
-        _softmax_logs(t, steep_terms, c, True, eps)
-        y, present = _load_target(t, tensors, options, b, c, v, state)
-        _class_derivatives(d, steep, t, tensors, options, p, y, present, coefficients[c], b, c, v, eps)
-        rows.add(t.total, d)
+    steep_terms = (o.bits | o.mapped_bits) & CE_NEG
+    rows.set_zero(row(t, _TOTAL))
+    rows.set_zero(row(t, _LARGEST))
+    for c in range(o.width):
+        rows.multiply(row(t, _p(o, c)), row(t, _p(o, c)), row(t, _INVERSE))
         if steep_terms:
-            rows.add_steep(t.total, t.largest, steep, p)
-    for c in range(coefficients.shape[0]):
-        p, d = t.p[c], t.d[c]
-        rows.softmax_gradient(d, d, p, t.total)
+            _softmax_complement(t, o, c)
+        present = _load_target(t, target, o, b, c, v, state)
+        _class_derivatives(t, weight_map, o, c, present, k, b, v)
+        rows.add(row(t, _TOTAL), row(t, _d(o, c)))
         if steep_terms:
-            rows.softmax_complement(t.q, p, t.rest, t.inverse)
-            rows.add_steep_gradient(d, t.steep[c], t.largest, p, t.q)
-        store_row(d, tensors.gradient, b, c, v)
+            rows.add_steep(row(t, _TOTAL), row(t, _LARGEST), row(t, _steep(o, c)), row(t, _p(o, c)))
+    for c in range(o.width):
+        p, d = row(t, _p(o, c)), row(t, _d(o, c))
+        rows.softmax_gradient(d, d, p, row(t, _TOTAL))
+        if steep_terms:
+            rows.softmax_complement(row(t, _Q), p, row(t, _REST), row(t, _INVERSE))
+            rows.add_steep_gradient(d, row(t, _steep(o, c)), row(t, _LARGEST), p, row(t, _Q))
+        store_row(d, gradient, b, c, v)
+
+
+@_fast
+def _channel_gradient(k, t, logits, target, weight_map, gradient, o, b, v, state):
+    no_inline()
+    for c in range(k.shape[0]):
+        _channel_rows(t, logits, o, np.int64(0), b, c, v, state[0])
+        present = _load_target(t, target, o, b, c, v, state)
+        _class_derivatives(t, weight_map, o, c, present, k, b, v)
+        rows.add(row(t, _d(o, c)), row(t, _steep(o, c)))
+        store_row(row(t, _d(o, c)), gradient, b, c, v)
 
 
 @_inlined
-def _backward_tile(coefficients, t, tensors, options, b, v, eps, short):
-    channels, every = coefficients.shape[0], options.bits | options.mapped_bits
-    state = _load_weight(t, tensors, options, b, v)
+def _backward_tile(k, t, walks, o, ignore, b, v):
+    logits, target, weight_map, gradient = _walk(walks, 0), _walk(walks, 1), _walk(walks, 3), _walk(walks, 4)
+    state = _load_weight(t, target, _walk(walks, 2), o, ignore, b, v)
     if state[0] == EMPTY:
-        rows.set_zero(t.d[0])
-        for c in range(channels):
-            store_row(t.d[0], tensors.gradient, b, c, v)
-    elif options.activation == SOFTMAX:
-        _softmax_exponentials(t, tensors, every & CE_NEG, b, v, state)
-        if short:
-            _short_softmax_gradient(coefficients, t, tensors, options, b, v, state)
+        for c in range(k.shape[0]):
+            store_row(row(t, _NO_Y), gradient, b, c, v)
+    elif o.activation == SOFTMAX:
+        _softmax_exponentials(t, logits, o, (o.bits | o.mapped_bits) & CE_NEG, b, v, state[0])
+        if o.short:
+            _short_softmax_gradient(k, t, target, gradient, o, b, v, state)
         else:
-            _softmax_gradient(coefficients, t, tensors, options, b, v, state, eps)
+            _softmax_gradient(k, t, target, weight_map, gradient, o, b, v, state)
     else:
-        d, steep, p = t.d[0], t.steep[0], t.p[0]
-        for c in range(channels):
-            _channel_rows(t, tensors, options, np.int64(0), b, c, v, state, eps)
-            y, present = _load_target(t, tensors, options, b, c, v, state)
-            _class_derivatives(d, steep, t, tensors, options, p, y, present, coefficients[c], b, c, v, eps)
-            rows.add(d, steep)
-            store_row(d, tensors.gradient, b, c, v)
+        _channel_gradient(k, t, logits, target, weight_map, gradient, o, b, v, state)
 
 
 @_fast
 def backward_chunk(coefficients, walks, numbers, b, start, stop, tile, epsilon):
     """Writes the gradient of voxels start to stop of sample b; coefficients ``[C, SLOTS]``."""
     no_inline()
-    tensors, options = _unpack(walks, numbers)
-    softmax = options.activation == SOFTMAX
-    short = softmax and (options.bits & ~_SHORT) == 0 and options.mapped_bits == 0
-    width = coefficients.shape[0] if softmax else 1
-    derivative_width = np.int64(1) if short else width
-    size = min(tile, stop - start)
-    t = _rows(width, size, derivative_width, epsilon)
-    for v in range(start, stop, size):
-        if stop - v < size:
-            t = _rows(width, stop - v, derivative_width, epsilon)
-        _backward_tile(coefficients, t, tensors, options, b, v, epsilon[0], short)
+    o, ignore = _options(numbers, coefficients.shape[0]), numbers[6:]
+    buffer = _buffer(o, np.int64(2) if o.short else np.int64(4), tile, epsilon)
+    for v in range(start, stop, tile):
+        t = Tile(buffer.ctypes.data, tile, min(tile, stop - v), epsilon[0])
+        _backward_tile(coefficients, t, walks, o, ignore, b, v)
+    return buffer.size  # the last use of the buffer: until here it must live
 
 
 def epsilon_array(real: type) -> np.ndarray:

@@ -118,12 +118,10 @@ def row_max(m, z):
 
 @_elementwise
 def shifted_exp(z, m, e, s):
-    """z becomes z - max, e its exponential, added to s."""
+    """e is the exponential of z - max, added to s."""
     no_inline()
     for i in range(z.size):
-        d = z[i] - m[i]
-        v = fast_exp(d)
-        z[i] = d
+        v = fast_exp(z[i] - m[i])
         e[i] = v
         s[i] += v
 
@@ -144,19 +142,20 @@ def reciprocal(x):
 
 
 @_elementwise
-def subtract(out, a, b):
+def log_softmax(l, log_s, z, m):
+    """-log p"""
     no_inline()
-    for i in range(out.size):
-        out[i] = a[i] - b[i]
+    for i in range(l.size):
+        l[i] = log_s[i] - (z[i] - m[i])
 
 
 @_elementwise
-def add_below_max(rest, e, d):
-    """Adds e where the class is not the largest (d = z - max < 0): the sum without the largest, uncancelled."""
+def add_below_max(rest, e, z, m):
+    """Adds e where the class is not the largest: the sum without the largest, uncancelled."""
     no_inline()
     zero = e.dtype.type(0)
     for i in range(rest.size):
-        rest[i] += e[i] if d[i] < 0 else zero
+        rest[i] += e[i] if z[i] < m[i] else zero
 
 
 @_elementwise
@@ -241,15 +240,14 @@ def sum_p(p, u):
 
 
 @_reduction
-def normalise_and_sum(e, inverse, u):
-    """e becomes the probability; the sum of p."""
+def sum_short(e, inverse_u, y, u):
+    """Sums of p y and y, from an exponential that is not normalised."""
     no_inline()
-    total = e.dtype.type(0)
+    py, ys = e.dtype.type(0), e.dtype.type(0)
     for i in range(e.size):
-        p = e[i] * inverse[i]
-        e[i] = p
-        total += p * u[i]
-    return total
+        ys += y[i] * u[i]
+        py += e[i] * inverse_u[i] * y[i]
+    return py, ys
 
 
 @_reduction
@@ -303,37 +301,42 @@ def sum_log_complement(l, y, u):
 
 
 @_elementwise
-def dot_absent(e, inverse, dot, a):
-    """e becomes p; dot += p a, for a class that no voxel of the row has."""
+def dot_absent(e, dot, a):
+    """dot += e a, for a class that no voxel of the row has."""
     no_inline()
     for i in range(e.size):
-        p = e[i] * inverse[i]
-        e[i] = p
-        dot[i] += p * a
+        dot[i] += e[i] * a
 
 
 @_elementwise
-def dot_present(e, inverse, dot, y, a, b, g):
-    """e becomes p; dot += p (a + y b) - y g."""
+def dot_present(e, dot, hits, y, a, b, g):
+    """dot += e (a + y b); hits += y g."""
     no_inline()
     for i in range(e.size):
-        p = e[i] * inverse[i]
-        e[i] = p
-        dot[i] += p * (a + y[i] * b) - y[i] * g
+        dot[i] += e[i] * (a + y[i] * b)
+        hits[i] += y[i] * g
 
 
 @_elementwise
-def gradient_absent(out, p, dot, u, a):
+def finish_dot(dot, inverse, hits):
+    """The sum over the classes of p (a + y b) - y g."""
     no_inline()
-    for i in range(out.size):
-        out[i] = u[i] * (p[i] * (a - dot[i]))
+    for i in range(dot.size):
+        dot[i] = dot[i] * inverse[i] - hits[i]
 
 
 @_elementwise
-def gradient_present(out, p, dot, u, y, a, b, g):
+def gradient_absent(out, e, inverse_u, dot, a):
     no_inline()
     for i in range(out.size):
-        out[i] = u[i] * (p[i] * (a + y[i] * b - dot[i]) - y[i] * g)
+        out[i] = e[i] * inverse_u[i] * (a - dot[i])
+
+
+@_elementwise
+def gradient_present(out, e, inverse_u, dot, u, y, a, b, g):
+    no_inline()
+    for i in range(out.size):
+        out[i] = e[i] * inverse_u[i] * (a + y[i] * b - dot[i]) - u[i] * y[i] * g
 
 
 # Derivatives: any terms. j is the derivative of p by what the activation is differentiated by: log p for softmax

@@ -66,7 +66,7 @@ class _Voxels:
         counted = torch.ones_like(logits[:, :1], dtype=torch.bool)
         if not plan.dense:
             for label in plan.ignore:
-                counted = counted & (target.unsqueeze(1) != label)
+                counted = counted & (target.unsqueeze(1).long() != label)  # int8 would wrap 255
         weight = counted.to(self.real)
         if mask is not None:
             weight = weight * mask.unsqueeze(1).to(self.real)
