@@ -14,7 +14,7 @@ from numba import njit
 from fastloss.terms import ACTIVATIONS, EPSILON, KINDS
 
 from . import cpu_rows as rows
-from .cpu_math import INNER, no_inline
+from .cpu_math import INNER, SAFE, SUMS, no_inline
 from .cpu_memory import (
     Tile,
     Walk,
@@ -46,6 +46,7 @@ _LARGEST, _TOTAL, _INVERSE, _INVERSE_U, _LOG_SUM, _REST, _LABELS = range(10, 17)
 _CLASS_ROWS = 17
 
 _fast = njit(**INNER)
+_over_classes = njit(fastmath=SAFE, **INNER)
 _inlined = njit(inline="always", **INNER)
 
 
@@ -157,31 +158,39 @@ def _load_map(t, weight_map, b, c, v):
 # Activations
 
 
+@_over_classes
+def _max_and_exp(t, z, o):
+    """The largest logit, the exponentials of z - max, and their sum."""
+    no_inline()
+    m, total, done = row(t, _LARGEST), row(t, _INVERSE), np.int64(4)
+    if o.width >= 4:
+        rows.max_of_four(m, class_row(t, z, 0), class_row(t, z, 1), class_row(t, z, 2), class_row(t, z, 3))
+    else:
+        rows.copy(m, class_row(t, z, 0))
+        done = np.int64(1)
+    for c in range(done, o.width):
+        rows.row_max(m, class_row(t, z, c))
+    rows.first_shifted_exp(class_row(t, z, 0), m, row(t, _p(o, 0)), total)
+    for c in range(1, o.width):
+        rows.shifted_exp(class_row(t, z, c), m, row(t, _p(o, c)), total)
+
+
 @_fast
 def _softmax_exponentials(t, logits, o, every, b, v, counted):
     """For all classes the exponential of z - max (in p), and what normalises it; returns where the logits are."""
     no_inline()
-    largest, total = row(t, _LARGEST), row(t, _INVERSE)
     z = class_rows(t, _z(o, 0), logits, b, v, counted == ALL and o.width <= _FEW)
-    for c in range(o.width):
-        if not z.in_place:
+    if not z.in_place:
+        for c in range(o.width):
             _load_logits(t, _z(o, c), logits, b, c, v, counted)
-        if c == 0:
-            rows.copy(largest, class_row(t, z, c))
-        else:
-            rows.row_max(largest, class_row(t, z, c))
-    rows.set_zero(total)
-    for c in range(o.width):
-        rows.shifted_exp(class_row(t, z, c), largest, row(t, _p(o, c)), total)
+    _max_and_exp(t, z, o)
     if every & CE_NEG:
         rows.set_zero(row(t, _REST))
         for c in range(o.width):
-            rows.add_below_max(row(t, _REST), row(t, _p(o, c)), class_row(t, z, c), largest)
+            rows.add_below_max(row(t, _REST), row(t, _p(o, c)), class_row(t, z, c), row(t, _LARGEST))
     if every & CE_POS:
-        rows.log_row(row(t, _LOG_SUM), total)
-    rows.reciprocal(total)
-    if o.short:
-        rows.multiply(row(t, _INVERSE_U), total, row(t, _U))
+        rows.log_row(row(t, _LOG_SUM), row(t, _INVERSE))
+    rows.reciprocal(row(t, _INVERSE), row(t, _INVERSE_U), row(t, _U))
     return z
 
 
@@ -238,29 +247,55 @@ def _add_sums(acc, c, first, bits, t, p, present, u):
 
 
 @_fast
+def _short_softmax_sums(acc, t, target, o, b, v, state, z):
+    """For p, p y and the cross-entropy: p is never normalised."""
+    no_inline()
+    if o.bits & P:
+        _sum_probabilities(acc, t, o)
+    first, last = _classes_present(o, state)
+    for c in range(first, last):
+        _load_target(t, target, o, b, c, v, state)
+        y, u = row(t, _Y_ROW), row(t, _U)
+        py, total = rows.sum_short(row(t, _p(o, c)), row(t, _INVERSE_U), y, u)
+        acc[c, _PY] += py
+        acc[c, _Y] += total
+        if o.bits & CE_POS:
+            rows.log_softmax(row(t, _LOG_P), row(t, _LOG_SUM), class_row(t, z, c), row(t, _LARGEST))
+            acc[c, _CE_POS] += rows.sum_log(row(t, _LOG_P), y, u)
+
+
+@njit(fastmath=SUMS, **INNER)
+def _sum_probabilities(acc, t, o):
+    no_inline()
+    u = row(t, _INVERSE_U)
+    for c in range(o.width):
+        e, total = row(t, _p(o, c)), t.like * 0
+        for i in range(t.n):
+            total += e[i] * u[i]
+        acc[c, _P] += total
+
+
+@_inlined
+def _classes_present(o, state):
+    """The range of classes that may have a voxel in the tile."""
+    if o.dense:
+        return np.int64(0), o.width
+    return max(np.int64(0), state[2] - o.first_label), min(o.width, state[3] - o.first_label + 1)
+
+
+@_fast
 def _softmax_sums(acc, t, target, weight_map, o, b, v, state, z):
     no_inline()
-    every, u = o.bits | o.mapped_bits, row(t, _U)
+    every = o.bits | o.mapped_bits
     for c in range(o.width):
         p = row(t, _p(o, c))
         present = _load_target(t, target, o, b, c, v, state)
         if present and every & CE_POS:
-            largest = row(t, _LARGEST)
-            rows.log_softmax(row(t, _LOG_P), row(t, _LOG_SUM), class_row(t, z, c), largest)
-        if o.short:
-            if o.bits & P:
-                acc[c, _P] += rows.sum_p(p, row(t, _INVERSE_U))
-            if present:
-                py, y = rows.sum_short(p, row(t, _INVERSE_U), row(t, _Y_ROW), u)
-                acc[c, _PY] += py
-                acc[c, _Y] += y
-                if o.bits & CE_POS:
-                    acc[c, _CE_POS] += rows.sum_log(row(t, _LOG_P), row(t, _Y_ROW), u)
-        else:
-            rows.multiply(p, p, row(t, _INVERSE))
-            if every & CE_NEG:
-                _softmax_complement(t, o, c)
-            _add_all_sums(acc, c, t, weight_map, o, b, v, present)
+            rows.log_softmax(row(t, _LOG_P), row(t, _LOG_SUM), class_row(t, z, c), row(t, _LARGEST))
+        rows.multiply(p, p, row(t, _INVERSE))
+        if every & CE_NEG:
+            _softmax_complement(t, o, c)
+        _add_all_sums(acc, c, t, weight_map, o, b, v, present)
 
 
 @_fast
@@ -295,7 +330,10 @@ def _forward_tile(acc, t, walks, o, ignore, b, v):
             acc[c, _COUNT] += count
         if o.activation == SOFTMAX:
             z = _softmax_exponentials(t, logits, o, o.bits | o.mapped_bits, b, v, state[0])
-            _softmax_sums(acc, t, target, weight_map, o, b, v, state, z)
+            if o.short:
+                _short_softmax_sums(acc, t, target, o, b, v, state, z)
+            else:
+                _softmax_sums(acc, t, target, weight_map, o, b, v, state, z)
         else:
             _channel_sums(acc, t, logits, target, weight_map, o, b, v, state)
     return state[1]
@@ -374,30 +412,50 @@ def _class_derivatives(t, weight_map, o, c, present, k, b, v):
         _add_derivatives(t, o, c, present, np.int64(_MAPPED_U), k, np.int64(MAPPED))
 
 
+@_over_classes
+def _dots(t, o, k):
+    """Over the classes the sum of e a."""
+    no_inline()
+    dot, done = row(t, _TOTAL), np.int64(0)
+    rows.set_zero(dot)
+    for c in range(0, o.width - 3, 4):
+        e0, e1, e2, e3 = row(t, _p(o, c)), row(t, _p(o, c + 1)), row(t, _p(o, c + 2)), row(t, _p(o, c + 3))
+        rows.dot_of_four(dot, e0, e1, e2, e3, k[c, _P], k[c + 1, _P], k[c + 2, _P], k[c + 3, _P])
+        done = c + 4
+    for c in range(done, o.width):
+        rows.dot_absent(dot, row(t, _p(o, c)), k[c, _P])
+
+
+@_over_classes
+def _gradients(t, o, k, results):
+    no_inline()
+    for c in range(o.width):
+        out, e = class_row(t, results, c), row(t, _p(o, c))
+        rows.gradient_absent(out, e, row(t, _INVERSE_U), row(t, _TOTAL), k[c, _P])
+
+
 @_fast
 def _short_softmax_gradient(k, t, target, gradient, o, b, v, state):
-    """For p, p y and the cross-entropy: no derivative is stored."""
+    """For p, p y and the cross-entropy: no derivative is stored, and only classes that occur need their target."""
     no_inline()
-    y, total, hits, inverse_u = row(t, _Y_ROW), row(t, _TOTAL), row(t, _Q), row(t, _INVERSE_U)
-    rows.set_zero(total)
+    y, hits = row(t, _Y_ROW), row(t, _Q)
+    first, last = _classes_present(o, state)
+    _dots(t, o, k)
     rows.set_zero(hits)
-    for c in range(o.width):
-        p = row(t, _p(o, c))
-        if _load_target(t, target, o, b, c, v, state):
-            rows.dot_present(p, total, hits, y, k[c, _P], k[c, _PY], k[c, _CE_POS])
-        else:
-            rows.dot_absent(p, total, k[c, _P])
-    rows.finish_dot(total, row(t, _INVERSE), hits)
-    results = class_rows(t, _z(o, 0), gradient, b, v, c >= 0)
-    for c in range(o.width):
-        p, out = row(t, _p(o, c)), class_row(t, results, c)
-        if _load_target(t, target, o, b, c, v, state):
-            u = row(t, _U)
-            rows.gradient_present(out, p, inverse_u, total, u, y, k[c, _P], k[c, _PY], k[c, _CE_POS])
-        else:
-            rows.gradient_absent(out, p, inverse_u, total, k[c, _P])
-        if not results.in_place:
-            store_row(out, gradient, b, c, v)
+    for c in range(first, last):
+        _load_target(t, target, o, b, c, v, state)
+        rows.dot_present(row(t, _TOTAL), hits, row(t, _p(o, c)), y, k[c, _PY], k[c, _CE_POS])
+    rows.finish_dot(row(t, _TOTAL), row(t, _INVERSE), hits)
+    results = class_rows(t, _z(o, 0), gradient, b, v, first >= 0)
+    _gradients(t, o, k, results)
+    for c in range(first, last):
+        if first + 1 < last:
+            _load_target(t, target, o, b, c, v, state)
+        out, e = class_row(t, results, c), row(t, _p(o, c))
+        rows.gradient_present(out, e, row(t, _INVERSE_U), row(t, _U), y, k[c, _PY], k[c, _CE_POS])
+    if not results.in_place:
+        for c in range(o.width):
+            store_row(class_row(t, results, c), gradient, b, c, v)
 
 
 @_fast

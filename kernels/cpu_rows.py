@@ -11,6 +11,7 @@ from numba import njit
 from .cpu_math import INNER, SAFE, SUMS, fast_exp, fast_log, fast_log1p, no_inline
 
 _elementwise = njit(fastmath=SAFE, **INNER)
+_part = njit(fastmath=SAFE, inline="always", **INNER)  # of a function that loops over the classes: no call each
 _reduction = njit(fastmath=SUMS, **INNER)
 
 
@@ -109,21 +110,35 @@ def multiply(out, a, b):
 # Activations
 
 
-@_elementwise
+@_part
+def max_of_four(m, z0, z1, z2, z3):
+    for i in range(m.size):
+        x = z0[i] if z0[i] > z1[i] else z1[i]
+        y = z2[i] if z2[i] > z3[i] else z3[i]
+        m[i] = x if x > y else y
+
+
+@_part
 def row_max(m, z):
-    no_inline()
     for i in range(m.size):
         m[i] = z[i] if z[i] > m[i] else m[i]
 
 
-@_elementwise
+@_part
 def shifted_exp(z, m, e, s):
     """e is the exponential of z - max, added to s."""
-    no_inline()
     for i in range(z.size):
         v = fast_exp(z[i] - m[i])
         e[i] = v
         s[i] += v
+
+
+@_part
+def first_shifted_exp(z, m, e, s):
+    for i in range(z.size):
+        v = fast_exp(z[i] - m[i])
+        e[i] = v
+        s[i] = v
 
 
 @_elementwise
@@ -134,11 +149,14 @@ def log_row(out, x):
 
 
 @_elementwise
-def reciprocal(x):
+def reciprocal(x, times_u, u):
+    """x becomes 1 / x; times_u the same times the weight."""
     no_inline()
     one = x.dtype.type(1)
     for i in range(x.size):
-        x[i] = one / x[i]
+        r = one / x[i]
+        x[i] = r
+        times_u[i] = r * u[i]
 
 
 @_elementwise
@@ -300,20 +318,25 @@ def sum_log_complement(l, y, u):
 # Derivatives: the short way for p, p y and the cross-entropy of softmax
 
 
-@_elementwise
-def dot_absent(e, dot, a):
-    """dot += e a, for a class that no voxel of the row has."""
-    no_inline()
+@_part
+def dot_of_four(dot, e0, e1, e2, e3, a0, a1, a2, a3):
+    for i in range(dot.size):
+        dot[i] += (e0[i] * a0 + e1[i] * a1) + (e2[i] * a2 + e3[i] * a3)
+
+
+@_part
+def dot_absent(dot, e, a):
+    """dot += e a, as if no voxel of the row had the class."""
     for i in range(e.size):
         dot[i] += e[i] * a
 
 
 @_elementwise
-def dot_present(e, dot, hits, y, a, b, g):
-    """dot += e (a + y b); hits += y g."""
+def dot_present(dot, hits, e, y, b, g):
+    """What a class that occurs adds to that: dot += e y b; hits += y g."""
     no_inline()
     for i in range(e.size):
-        dot[i] += e[i] * (a + y[i] * b)
+        dot[i] += e[i] * y[i] * b
         hits[i] += y[i] * g
 
 
@@ -325,18 +348,18 @@ def finish_dot(dot, inverse, hits):
         dot[i] = dot[i] * inverse[i] - hits[i]
 
 
-@_elementwise
+@_part
 def gradient_absent(out, e, inverse_u, dot, a):
-    no_inline()
     for i in range(out.size):
         out[i] = e[i] * inverse_u[i] * (a - dot[i])
 
 
 @_elementwise
-def gradient_present(out, e, inverse_u, dot, u, y, a, b, g):
+def gradient_present(out, e, inverse_u, u, y, b, g):
+    """What a class that occurs adds to that."""
     no_inline()
     for i in range(out.size):
-        out[i] = e[i] * inverse_u[i] * (a + y[i] * b - dot[i]) - u[i] * y[i] * g
+        out[i] += y[i] * (e[i] * inverse_u[i] * b - u[i] * g)
 
 
 # Derivatives: any terms. j is the derivative of p by what the activation is differentiated by: log p for softmax
