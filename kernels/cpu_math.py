@@ -7,7 +7,6 @@ Numba's wheel has no vector math library, so that ``math.exp`` is a call an elem
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import types
@@ -99,7 +98,17 @@ def fast_log1p(x):
     return math.log1p(x)
 
 
+def negative_log_softmax(log_s, z, m):
+    """log(s) - (z - m), in this order also inside a sum: log(s) + m would lose log(s) beside large logits."""
+    return log_s - (z - m)
+
+
 _OPTIONS = {"fastmath": SAFE}
+
+
+@overload(negative_log_softmax, jit_options=_OPTIONS)
+def _overload_negative_log_softmax(log_s, z, m):
+    return lambda log_s, z, m: log_s - (z - m)
 
 
 @overload(_log1p_polynomial, jit_options=_OPTIONS)

@@ -115,10 +115,10 @@ def _load_weight(t, target, mask, o, ignore, b, v):
         low, high = rows.label_range(labels)
         for i in range(ignore.size):
             if low <= ignore[i] <= high:
-                rows.ignore_label(labels, u, ignore[i])
+                rows.ignore_label(labels, u, np.int32(ignore[i]))
                 weighted = True
         if weighted or low < 0 or high >= o.label_count:
-            bad, low, high = rows.drop_invalid_labels(labels, u, o.label_count)
+            bad, low, high = rows.drop_invalid_labels(labels, u, np.int32(o.label_count))
     zeros = rows.count_zeros(u) if weighted else 0
     return (EMPTY if zeros == t.n else ALL if zeros == 0 else SOME), bad, low, high
 
@@ -132,7 +132,7 @@ def _load_target(t, target, o, b, c, v, state):
         if state[0] == SOME:
             rows.clear_uncounted(row(t, _Y_ROW), row(t, _U))
         return True
-    label = c + o.first_label
+    label = np.int32(c + o.first_label)
     if label < state[2] or label > state[3]:
         return False
     rows.one_hot(row(t, _Y_ROW), label_row(t, _LABELS), label)
@@ -252,16 +252,23 @@ def _short_softmax_sums(acc, t, target, o, b, v, state, z):
     no_inline()
     if o.bits & P:
         _sum_probabilities(acc, t, o)
+    u, inverse_u, labels = row(t, _U), row(t, _INVERSE_U), label_row(t, _LABELS)
+    log_s, m = row(t, _LOG_SUM), row(t, _LARGEST)
     first, last = _classes_present(o, state)
     for c in range(first, last):
-        _load_target(t, target, o, b, c, v, state)
-        y, u = row(t, _Y_ROW), row(t, _U)
-        py, total = rows.sum_short(row(t, _p(o, c)), row(t, _INVERSE_U), y, u)
+        e, label = row(t, _p(o, c)), np.int32(c + o.first_label)
+        if o.dense:
+            _load_target(t, target, o, b, c, v, state)
+            py, y = rows.sum_dense_overlap(e, inverse_u, u, row(t, _Y_ROW))
+        else:
+            py, y = rows.sum_label_overlap(e, inverse_u, u, labels, label)
         acc[c, _PY] += py
-        acc[c, _Y] += total
-        if o.bits & CE_POS:
-            rows.log_softmax(row(t, _LOG_P), row(t, _LOG_SUM), class_row(t, z, c), row(t, _LARGEST))
-            acc[c, _CE_POS] += rows.sum_log(row(t, _LOG_P), y, u)
+        acc[c, _Y] += y
+        if o.bits & CE_POS and o.dense:
+            rows.log_softmax(row(t, _LOG_P), log_s, class_row(t, z, c), m)
+            acc[c, _CE_POS] += rows.sum_log(row(t, _LOG_P), row(t, _Y_ROW), u)
+        elif o.bits & CE_POS:
+            acc[c, _CE_POS] += rows.sum_label_log(log_s, class_row(t, z, c), m, u, labels, label)
 
 
 @njit(fastmath=SUMS, **INNER)
@@ -427,32 +434,58 @@ def _dots(t, o, k):
 
 
 @_over_classes
-def _gradients(t, o, k, results):
+def _label_dots(t, o, k, first, last):
+    """What the classes that occur add to that; then the sum of p (a + y b) - y g."""
     no_inline()
+    dot, hits, labels = row(t, _TOTAL), row(t, _Q), label_row(t, _LABELS)
+    rows.set_zero(hits)
+    for c in range(first, last):
+        rows.dot_label(dot, hits, row(t, _p(o, c)), labels, np.int32(c + o.first_label), k[c, _PY], k[c, _CE_POS])
+    rows.finish_dot(dot, row(t, _INVERSE), hits)
+
+
+@_over_classes
+def _label_gradients(t, o, k, results, first, last):
+    no_inline()
+    dot, inverse_u, u, labels = row(t, _TOTAL), row(t, _INVERSE_U), row(t, _U), label_row(t, _LABELS)
     for c in range(o.width):
         out, e = class_row(t, results, c), row(t, _p(o, c))
-        rows.gradient_absent(out, e, row(t, _INVERSE_U), row(t, _TOTAL), k[c, _P])
+        if first <= c < last:
+            label = np.int32(c + o.first_label)
+            rows.gradient_label(
+                out, e, inverse_u, dot, u, labels, label, k[c, _P], k[c, _PY], k[c, _CE_POS]
+            )
+        else:
+            rows.gradient_absent(out, e, inverse_u, dot, k[c, _P])
+
+
+@_over_classes
+def _dense_gradients(t, target, o, k, results, b, v, state):
+    no_inline()
+    dot, hits, y = row(t, _TOTAL), row(t, _Q), row(t, _Y_ROW)
+    rows.set_zero(hits)
+    for c in range(o.width):
+        _load_target(t, target, o, b, c, v, state)
+        rows.dot_dense(dot, hits, row(t, _p(o, c)), y, k[c, _PY], k[c, _CE_POS])
+    rows.finish_dot(dot, row(t, _INVERSE), hits)
+    for c in range(o.width):
+        _load_target(t, target, o, b, c, v, state)
+        out, e, inverse_u = class_row(t, results, c), row(t, _p(o, c)), row(t, _INVERSE_U)
+        rows.gradient_dense(out, e, inverse_u, dot, row(t, _U), y, k[c, _P], k[c, _PY], k[c, _CE_POS])
 
 
 @_fast
 def _short_softmax_gradient(k, t, target, gradient, o, b, v, state):
-    """For p, p y and the cross-entropy: no derivative is stored, and only classes that occur need their target."""
+    """For p, p y and the cross-entropy: no derivative is stored."""
     no_inline()
-    y, hits = row(t, _Y_ROW), row(t, _Q)
-    first, last = _classes_present(o, state)
+    results = class_rows(t, _z(o, 0), gradient, b, v, v >= 0)
     _dots(t, o, k)
-    rows.set_zero(hits)
-    for c in range(first, last):
-        _load_target(t, target, o, b, c, v, state)
-        rows.dot_present(row(t, _TOTAL), hits, row(t, _p(o, c)), y, k[c, _PY], k[c, _CE_POS])
-    rows.finish_dot(row(t, _TOTAL), row(t, _INVERSE), hits)
-    results = class_rows(t, _z(o, 0), gradient, b, v, first >= 0)
-    _gradients(t, o, k, results)
-    for c in range(first, last):
-        if first + 1 < last:
-            _load_target(t, target, o, b, c, v, state)
-        out, e = class_row(t, results, c), row(t, _p(o, c))
-        rows.gradient_present(out, e, row(t, _INVERSE_U), row(t, _U), y, k[c, _PY], k[c, _CE_POS])
+    if o.dense:
+        _dense_gradients(t, target, o, k, results, b, v, state)
+    else:
+        first, last = _classes_present(o, state)
+        _label_dots(t, o, k, first, last)
+        _label_gradients(t, o, k, results, first, last)
     if not results.in_place:
         for c in range(o.width):
             store_row(class_row(t, results, c), gradient, b, c, v)

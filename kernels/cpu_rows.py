@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from .cpu_math import INNER, SAFE, SUMS, fast_exp, fast_log, fast_log1p, no_inline
+from .cpu_math import INNER, SAFE, SUMS, fast_exp, fast_log, fast_log1p, negative_log_softmax, no_inline
 
 _elementwise = njit(fastmath=SAFE, **INNER)
 _part = njit(fastmath=SAFE, inline="always", **INNER)  # of a function that loops over the classes: no call each
@@ -164,7 +164,7 @@ def log_softmax(l, log_s, z, m):
     """-log p"""
     no_inline()
     for i in range(l.size):
-        l[i] = log_s[i] - (z[i] - m[i])
+        l[i] = negative_log_softmax(log_s[i], z[i], m[i])
 
 
 @_elementwise
@@ -258,8 +258,30 @@ def sum_p(p, u):
 
 
 @_reduction
-def sum_short(e, inverse_u, y, u):
+def sum_label_overlap(e, inverse_u, u, labels, label):
     """Sums of p y and y, from an exponential that is not normalised."""
+    no_inline()
+    py, y = e.dtype.type(0), e.dtype.type(0)
+    zero = e.dtype.type(0)
+    for i in range(e.size):
+        hit = labels[i] == label
+        py += e[i] * inverse_u[i] if hit else zero
+        y += u[i] if hit else zero
+    return py, y
+
+
+@_reduction
+def sum_label_log(log_s, z, m, u, labels, label):
+    """Sum of y (-log p)."""
+    no_inline()
+    total, zero = u.dtype.type(0), u.dtype.type(0)
+    for i in range(u.size):
+        total += u[i] * negative_log_softmax(log_s[i], z[i], m[i]) if labels[i] == label else zero
+    return total
+
+
+@_reduction
+def sum_dense_overlap(e, inverse_u, u, y):
     no_inline()
     py, ys = e.dtype.type(0), e.dtype.type(0)
     for i in range(e.size):
@@ -331,10 +353,18 @@ def dot_absent(dot, e, a):
         dot[i] += e[i] * a
 
 
-@_elementwise
-def dot_present(dot, hits, e, y, b, g):
-    """What a class that occurs adds to that: dot += e y b; hits += y g."""
-    no_inline()
+@_part
+def dot_label(dot, hits, e, labels, label, b, g):
+    """What the voxels of a label add to that: dot += e b; hits += g."""
+    zero = dot.dtype.type(0)
+    for i in range(e.size):
+        hit = labels[i] == label
+        dot[i] += e[i] * b if hit else zero
+        hits[i] += g if hit else zero
+
+
+@_part
+def dot_dense(dot, hits, e, y, b, g):
     for i in range(e.size):
         dot[i] += e[i] * y[i] * b
         hits[i] += y[i] * g
@@ -354,12 +384,18 @@ def gradient_absent(out, e, inverse_u, dot, a):
         out[i] = e[i] * inverse_u[i] * (a - dot[i])
 
 
-@_elementwise
-def gradient_present(out, e, inverse_u, u, y, b, g):
-    """What a class that occurs adds to that."""
-    no_inline()
+@_part
+def gradient_label(out, e, inverse_u, dot, u, labels, label, a, b, g):
+    zero = out.dtype.type(0)
     for i in range(out.size):
-        out[i] += y[i] * (e[i] * inverse_u[i] * b - u[i] * g)
+        hit = labels[i] == label
+        out[i] = e[i] * inverse_u[i] * ((a + b if hit else a) - dot[i]) - (u[i] * g if hit else zero)
+
+
+@_part
+def gradient_dense(out, e, inverse_u, dot, u, y, a, b, g):
+    for i in range(out.size):
+        out[i] = e[i] * inverse_u[i] * (a + y[i] * b - dot[i]) - u[i] * y[i] * g
 
 
 # Derivatives: any terms. j is the derivative of p by what the activation is differentiated by: log p for softmax
