@@ -45,9 +45,7 @@ def threads_of(context, parameter, count: int | None) -> int:
     return torch.get_num_threads()
 
 
-losses_option = click.option(
-    "--losses", callback=names_of, default="all", show_default=True, help="Names, or all."
-)
+losses_option = click.option("--losses", callback=names_of, default="all", show_default=True, help="Names, or all.")
 device_option = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -55,12 +53,8 @@ device_option = click.option(
     default="auto",
     show_default=True,
 )
-threads_option = click.option(
-    "--threads", type=click.IntRange(1), callback=threads_of, help="CPU threads [torch's]."
-)
-json_option = click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
-)
+threads_option = click.option("--threads", type=click.IntRange(1), callback=threads_of, help="CPU threads [torch's].")
+json_option = click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file.")
 
 
 @click.group()
@@ -169,9 +163,7 @@ def train(losses, epochs, batch_size, seed, seconds, device, threads, json_file)
 
 @cli.command()
 @losses_option
-@click.option(
-    "--shape", callback=shape_of, default="2,4,96,96,96", show_default=True, help="B,C and spatial sizes."
-)
+@click.option("--shape", callback=shape_of, default="2,4,96,96,96", show_default=True, help="B,C and spatial sizes.")
 @click.option("--dtype", type=click.Choice(["float32", "float64", "float16", "bfloat16"]), default="float32")
 @click.option(
     "--label-dtype",
@@ -217,9 +209,7 @@ def speed(
 
 @cli.command("main")
 @click.option("--quick", is_flag=True, help="Two losses, a smaller volume, fewer steps: at most 90 seconds.")
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Folder for JSON."
-)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Folder for JSON.")
 @device_option
 @threads_option
 def main_job(quick, out, device, threads):

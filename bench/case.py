@@ -74,9 +74,7 @@ class Case:
         """The peers that know the case's activation, installed or not."""
         return [peer for peer in LOSSES[self.loss].peers if self.activation in peer.activations]
 
-    def contestants(
-        self, logits: torch.Tensor, labels: torch.Tensor, compiled: bool
-    ) -> dict[str, Contestant]:
+    def contestants(self, logits: torch.Tensor, labels: torch.Tensor, compiled: bool) -> dict[str, Contestant]:
         """`ours`, and for each peer `<title>` and, where asked, `<title> compiled`."""
         found = {"ours": Contestant(LOSSES[self.loss].build(self.activation), logits, labels)}
         for peer in self.peers():

@@ -28,9 +28,7 @@ def icbm152_files() -> dict[str, Path]:
     """Paths of the T1, grey and white matter volumes inside the installed nilearn; nothing is downloaded."""
     spec = importlib.util.find_spec("nilearn")  # finds the files without nilearn's slow import
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(
-            "the ICBM152 volumes ship with nilearn, which is not installed: pip install nilearn"
-        )
+        raise FileNotFoundError("the ICBM152 volumes ship with nilearn, which is not installed: pip install nilearn")
     folder = Path(spec.origin).parent / "datasets" / "data"
     files = {kind: folder / FILE_PATTERN.format(kind) for kind in ("t1", "gm", "wm")}
     missing = [path.name for path in files.values() if not path.is_file()]
@@ -87,8 +85,7 @@ def icbm152(multiple: int = 16) -> dict[str, Slices]:
         chosen[SPLIT_OF_BLOCK[number % len(SPLIT_OF_BLOCK)]] += block.tolist()
     first = box[2].start
     return {
-        split: Slices(images[index], targets[index], tuple(first + i for i in index))
-        for split, index in chosen.items()
+        split: Slices(images[index], targets[index], tuple(first + i for i in index)) for split, index in chosen.items()
     }
 
 

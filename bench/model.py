@@ -44,9 +44,7 @@ class UNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if any(length % self.multiple for length in x.shape[2:]):
-            raise ValueError(
-                f"height and width must be multiples of {self.multiple}, got {tuple(x.shape[2:])}"
-            )
+            raise ValueError(f"height and width must be multiples of {self.multiple}, got {tuple(x.shape[2:])}")
         features = [self.top(x)]
         for down in self.down:
             features.append(down(features[-1]))

@@ -62,9 +62,7 @@ def monai(name: str, activations: tuple[str, ...] = ("softmax", "sigmoid"), **op
     return Peer(name, "monai", partial(_build_monai, name=name, options=options), channel_labels, activations)
 
 
-cross_entropy = Peer(
-    "F.cross_entropy", "torch", lambda activation: F.cross_entropy, index_labels, ("softmax",)
-)
+cross_entropy = Peer("F.cross_entropy", "torch", lambda activation: F.cross_entropy, index_labels, ("softmax",))
 binary_cross_entropy = Peer(
     "F.binary_cross_entropy_with_logits",
     "torch",

@@ -34,12 +34,8 @@ _ce = (cross_entropy, binary_cross_entropy)
 LOSSES: dict[str, LossRow] = {
     "cross_entropy": LossRow("CrossEntropyLoss", peers=_ce),
     "dice": LossRow("DiceLoss", {"smooth": SMOOTH}, (monai("DiceLoss", **_smooth),)),
-    "jaccard": LossRow(
-        "JaccardLoss", {"smooth": SMOOTH}, (monai("DiceLoss", jaccard=True, **_smooth_twice),)
-    ),
-    "tversky": LossRow(
-        "TverskyLoss", {"smooth": SMOOTH, **_tversky}, (monai("TverskyLoss", **_tversky, **_smooth),)
-    ),
+    "jaccard": LossRow("JaccardLoss", {"smooth": SMOOTH}, (monai("DiceLoss", jaccard=True, **_smooth_twice),)),
+    "tversky": LossRow("TverskyLoss", {"smooth": SMOOTH, **_tversky}, (monai("TverskyLoss", **_tversky, **_smooth),)),
     # with several classes MONAI's DiceCELoss takes softmax cross-entropy whatever its activation
     "dice_ce": LossRow("DiceCELoss", {"smooth": SMOOTH}, (monai("DiceCELoss", ("softmax",), **_smooth),)),
 }
@@ -47,9 +43,7 @@ LOSSES: dict[str, LossRow] = {
 
 def loss_names(text: str) -> list[str]:
     """Names from a comma-separated list or `all`, in the order given and without repeats."""
-    names = (
-        list(LOSSES) if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
-    )
+    names = list(LOSSES) if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in LOSSES]
     if unknown or not names:
         what = f"unknown loss {', '.join(map(repr, unknown))}" if unknown else "no loss named"

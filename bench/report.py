@@ -79,9 +79,7 @@ def machine_line(row: dict) -> str:
 
 def plain_table(title: str, columns: Iterable[str], left: Iterable[str]) -> Table:
     """A table without lines, so that it fits a narrow terminal; numbers to the right."""
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left", caption_justify="left"
-    )
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left", caption_justify="left")
     for column in columns:
         table.add_column(column, justify="left" if column in left else "right")
     return table
@@ -100,9 +98,7 @@ def train_table(rows: list[dict]) -> Table:
         "epochs",
         "s",
     )
-    table = plain_table(
-        "2D U-Net on ICBM152: mean over CSF, GM and WM on the test slices", columns, ("loss",)
-    )
+    table = plain_table("2D U-Net on ICBM152: mean over CSF, GM and WM on the test slices", columns, ("loss",))
     for row in rows:
         table.add_row(
             row["loss"],
@@ -155,15 +151,11 @@ def speed_table(rows: list[dict]) -> Table:
     for row in rows:
         for peer in row["peers"] or [None]:
             table.add_row(*speed_cells(row, peer))
-    table.caption = (
-        f"faster: than the better of eager and compiled{geometric_mean(rows)}\n{machine_line(rows[0])}"
-    )
+    table.caption = f"faster: than the better of eager and compiled{geometric_mean(rows)}\n{machine_line(rows[0])}"
     return table
 
 
 def geometric_mean(rows: list[dict]) -> str:
     """The mean factor over all peers, where there are any."""
     factors = [peer["speedup"] for row in rows for peer in row["peers"]]
-    return (
-        f"; geometric mean {statistics.geometric_mean(factors):.1f}x over {len(factors)}" if factors else ""
-    )
+    return f"; geometric mean {statistics.geometric_mean(factors):.1f}x over {len(factors)}" if factors else ""

@@ -55,9 +55,7 @@ def compile_or_drop(contestants: dict[str, Contestant]) -> dict[str, str]:
     return failed
 
 
-def check(
-    case: Case, contestants: dict[str, Contestant]
-) -> tuple[dict[str, tuple[float, float]], str | None]:
+def check(case: Case, contestants: dict[str, Contestant]) -> tuple[dict[str, tuple[float, float]], str | None]:
     """Differences of every peer, compiled ones too, and the refusal where one disagrees."""
     found, complaints = {}, []
     for name, contestant in contestants.items():
@@ -164,9 +162,7 @@ def add_peaks(row: dict, case: Case, effort: Effort) -> None:
     why_not = can_measure(case) if effort.memory else "peak memory left out"
     if why_not:
         row["notes"].append(why_not)
-    found = (
-        {} if why_not else peaks(case, effort.compiled and all(peer["compiled_ms"] for peer in row["peers"]))
-    )
+    found = {} if why_not else peaks(case, effort.compiled and all(peer["compiled_ms"] for peer in row["peers"]))
     row["peak_over_logits"] = found.get("ours")
     for peer in row["peers"]:
         peer["peak_over_logits"] = found.get(peer["name"])

@@ -42,9 +42,7 @@ class Samples:
 
 def quartiles(samples: list[float]) -> list[float]:
     """First quartile, median and third quartile."""
-    return (
-        torch.tensor(samples, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
-    )
+    return torch.tensor(samples, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
 
 
 @dataclass(frozen=True)

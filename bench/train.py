@@ -40,9 +40,7 @@ class StepTime:
     loss: float
 
 
-def train_step(
-    model, optimiser, loss: Loss, images: torch.Tensor, labels: torch.Tensor
-) -> tuple[float, StepTime]:
+def train_step(model, optimiser, loss: Loss, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, StepTime]:
     """One step of the optimiser with the loss's forward and backward on a clock of their own.
 
     The loss is differentiated by the detached logits, and the gradient then handed to the network's backward.
@@ -163,20 +161,18 @@ def train_loss(
     return {
         "loss": name,
         **{metric: foreground_mean(table) for metric, table in tables.items()},
-        "per_class": {
-            metric: dict(zip(CLASSES, table.tolist(), strict=True)) for metric, table in tables.items()
-        },
+        "per_class": {metric: dict(zip(CLASSES, table.tolist(), strict=True)) for metric, table in tables.items()},
         "loss_share": loss_share(times),
         "loss_ms": sum(t.loss for t in steady) / len(steady) * 1e3,
         "step_ms": sum(t.step for t in steady) / len(steady) * 1e3,
+        "first_step_ms": times[0].step * 1e3,
         "epochs": len(history),
         "steps": len(times),
         "seconds": took,
         "others_busy_cores": watched["others"],
         "notes": notes_on_others(watched["others"]),
         "history": history,
-        "schedule": asdict(schedule)
-        | {"seconds": None if math.isinf(schedule.seconds) else schedule.seconds},
+        "schedule": asdict(schedule) | {"seconds": None if math.isinf(schedule.seconds) else schedule.seconds},
         "test_slices": list(test.positions),
         "device": str(device),
         "machine": machine(),
