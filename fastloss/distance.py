@@ -42,9 +42,7 @@ def edt(mask: Mask, spacing: float | Sequence[float] | None = None, *, threads: 
     return _transform(mask, spacing, threads, root=True)
 
 
-def edt_squared(
-    mask: Mask, spacing: float | Sequence[float] | None = None, *, threads: int | None = None
-) -> Mask:
+def edt_squared(mask: Mask, spacing: float | Sequence[float] | None = None, *, threads: int | None = None) -> Mask:
     r"""Squared distance in mm² from every nonzero voxel to the nearest zero voxel.
 
     .. math:: D^2(x) = \min_{y:\, m(y) = 0} \sum_a \big(s_a (x_a - y_a)\big)^2
@@ -57,9 +55,7 @@ def edt_squared(
     return _transform(mask, spacing, threads, root=False)
 
 
-def _transform(
-    mask: Mask, spacing: float | Sequence[float] | None, threads: int | None, *, root: bool
-) -> Mask:
+def _transform(mask: Mask, spacing: float | Sequence[float] | None, threads: int | None, *, root: bool) -> Mask:
     voxels = _voxels(mask)
     sizes_mm = _spacing_per_axis(spacing, voxels.ndim)
     field = _extension().distance_transform(voxels, sizes_mm, root=root, threads=_thread_bound(threads))

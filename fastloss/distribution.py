@@ -64,5 +64,3 @@ class CrossEntropyLoss(SumLoss):
         if self.reduction == "none":
             return table
         return table.sum() if self.reduction == "sum" else ratio(table.sum(), counted.sum(), 0.0)
-
-

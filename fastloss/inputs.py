@@ -65,7 +65,7 @@ def check_class_weight(class_weight: Sequence[float] | Tensor | None, name: str 
 
 def check_weight_length(weight: Tensor, classes: int, name: str = "class_weight") -> None:
     if weight.shape[0] != classes:
-        raise ValueError(f"{name}: got {weight.shape[0]} weights, expected {classes}, one for each channel of the logits")
+        raise ValueError(f"{name}: got {weight.shape[0]} weights, expected {classes}, one for each channel")
 
 
 def validation_level(validate: bool | None, device: torch.device) -> int:

@@ -92,9 +92,7 @@ def _choose(forced: str, device: torch.device) -> ModuleType:
 _library = torch.library.Library("fastloss", "DEF")
 _TENSORS = "Tensor logits, Tensor target, Tensor? mask, Tensor? weight_map"
 _OPTIONS = "str[] terms, str activation, int[] ignore, bool dense, int validate, str backend"
-_library.define(
-    f"voxel_sums({_TENSORS}, {_OPTIONS}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
-)
+_library.define(f"voxel_sums({_TENSORS}, {_OPTIONS}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define(
     f"voxel_sums_backward(Tensor grad_sums, {_TENSORS}, {_OPTIONS}) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
@@ -203,9 +201,7 @@ def _check_logits(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Pla
 
 # Autograd
 
-_DOUBLE = (
-    "fastloss losses have first derivatives only: differentiate the reference in plain PyTorch for a second one"
-)
+_DOUBLE = "fastloss losses have first derivatives only: differentiate the reference in plain PyTorch for a second one"
 
 
 class _FirstDerivativeOnly(torch.autograd.Function):
@@ -246,9 +242,7 @@ class _VoxelSums(torch.autograd.Function):
         if grad_sums is None:
             return None, None, None, None, None
         logits, target, mask, weight_map = ctx.saved_tensors
-        gradient = torch.ops.fastloss.voxel_sums_backward(
-            grad_sums, logits, target, mask, weight_map, *ctx.options
-        )
+        gradient = torch.ops.fastloss.voxel_sums_backward(grad_sums, logits, target, mask, weight_map, *ctx.options)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             gradient = _FirstDerivativeOnly.apply(gradient, grad_sums, logits)
         return gradient, None, None, None, None

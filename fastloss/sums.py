@@ -53,7 +53,14 @@ def voxel_sums(
     if weight_map is None and any(term.mapped for term in parsed):
         raise ValueError(f"weight_map: is None, expected a map for the terms {names}")
     return checked_sums(
-        logits, target, mask, weight_map, names, check_activation(activation), check_ignore_index(ignore_index), validate
+        logits,
+        target,
+        mask,
+        weight_map,
+        names,
+        check_activation(activation),
+        check_ignore_index(ignore_index),
+        validate,
     )
 
 

@@ -33,9 +33,7 @@ _SERIAL_BELOW = 32768  # logits: a parallel region would cost more than it saves
 _log = logging.getLogger("fastloss")
 
 
-def forward(
-    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan
-) -> Tensor:
+def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan) -> Tensor:
     """Sums ``[B, C, K]`` (float64) of the plan's terms."""
     return forward_with_bad_labels(logits, target, mask, weight_map, plan)[0]
 
@@ -110,8 +108,7 @@ def _arguments(
 def _numbers(plan: Plan, channels: int) -> np.ndarray:
     """The fields of Options, in its order."""
     bits, mapped_bits = (
-        sum(1 << KINDS.index(term.kind) for term in plan.terms if term.mapped == mapped)
-        for mapped in (False, True)
+        sum(1 << KINDS.index(term.kind) for term in plan.terms if term.mapped == mapped) for mapped in (False, True)
     )
     activation = ACTIVATIONS.index(plan.activation)
     labels = (label_count(channels), first_label(channels))

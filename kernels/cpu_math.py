@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
@@ -27,6 +28,21 @@ def no_inline(typingctx):
 
     def codegen(context, builder, signature, args):
         builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def distinct_rows(typingctx):
+    """Called in a function's body, promises that its arrays do not overlap: LLVM refuses to vectorise a loop over
+    many rows that it would first have to compare with one another."""
+
+    def codegen(context, builder, signature, args):
+        builder.function.attributes.add("noinline")
+        for argument in builder.function.args[2:]:  # after the return value and the exception
+            if isinstance(argument.type, ir.PointerType):
+                argument.add_attribute("noalias")
         return context.get_dummy_value()
 
     return types.void(), codegen

@@ -16,6 +16,7 @@ from fastloss.terms import ACTIVATIONS, EPSILON, KINDS
 from . import cpu_rows as rows
 from .cpu_math import INNER, SAFE, SUMS, no_inline
 from .cpu_memory import (
+    ClassRows,
     Tile,
     Walk,
     class_row,
@@ -32,8 +33,6 @@ SLOTS = 2 * MAPPED
 P, PY, Y, COUNT, P2, Y2, P2Y, CE_POS, CE_NEG = (1 << k for k in range(MAPPED))
 _P, _PY, _Y, _COUNT, _P2, _Y2, _P2Y, _CE_POS, _CE_NEG = range(MAPPED)
 SOFTMAX, SIGMOID, NONE = map(ACTIVATIONS.index, ("softmax", "sigmoid", "none"))
-_SHORT = P | PY | CE_POS | COUNT | Y  # what the short forms of the softmax know, which never normalise p
-_FEW = 8  # classes whose rows may be read in place: more would share the sets of the L1 cache
 EMPTY, ALL, SOME = range(3)
 
 # The rows of a tile: target, a row of zeros, the voxel weight and the same times the map; 1 - p, -log p and
@@ -44,6 +43,11 @@ _Y_ROW, _NO_Y, _U, _MAPPED_U, _Q, _LOG_P, _LOG_Q, _J, _J_OVER_P, _J_OVER_Q = ran
 _LARGEST, _TOTAL, _INVERSE, _INVERSE_U, _LOG_SUM, _REST, _LABELS = range(10, 17)
 # then, for every class under softmax and once otherwise: logits, probabilities, derivatives, steep derivatives
 _CLASS_ROWS = 17
+
+_SHORT = P | PY | CE_POS | COUNT | Y  # what the short forms of the softmax know, which never normalise p
+_FEW = 8  # classes whose rows may be read in place: more would share the sets of the L1 cache
+_FOUR = 4  # classes that fit the registers together
+_ABSENT_Z, _ABSENT_OUT = _J, _Q  # rows of missing classes, in a pass that uses these rows for nothing else
 
 _fast = njit(**INNER)
 _over_classes = njit(fastmath=SAFE, **INNER)
@@ -61,6 +65,7 @@ class Options(NamedTuple):
     mapped_bits: int
     width: int
     short: bool
+    four: bool  # the short forms with everything of a voxel in registers
 
 
 @_inlined
@@ -93,7 +98,8 @@ def _walk(w, i):
 def _options(n, channels):
     softmax = n[0] == SOFTMAX
     short = softmax and (n[4] & ~_SHORT) == 0 and n[5] == 0
-    return Options(n[0], n[1], n[2], n[3], n[4], n[5], channels if softmax else np.int64(1), short)
+    four = short and not n[1] and channels <= _FOUR
+    return Options(n[0], n[1], n[2], n[3], n[4], n[5], channels if softmax else np.int64(1), short, four)
 
 
 # What a tile reads
@@ -176,13 +182,94 @@ def _max_and_exp(t, z, o):
 
 
 @_fast
-def _softmax_exponentials(t, logits, o, every, b, v, counted):
-    """For all classes the exponential of z - max (in p), and what normalises it; returns where the logits are."""
+def _load_classes(t, logits, o, b, v, counted, few):
+    """Where the logits of all classes are: in place if they may be, else loaded into the tile."""
     no_inline()
-    z = class_rows(t, _z(o, 0), logits, b, v, counted == ALL and o.width <= _FEW)
+    z = class_rows(t, _z(o, 0), logits, b, v, counted == ALL and o.width <= few)
     if not z.in_place:
         for c in range(o.width):
             _load_logits(t, _z(o, c), logits, b, c, v, counted)
+    return z
+
+
+@_inlined
+def _row_of_four(t, o, r, c, absent):
+    """The row of class c, or the row ``absent``."""
+    address = r.address + c * r.step if c < o.width else np.int64(t.base) + absent * t.pitch * row(t, 0).itemsize
+    return class_row(t, ClassRows(address, np.int64(0), True), 0)
+
+
+@_fast
+def _sums_of_four(acc, t, logits, o, b, v, state):
+    no_inline()
+    z = _load_classes(t, logits, o, b, v, state[0], np.int64(_FOUR))
+    own_p, own_z, total, log_p = row(t, _Q), row(t, _LOG_Q), row(t, _LOG_SUM), row(t, _LOG_P)
+    u, labels = row(t, _U), label_row(t, _LABELS)
+    p = rows.sum_of_four(
+        _row_of_four(t, o, z, 0, _ABSENT_Z),
+        _row_of_four(t, o, z, 1, _ABSENT_Z),
+        _row_of_four(t, o, z, 2, _ABSENT_Z),
+        _row_of_four(t, o, z, 3, _ABSENT_Z),
+        u,
+        labels,
+        np.int32(o.first_label),
+        own_p,
+        own_z,
+        total,
+    )
+    for c in range(o.width):
+        acc[c, _P] += p[c]
+    if o.bits & CE_POS:
+        rows.own_log(log_p, total, own_z, u)
+    else:
+        rows.set_zero(log_p)
+    first, last = _classes_present(o, state)
+    for c in range(first, last):
+        py, y, ce = rows.sum_own(own_p, log_p, u, labels, np.int32(c + o.first_label))
+        acc[c, _PY] += py
+        acc[c, _Y] += y
+        acc[c, _CE_POS] += ce
+
+
+@_inlined
+def _coefficients_of_four(k, column):
+    """One column of the coefficients, 0 for missing classes."""
+    zero = k[0, column] * 0
+    c2 = k[2, column] if k.shape[0] > 2 else zero
+    return k[0, column], k[1, column], c2, k[3, column] if k.shape[0] > 3 else zero
+
+
+@_fast
+def _gradient_of_four(k, t, logits, gradient, o, b, v, counted):
+    no_inline()
+    z = _load_classes(t, logits, o, b, v, counted, np.int64(_FOUR))
+    out = class_rows(t, _p(o, 0), gradient, b, v, v >= 0)
+    rows.gradient_of_four(
+        _row_of_four(t, o, out, 0, _ABSENT_OUT),
+        _row_of_four(t, o, out, 1, _ABSENT_OUT),
+        _row_of_four(t, o, out, 2, _ABSENT_OUT),
+        _row_of_four(t, o, out, 3, _ABSENT_OUT + 1),
+        _row_of_four(t, o, z, 0, _ABSENT_Z),
+        _row_of_four(t, o, z, 1, _ABSENT_Z),
+        _row_of_four(t, o, z, 2, _ABSENT_Z),
+        _row_of_four(t, o, z, 3, _ABSENT_Z),
+        row(t, _U),
+        label_row(t, _LABELS),
+        np.int32(o.first_label),
+        _coefficients_of_four(k, _P),
+        _coefficients_of_four(k, _PY),
+        _coefficients_of_four(k, _CE_POS),
+    )
+    if not out.in_place:
+        for c in range(o.width):
+            store_row(class_row(t, out, c), gradient, b, c, v)
+
+
+@_fast
+def _softmax_exponentials(t, logits, o, every, b, v, counted):
+    """For all classes the exponential of z - max (in p), and what normalises it; returns where the logits are."""
+    no_inline()
+    z = _load_classes(t, logits, o, b, v, counted, np.int64(_FEW))
     _max_and_exp(t, z, o)
     if every & CE_NEG:
         rows.set_zero(row(t, _REST))
@@ -335,7 +422,9 @@ def _forward_tile(acc, t, walks, o, ignore, b, v):
         count = rows.sum_row(row(t, _U))
         for c in range(acc.shape[0]):
             acc[c, _COUNT] += count
-        if o.activation == SOFTMAX:
+        if o.four:
+            _sums_of_four(acc, t, logits, o, b, v, state)
+        elif o.activation == SOFTMAX:
             z = _softmax_exponentials(t, logits, o, o.bits | o.mapped_bits, b, v, state[0])
             if o.short:
                 _short_softmax_sums(acc, t, target, o, b, v, state, z)
@@ -353,6 +442,7 @@ def _buffer(o, kinds, size, epsilon):
     buffer = np.empty((_CLASS_ROWS + kinds * o.width, size), epsilon.dtype)
     rows.set_zero(buffer[_NO_Y])
     rows.set_one(buffer[_J_OVER_P])  # of softmax; the other activations fill it themselves
+    rows.set_lowest(buffer[_ABSENT_Z])
     return buffer
 
 
@@ -397,9 +487,7 @@ def _add_derivatives(t, o, c, present, u, k, first):
     d, steep, p, weight = row(t, _d(o, c)), row(t, _steep(o, c)), row(t, _p(o, c)), row(t, u)
     y = row(t, _Y_ROW if present else _NO_Y)
     linear, quadratic = (k[c, first + _P], k[c, first + _PY]), (k[c, first + _P2], k[c, first + _P2Y])
-    rows.add_polynomial_derivative(
-        d, p, row(t, _J), y, weight, linear[0], linear[1], quadratic[0], quadratic[1]
-    )
+    rows.add_polynomial_derivative(d, p, row(t, _J), y, weight, linear[0], linear[1], quadratic[0], quadratic[1])
     if present and k[c, first + _CE_POS] != 0:
         rows.add_log_derivative(d, row(t, _J_OVER_P), y, weight, k[c, first + _CE_POS])
     if k[c, first + _CE_NEG] != 0:
@@ -452,9 +540,7 @@ def _label_gradients(t, o, k, results, first, last):
         out, e = class_row(t, results, c), row(t, _p(o, c))
         if first <= c < last:
             label = np.int32(c + o.first_label)
-            rows.gradient_label(
-                out, e, inverse_u, dot, u, labels, label, k[c, _P], k[c, _PY], k[c, _CE_POS]
-            )
+            rows.gradient_label(out, e, inverse_u, dot, u, labels, label, k[c, _P], k[c, _PY], k[c, _CE_POS])
         else:
             rows.gradient_absent(out, e, inverse_u, dot, k[c, _P])
 
@@ -533,6 +619,8 @@ def _backward_tile(k, t, walks, o, ignore, b, v):
     if state[0] == EMPTY:
         for c in range(k.shape[0]):
             store_row(row(t, _NO_Y), gradient, b, c, v)
+    elif o.four:
+        _gradient_of_four(k, t, logits, gradient, o, b, v, state[0])
     elif o.activation == SOFTMAX:
         _softmax_exponentials(t, logits, o, (o.bits | o.mapped_bits) & CE_NEG, b, v, state[0])
         if o.short:

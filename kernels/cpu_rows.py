@@ -6,9 +6,10 @@ target, ``u`` voxel weight, ``l`` a row of -log p or -log(1 - p). No function he
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
-from .cpu_math import INNER, SAFE, SUMS, fast_exp, fast_log, fast_log1p, negative_log_softmax, no_inline
+from .cpu_math import INNER, SAFE, SUMS, distinct_rows, fast_exp, fast_log, fast_log1p, negative_log_softmax, no_inline
 
 _elementwise = njit(fastmath=SAFE, **INNER)
 _part = njit(fastmath=SAFE, inline="always", **INNER)  # of a function that loops over the classes: no call each
@@ -30,6 +31,14 @@ def set_one(row):
     no_inline()
     for i in range(row.size):
         row[i] = 1
+
+
+@_elementwise
+def set_lowest(row):
+    """A class that is not there: its exponential vanishes."""
+    no_inline()
+    for i in range(row.size):
+        row[i] = -np.inf
 
 
 @_elementwise
@@ -335,6 +344,92 @@ def sum_log_complement(l, y, u):
     for i in range(l.size):
         total += (one - y[i]) * u[i] * l[i] if y[i] != 1 else zero
     return total
+
+
+# Softmax over up to four classes: everything of a voxel stays in registers
+
+
+@_reduction
+def sum_of_four(z0, z1, z2, z3, u, labels, label, own_p, own_z, total):
+    """Sums of p of four classes, whose labels are ``label``, ``label + 1``, ...
+
+    Writes for each voxel the weighted p of its label, that label's z - max, and the sum of the exponentials.
+    """
+    distinct_rows()
+    zero, one = u.dtype.type(0), u.dtype.type(1)
+    p0, p1, p2, p3 = zero, zero, zero, zero
+    for i in range(u.size):
+        x = z0[i] if z0[i] > z1[i] else z1[i]
+        y = z2[i] if z2[i] > z3[i] else z3[i]
+        m = x if x > y else y
+        d0, d1, d2, d3 = z0[i] - m, z1[i] - m, z2[i] - m, z3[i] - m
+        e0, e1, e2, e3 = fast_exp(d0), fast_exp(d1), fast_exp(d2), fast_exp(d3)
+        s = (e0 + e1) + (e2 + e3)
+        r = u[i] * (one / s)
+        p0 += e0 * r
+        p1 += e1 * r
+        p2 += e2 * r
+        p3 += e3 * r
+        k = labels[i] - label
+        e = (e0 if k == 0 else e1) if k < 2 else (e2 if k == 2 else e3)
+        own_p[i] = e * r
+        own_z[i] = (d0 if k == 0 else d1) if k < 2 else (d2 if k == 2 else d3)
+        total[i] = s
+    return p0, p1, p2, p3
+
+
+@_elementwise
+def own_log(l, total, own_z, u):
+    """The weighted -log p of each voxel's label."""
+    distinct_rows()
+    for i in range(l.size):
+        l[i] = u[i] * (fast_log(total[i]) - own_z[i])
+
+
+@_reduction
+def sum_own(own_p, l, u, labels, label):
+    """Sums of p y, y and y (-log p) of one class."""
+    distinct_rows()
+    zero = u.dtype.type(0)
+    py, y, log_p = zero, zero, zero
+    for i in range(u.size):
+        hit = labels[i] == label
+        py += own_p[i] if hit else zero
+        y += u[i] if hit else zero
+        log_p += l[i] if hit else zero
+    return py, y, log_p
+
+
+@_elementwise
+def gradient_of_four(out0, out1, out2, out3, z0, z1, z2, z3, u, labels, label, a, b, g):
+    """Derivative of a p + b p y + g y (-log p); a, b and g have a coefficient a class."""
+    distinct_rows()
+    zero, one = u.dtype.type(0), u.dtype.type(1)
+    a0, a1, a2, a3 = a
+    b0, b1, b2, b3 = b
+    g0, g1, g2, g3 = g
+    for i in range(u.size):
+        x = z0[i] if z0[i] > z1[i] else z1[i]
+        y = z2[i] if z2[i] > z3[i] else z3[i]
+        m = x if x > y else y
+        e0, e1, e2, e3 = fast_exp(z0[i] - m), fast_exp(z1[i] - m), fast_exp(z2[i] - m), fast_exp(z3[i] - m)
+        r = one / ((e0 + e1) + (e2 + e3))
+        k = labels[i] - label
+        d0 = a0 + b0 if k == 0 else a0
+        d1 = a1 + b1 if k == 1 else a1
+        d2 = a2 + b2 if k == 2 else a2
+        d3 = a3 + b3 if k == 3 else a3
+        h0 = g0 if k == 0 else zero
+        h1 = g1 if k == 1 else zero
+        h2 = g2 if k == 2 else zero
+        h3 = g3 if k == 3 else zero
+        dot = ((e0 * d0 + e1 * d1) + (e2 * d2 + e3 * d3)) * r - ((h0 + h1) + (h2 + h3))
+        w = u[i]
+        r = r * w
+        out0[i] = e0 * r * (d0 - dot) - w * h0
+        out1[i] = e1 * r * (d1 - dot) - w * h1
+        out2[i] = e2 * r * (d2 - dot) - w * h2
+        out3[i] = e3 * r * (d3 - dot) - w * h3
 
 
 # Derivatives: the short way for p, p y and the cross-entropy of softmax

@@ -67,9 +67,7 @@ def unavailable(device: torch.device) -> str:
     return f"Triton needs a GPU, or TRITON_INTERPRET=1 before it is imported; the tensor is on {device}"
 
 
-def forward(
-    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan
-) -> Tensor:
+def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan) -> Tensor:
     """Sums ``[B, C, K]`` (float64) of the plan's terms for ``logits`` ``[B, C, *S]``."""
     shape = *logits.shape[:2], len(plan.terms)
     if logits.numel() == 0 or not plan.terms:

@@ -100,9 +100,7 @@ def forward_rows(
         tl.debug_barrier()  # the sums that other threads wrote for the previous tile
         voxel = (tile * BLOCK + tl.arange(0, BLOCK).to(INDEX))[None, :]
         inside = within(voxel, voxels, EVEN)
-        labels, counted, one, weight = weigh(
-            target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL
-        )
+        labels, counted, one, weight = weigh(target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL)
         place = offsets(logits, sample, voxel, AXES[0])
         truth_place = offsets(target, sample, voxel, AXES[1])
         softmax = softmax_rows(logits, place, inside, counted, SELECT, CHANNELS, ROWS, BLOCK, REAL)
@@ -110,9 +108,7 @@ def forward_rows(
             row = start + tl.arange(0, ROWS)
             channel = row[:, None]
             present = inside & (channel < CHANNELS)
-            p, q, minus_log = probability_rows(
-                logits, softmax, place, channel, inside, counted, SELECT, CHANNELS, REAL
-            )
+            p, q, minus_log = probability_rows(logits, softmax, place, channel, inside, counted, SELECT, CHANNELS, REAL)
             truth = read_truth(
                 target, truth_place, channel, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
             )
@@ -138,13 +134,9 @@ def rows_slopes(
 ):  # fmt: skip
     """p, 1 - p and what the derivatives by p, -log p and -log(1-p) come to for a row of channels."""
     present = inside & (channel < CHANNELS)
-    p, q, minus_log = probability_rows(
-        logits, softmax, place, channel, inside, counted, SELECT, CHANNELS, REAL
-    )
+    p, q, minus_log = probability_rows(logits, softmax, place, channel, inside, counted, SELECT, CHANNELS, REAL)
     truth_place = offsets(target, sample, voxel, AXES[1])
-    truth = read_truth(
-        target, truth_place, channel, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
-    )
+    truth = read_truth(target, truth_place, channel, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL)
     map_value = one
     if weight_map is not None:
         map_place = offsets(weight_map, sample, voxel, AXES[3])
@@ -153,9 +145,7 @@ def rows_slopes(
     for k in tl.static_range(len(KINDS)):
         at = coefficients + (sample * CHANNELS + channel) * len(KINDS) + k
         scale = scale + (tl.load(at, channel < CHANNELS, other=0),)
-    by_p, by_log, by_log_rest = slopes(
-        scale, map_value, p, minus_log, minus_log_clamped(q), one, truth, KINDS, MAPPED
-    )
+    by_p, by_log, by_log_rest = slopes(scale, map_value, p, minus_log, minus_log_clamped(q), one, truth, KINDS, MAPPED)
     return p, q, by_p, by_log, times(p, clamped_slope(by_log_rest, q))
 
 
@@ -175,9 +165,7 @@ def backward_rows(
     for tile in range(part * tiles, min(part * tiles + tiles, tl.cdiv(voxels, BLOCK))):
         voxel = (tile * BLOCK + tl.arange(0, BLOCK).to(INDEX))[None, :]
         inside = within(voxel, voxels, EVEN)
-        labels, counted, one, weight = weigh(
-            target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL
-        )
+        labels, counted, one, weight = weigh(target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL)
         place = offsets(logits, sample, voxel, AXES[0])
         grad_place = offsets(grad, sample, voxel, AXES[4])
         softmax = softmax_rows(logits, place, inside, counted, SELECT, CHANNELS, ROWS, BLOCK, REAL)

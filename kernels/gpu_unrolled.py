@@ -29,9 +29,7 @@ from .gpu_tiles import offsets, read, read_truth, slopes, weigh, within, write
 
 
 @triton.jit
-def softmax_parts(
-    logits, place, inside, counted, SELECT: tl.constexpr, CHANNELS: tl.constexpr, REAL: tl.constexpr
-):
+def softmax_parts(logits, place, inside, counted, SELECT: tl.constexpr, CHANNELS: tl.constexpr, REAL: tl.constexpr):
     """Per channel z - max, exp(z - max) and the others' sum of it; the log of the sum; its reciprocal."""
     z = ()
     highest = 0.0
@@ -95,9 +93,7 @@ def forward_unrolled(
     for tile in range(part * tiles, min(part * tiles + tiles, tl.cdiv(voxels, LANES * VECTOR))):
         voxel = tile * (LANES * VECTOR) + tl.arange(0, LANES * VECTOR).to(INDEX)
         inside = within(voxel, voxels, EVEN)
-        labels, counted, one, weight = weigh(
-            target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL
-        )
+        labels, counted, one, weight = weigh(target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL)
         place = offsets(logits, sample, voxel, AXES[0])
         truth_place = offsets(target, sample, voxel, AXES[1])
         if ACTIVATION == "softmax":
@@ -164,9 +160,7 @@ def backward_unrolled(
     for tile in range(part * tiles, min(part * tiles + tiles, tl.cdiv(voxels, LANES * VECTOR))):
         voxel = tile * (LANES * VECTOR) + tl.arange(0, LANES * VECTOR).to(INDEX)
         inside = within(voxel, voxels, EVEN)
-        labels, counted, one, weight = weigh(
-            target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL
-        )
+        labels, counted, one, weight = weigh(target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL)
         place = offsets(logits, sample, voxel, AXES[0])
         grad_place = offsets(grad, sample, voxel, AXES[4])
         truth_place = offsets(target, sample, voxel, AXES[1])

@@ -9,9 +9,7 @@ from torch import Tensor
 from fastloss.terms import CONSTANT_KINDS, EPSILON, Plan, first_label
 
 
-def forward(
-    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan
-) -> Tensor:
+def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan) -> Tensor:
     """Sums ``[B, C, K]`` (float64) of the plan's terms for ``logits`` ``[B, C, *S]``."""
     v = _Voxels(logits, target, mask, plan)
     sums = []
@@ -43,7 +41,7 @@ def backward(
         if term.mapped:
             assert weight_map is not None
             g = g * weight_map.to(v.real)
-        if plan.activation != "none" and (term.kind == "ce_pos" or v.sigmoid and term.kind == "ce_neg"):
+        if plan.activation != "none" and (term.kind == "ce_pos" or (v.sigmoid and term.kind == "ce_neg")):
             by_z = by_z + v.logit_derivative(term.kind, g)
         else:
             by_p = by_p + g * v.derivative(term.kind)

@@ -2,11 +2,11 @@ import os
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton kernels run on the CPU; read when Triton is imported
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import pytest
+import torch
+from hypothesis import settings
 
-import fastloss  # noqa: E402
+import fastloss
 
 settings.register_profile("fastloss", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("fastloss")

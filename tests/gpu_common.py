@@ -48,9 +48,7 @@ def make_problem(
         target = uniform(batch, channels, *shape)
         target = (target > 0.5 if target_dtype == torch.bool else target).to(target_dtype)
     else:
-        high = (
-            label_count(channels) if target_dtype in (torch.bool, torch.uint8) else label_count(channels) + 2
-        )
+        high = label_count(channels) if target_dtype in (torch.bool, torch.uint8) else label_count(channels) + 2
         low = 0 if target_dtype in (torch.bool, torch.uint8) else -1
         target = torch.randint(low, high, (batch, *shape), generator=generator).to(target_dtype)
     weights = {"bool": uniform(batch, *shape) > 0.3, "weight": (3 * uniform(batch, *shape)).floor() / 2}

@@ -112,9 +112,7 @@ def read_sass(kernel):
         file.write(kernel.asm["cubin"])
         file.flush()
         usage, sass = (
-            subprocess.run(
-                [TOOLS / tool, *flags, file.name], capture_output=True, text=True, check=True
-            ).stdout
+            subprocess.run([TOOLS / tool, *flags, file.name], capture_output=True, text=True, check=True).stdout
             for tool, flags in (("cuobjdump", ["-res-usage"]), ("nvdisasm", ["-c"]))
         )
     registers, stack, local = map(int, re.search(r"REG:(\d+)\s+STACK:(\d+).*LOCAL:(\d+)", usage).groups())
@@ -204,9 +202,7 @@ def execute(folder):
             stats = run_ptx(kernel.asm["ptx"], meta.name, launch.grid, threads, args, meta.shared)
             got = out.sum(1, dtype=torch.float64) if direction == "forward" else out.double()
             want = getattr(problem.doubled(), direction)(reference)
-            step = (
-                {torch.bfloat16: 2**-8, torch.float16: 2**-11}.get(dtype, 0) if direction == "backward" else 0
-            )
+            step = {torch.bfloat16: 2**-8, torch.float16: 2**-11}.get(dtype, 0) if direction == "backward" else 0
             due = nbytes(problem.logits) * (1 if direction == "forward" else 2) + nbytes(problem.target)
             rows.append({
                 "name": f"{direction} C={channels} {activation} {dtype} {len(terms)} terms",

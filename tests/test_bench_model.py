@@ -42,7 +42,5 @@ def test_metrics_by_hand():
         "specificity": [1, 6 / 7, 9 / 11, 1],
     }
     for name, values in expected.items():
-        torch.testing.assert_close(
-            table[name], torch.tensor(values).double(), equal_nan=True, rtol=1e-6, atol=0
-        )
+        torch.testing.assert_close(table[name], torch.tensor(values).double(), equal_nan=True, rtol=1e-6, atol=0)
     assert metrics.foreground_mean(table["dice"]) == pytest.approx((4 / 5 + 1 / 2) / 2)

@@ -43,9 +43,7 @@ PEER_KEYS = {"name", "eager_ms", "compiled_ms", "peak_over_logits", "compiled_pe
 def speed(tmp_path, *arguments):
     """Exit code, output and rows of `python -m bench speed`."""
     file = tmp_path / "speed.json"
-    done = CliRunner().invoke(
-        cli, ["speed", "--shape", TINY, "--repeats", "3", "--json", str(file), *arguments]
-    )
+    done = CliRunner().invoke(cli, ["speed", "--shape", TINY, "--repeats", "3", "--json", str(file), *arguments])
     return done.exit_code, done.output, json.loads(file.read_text()) if file.exists() else None
 
 
@@ -62,10 +60,7 @@ def test_rows_of_the_json(tmp_path):
         assert peer.keys() >= PEER_KEYS and peer["compiled_ms"] is None
         assert peer["speedup"] == pytest.approx(peer["eager_ms"] / row["total_ms"])
         assert row["machine"].keys() >= {"cpu", "threads", "versions", "commit"}
-        assert (
-            row["notes"][:1] == ["torch.compile of the peers left out"]
-            and "peak memory left out" in row["notes"]
-        )
+        assert row["notes"][:1] == ["torch.compile of the peers left out"] and "peak memory left out" in row["notes"]
 
 
 def test_compiled_peer_and_memory(tmp_path):
@@ -79,9 +74,7 @@ def test_compiled_peer_and_memory(tmp_path):
 
 
 def test_disagreement_is_refused(tmp_path, monkeypatch):
-    wrong = registry.LossRow(
-        "DiceLoss", {"smooth": 1.0}, (monai("DiceLoss", smooth_nr=900.0, smooth_dr=1e-5),)
-    )
+    wrong = registry.LossRow("DiceLoss", {"smooth": 1.0}, (monai("DiceLoss", smooth_nr=900.0, smooth_dr=1e-5),))
     monkeypatch.setitem(registry.LOSSES, "wrong", wrong)
     code, output, rows = speed(tmp_path, "--losses", "wrong,dice", "--no-compile", "--no-memory")
     assert code == 1 and "value differs by" in output and "gradient differs by" in output
@@ -134,9 +127,7 @@ def test_forced_backend_that_cannot_run_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr("bench.speed.measure", cannot_run)
     code, output, rows = speed(tmp_path, "--losses", "dice", "--backend", "triton")
-    assert (
-        code == 1 and rows is None and "Error: backend: 'triton' is forced and cannot run: no GPU" in output
-    )
+    assert code == 1 and rows is None and "Error: backend: 'triton' is forced and cannot run: no GPU" in output
 
 
 def test_contestants_take_turns():
@@ -180,9 +171,7 @@ print(peak_bytes(loss, torch.device("cpu")) / logits.numel() / 4)
 """
 
 
-@pytest.mark.skipif(
-    memory.can_measure(Case("dice", (1, 2, 4))) is not None, reason="needs /proc/self/clear_refs"
-)
+@pytest.mark.skipif(memory.can_measure(Case("dice", (1, 2, 4))) is not None, reason="needs /proc/self/clear_refs")
 def test_peak_memory_of_a_known_function():
     """exp keeps its result for the backward, and the gradient is the second volume: 2.0."""
     env = {**os.environ, **memory.MALLOC, "PYTHONPATH": str(memory.ROOT)}

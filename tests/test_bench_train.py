@@ -81,9 +81,7 @@ def test_learning_rate_falls_on_a_plateau(slices):
     def constant(logits, labels):
         return logits.sum() * 0 + 1.0
 
-    history, _ = train.fit(
-        small_unet(), constant, slices, train.Schedule(epochs=5, patience=1), lambda *a: None
-    )
+    history, _ = train.fit(small_unet(), constant, slices, train.Schedule(epochs=5, patience=1), lambda *a: None)
     assert history[0]["learning_rate"] == 1e-3 and history[-1]["learning_rate"] < 1e-3
 
 

@@ -38,9 +38,7 @@ def vectors():
 @pytest.mark.parametrize(("folder", "case"), cases(SHARED) + cases(OWN))
 def test_golden(each_backend, vectors, folder, case, dtype):
     arrays, name = vectors[folder], case["id"]
-    loss = loss_class(case["loss"])(
-        activation=case["activation"], ignore_index=case["ignore_index"], **case["options"]
-    )
+    loss = loss_class(case["loss"])(activation=case["activation"], ignore_index=case["ignore_index"], **case["options"])
     logits = torch.tensor(arrays[f"{name}.logits"]).to(dtype).requires_grad_()
     value = loss(logits, torch.tensor(arrays[f"{name}.labels"]))
     value.backward()

@@ -44,10 +44,6 @@ def faults(name, fact, limit):
         found.append("registers")
     if fact["wide"] and widths.get("LDG.128", 0) < fact["sites"]:
         found.append("narrow loads of the logits")
-    if (
-        fact["wide"]
-        and name.startswith("backward")
-        and {w for w in widths if w.startswith("STG")} != {"STG.128"}
-    ):
+    if fact["wide"] and name.startswith("backward") and {w for w in widths if w.startswith("STG")} != {"STG.128"}:
         found.append("narrow stores of the gradient")
     return found

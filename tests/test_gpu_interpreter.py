@@ -51,9 +51,7 @@ def test_activation_target_and_weights(activation, dense, weights):
     check(make_problem(3, activation=activation, dense=dense, target_dtype=dtype, **options))
 
 
-CHANNELS = [(c, "softmax") for c in (2, 5, 16, 17, 40)] + [
-    (c, a) for c in (1, 2, 17) for a in ("sigmoid", "none")
-]
+CHANNELS = [(c, "softmax") for c in (2, 5, 16, 17, 40)] + [(c, a) for c in (1, 2, 17) for a in ("sigmoid", "none")]
 
 
 @pytest.mark.parametrize(("channels", "activation"), CHANNELS)
@@ -62,9 +60,7 @@ def test_channels(channels, activation):
     check(make_problem(channels, (3, 7, 13), activation, terms=terms))
 
 
-@pytest.mark.parametrize(
-    "options", [{"ignore": (3,)}, {"mask": "weight", "map_channels": 17}, {"map_channels": 1}]
-)
+@pytest.mark.parametrize("options", [{"ignore": (3,)}, {"mask": "weight", "map_channels": 17}, {"map_channels": 1}])
 @pytest.mark.parametrize("dense", [False, True])
 def test_weights_over_many_channels(options, dense):
     dtype = torch.float32 if dense else torch.int16
@@ -72,9 +68,7 @@ def test_weights_over_many_channels(options, dense):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("channels", "activation"), [(4, "softmax"), (18, "softmax"), (4, "sigmoid"), (1, "none")]
-)
+@pytest.mark.parametrize(("channels", "activation"), [(4, "softmax"), (18, "softmax"), (4, "sigmoid"), (1, "none")])
 def test_dtypes(dtype, channels, activation):
     check(make_problem(channels, (3, 7, 13), activation, dtype, ("p2", "py", "ce_pos")))
 
@@ -145,9 +139,7 @@ def test_elements_past_two_to_the_31st(axis):
     assert torch.equal(distant.backward(gpu), problem.backward(gpu))
 
 
-@pytest.mark.parametrize(
-    ("channels", "activation"), [(3, "softmax"), (20, "softmax"), (3, "sigmoid"), (3, "none")]
-)
+@pytest.mark.parametrize(("channels", "activation"), [(3, "softmax"), (20, "softmax"), (3, "sigmoid"), (3, "none")])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_voxels_of_weight_zero_may_hold_anything(channels, activation, value):
     clean = make_problem(
@@ -163,9 +155,7 @@ def test_voxels_of_weight_zero_may_hold_anything(channels, activation, value):
     assert not grad.movedim(1, -1)[skipped].any()
 
 
-@pytest.mark.parametrize(
-    ("channels", "activation"), [(3, "softmax"), (20, "softmax"), (3, "sigmoid"), (3, "none")]
-)
+@pytest.mark.parametrize(("channels", "activation"), [(3, "softmax"), (20, "softmax"), (3, "sigmoid"), (3, "none")])
 def test_not_a_number_is_not_hidden(channels, activation):
     problem = make_problem(channels, (60,), activation, terms=("p", "p2", "ce_pos"))
     problem.logits[0, 1, 7] = float("nan")

@@ -3,13 +3,13 @@
 import itertools
 
 import hypothesis.strategies as st
+import oracle
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 
 import fastloss
-import oracle
 
 LOSSES = [
     fastloss.CrossEntropyLoss,
@@ -54,9 +54,7 @@ def test_binary_cross_entropy_is_torchs(each_backend, channels):
     logits, _ = oracle.make("sigmoid", channels, (5, 6))
     target = torch.rand(2, channels, 5, 6)
     value, gradient = value_and_gradient(fastloss.CrossEntropyLoss(activation="sigmoid"), logits, target)
-    expected, expected_gradient = oracle.gradient(
-        lambda z: F.binary_cross_entropy_with_logits(z, target), logits
-    )
+    expected, expected_gradient = oracle.gradient(lambda z: F.binary_cross_entropy_with_logits(z, target), logits)
     close(value, expected)
     oracle.assert_close(gradient, expected_gradient, 1e-5)
 
@@ -169,9 +167,7 @@ def test_ignored_and_masked_voxels_are_as_if_cut_out(each_backend, loss_class, a
     oracle.assert_close(gradient[..., :30], expected_gradient, 1e-5)
     assert not gradient[..., 30:].any()
     mask = (torch.arange(40) < 30).expand(1, 40)
-    masked, masked_gradient = value_and_gradient(
-        loss_class(activation=activation), logits, labels, mask=mask
-    )
+    masked, masked_gradient = value_and_gradient(loss_class(activation=activation), logits, labels, mask=mask)
     assert torch.equal(masked, value)
     assert torch.equal(masked_gradient, gradient)
 

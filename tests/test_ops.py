@@ -9,12 +9,12 @@ import subprocess
 import sys
 import textwrap
 
+import oracle
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
 import fastloss
-import oracle
 
 TERMS = ("p", "py", "y", "ce_pos", "p2")
 
@@ -99,9 +99,9 @@ def test_forward_mode_raises():
 def test_functorch_raises_clearly():
     logits, labels = oracle.make("softmax", 3, (5, 6))
     loss = fastloss.DiceLoss()
-    with pytest.raises(NotImplementedError, match="torch.func"):
+    with pytest.raises(NotImplementedError, match=r"torch\.func transforms"):
         torch.func.grad(lambda z: loss(z, labels))(logits)
-    with pytest.raises(NotImplementedError, match="torch.func"):
+    with pytest.raises(NotImplementedError, match=r"torch\.func transforms"):
         torch.func.vmap(lambda z, y: loss(z[None], y[None]))(logits, labels)
 
 
@@ -285,15 +285,14 @@ def test_processes_racing_on_a_cold_kernel_cache(tmp_path):
 
 
 def test_forced_back_end_that_cannot_run_raises():
-    with pytest.raises(ValueError, match="backend: got 'cuda', expected one of reference, numba, triton"):
-        with fastloss.backend("cuda"):
-            pass
+    message = "backend: got 'cuda', expected one of reference, numba, triton"
+    with pytest.raises(ValueError, match=message), fastloss.backend("cuda"):
+        pass
     done = subprocess.run(
         [
             sys.executable,
             "-c",
-            "import torch, fastloss\n"
-            "fastloss.DiceLoss()(torch.zeros(1, 2, 4), torch.zeros(1, 4, dtype=torch.uint8))",
+            "import torch, fastloss\nfastloss.DiceLoss()(torch.zeros(1, 2, 4), torch.zeros(1, 4, dtype=torch.uint8))",
         ],
         env={**os.environ, "TRITON_INTERPRET": "0", "FASTLOSS_BACKEND": "triton"},
         capture_output=True,

@@ -1,10 +1,10 @@
 """Every back end against the oracle: the same cases for the reference, Numba and the Triton interpreter."""
 
+import oracle
 import pytest
 import torch
 
 import fastloss
-import oracle
 from fastloss.terms import CONSTANT_KINDS, KINDS
 
 TERMS = (*KINDS, *(f"map*{kind}" for kind in KINDS))
@@ -90,9 +90,7 @@ def test_dense_targets(each_backend, activation, kind):
     )
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str
-)
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
 def test_label_dtypes_and_strides(each_backend, dtype):
     logits = torch.randn(2, 2, 5, 6)
     labels = torch.randint(0, 2, (6, 2, 10), dtype=torch.uint8).to(dtype).permute(1, 2, 0)[:, ::2]
