@@ -19,7 +19,7 @@ def value_and_gradient(contestant: Contestant) -> tuple[float, torch.Tensor]:
     value = contestant.loss(contestant.logits, contestant.target)
     scale = HALF_SCALE if contestant.logits.dtype == torch.float16 else 1.0
     (gradient,) = torch.autograd.grad(value, contestant.logits, torch.full_like(value, scale))
-    return float(value), gradient.double() / scale
+    return float(value.detach()), gradient.double() / scale
 
 
 def differences(ours: Contestant, theirs: Contestant) -> tuple[float, float]:
