@@ -175,11 +175,5 @@ class CompoundLoss(SumLoss):
         parts = [loss.from_sums(sums) for loss in self.losses]  # type: ignore[operator]
         return torch.stack([weight * part for weight, part in zip(self.loss_weights, parts, strict=True)]).sum(0)
 
-    def forward(
-        self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None, weight_map: Tensor | None = None
-    ) -> Tensor:
-        """The weighted sum; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
-        return super().forward(logits, target, mask=mask, weight_map=weight_map)
-
     def extra_repr(self) -> str:
         return f"weights={self.loss_weights}"

@@ -55,7 +55,7 @@ def check_class_weight(class_weight: Sequence[float] | Tensor | None, name: str 
     """A float64 vector; its length is checked against the logits by :func:`check_weight_length`."""
     if class_weight is None:
         return None
-    weight = torch.as_tensor(class_weight).detach().to(torch.float64)
+    weight = torch.as_tensor(class_weight, dtype=torch.float64).detach()
     if weight.ndim != 1:
         raise ValueError(f"{name}: got shape {list(weight.shape)}, expected one weight a class, [C]")
     if not bool((torch.isfinite(weight) & (weight >= 0)).all()):

@@ -280,3 +280,52 @@ def test_one_hot_target_equals_labels(problem, loss_class):
         value, gradient = value_and_gradient(loss_class(), logits, target)
         close(value, expected, 1e-6)
         oracle.assert_close(gradient, expected_gradient, 1e-5)
+
+
+# Inputs of other libraries
+
+
+def test_monai_meta_tensors_are_unwrapped():
+    meta = pytest.importorskip("monai.data").MetaTensor
+    logits, labels = oracle.make("softmax", 3, (6, 7))
+    leaf = logits.clone().requires_grad_()
+    value = fastloss.DiceCELoss()(meta(leaf), meta(labels.unsqueeze(1)))
+    value.backward()
+    expected, gradient = value_and_gradient(fastloss.DiceCELoss(), logits, labels)
+    assert type(value) is torch.Tensor
+    assert torch.equal(value.detach(), expected) and torch.equal(leaf.grad, gradient)
+
+
+def test_half_precision_modules_keep_their_class_weights():
+    loss = fastloss.DiceLoss(class_weight=[0.1, 0.2, 0.7]).half()
+    assert loss.class_weight.dtype == torch.float64
+    assert loss.class_weight.tolist() == [0.1, 0.2, 0.7]
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_half_precision_past_the_largest_half(side):
+    """Sums of probabilities beyond 65504 (MONAI's Dice gives 1.0)."""
+    logits = torch.randn(1, 2, side, side, 16)
+    labels = torch.randint(0, 2, (1, side, side, 16), dtype=torch.uint8)
+    for dtype in (torch.float16, torch.bfloat16):
+        low = logits.to(dtype)
+        value, gradient = value_and_gradient(fastloss.DiceCELoss(), low, labels)
+        expected, expected_gradient = value_and_gradient(fastloss.DiceCELoss(), low.float(), labels)
+        close(value, expected)
+        assert gradient.dtype == dtype and gradient.isfinite().all()
+        step = expected_gradient.abs().max() * 2**-8 + 6e-8  # a rounding of bfloat16, the least float16
+        assert (gradient.float() - expected_gradient).abs().max() <= step
+
+
+@every_loss
+@pytest.mark.parametrize("size", [100.0, 1e4, 1e8])
+def test_saturated_logits(each_backend, loss_class, size):
+    logits = torch.where(torch.rand(1, 3, 30) > 0.5, size, -size)
+    labels = torch.randint(0, 3, (1, 30), dtype=torch.uint8)
+    for activation in ("softmax", "sigmoid"):
+        loss = loss_class(activation=activation)
+        value, gradient = value_and_gradient(loss, logits, labels)
+        exact, exact_gradient = value_and_gradient(loss, logits.double(), labels)
+        close(value, exact, 1e-5)
+        assert gradient.isfinite().all()
+        oracle.assert_close(gradient, exact_gradient, 1e-5)
