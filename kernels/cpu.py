@@ -26,7 +26,16 @@ from fastloss import terms
 from fastloss.terms import ACTIVATIONS, KINDS, Plan, first_label, label_count
 
 from .cpu_memory import walk
-from .cpu_pass import MAPPED, SLOTS, backward_chunk, epsilon_array, forward_chunk
+from .cpu_pass import (
+    MAPPED,
+    SLOTS,
+    backward_chunk,
+    backward_chunk_of_four,
+    epsilon_array,
+    forward_chunk,
+    forward_chunk_of_four,
+    suits_four,
+)
 
 CHUNK = 16384  # voxels; a multiple of every tile
 _SERIAL_BELOW = 32768  # logits: a parallel region would cost more than it saves
@@ -48,7 +57,7 @@ def forward_with_bad_labels(
     if logits.numel():
         columns = np.array([_column(term) for term in plan.terms])
         partial = np.zeros((batch * -(-voxels // CHUNK), channels, SLOTS))
-        run = _pick(_forward_serial, _forward_parallel, logits)
+        run = _pick(_FORWARD, plan, logits)
         bad = run(sums, columns, partial, voxels, *_arguments(logits, target, mask, weight_map, plan))
     return torch.from_numpy(sums), bad
 
@@ -68,7 +77,7 @@ def backward(
         return gradient
     coefficients = np.zeros((batch, channels, SLOTS), real)
     coefficients[..., [_column(term) for term in plan.terms]] = grad_sums.detach().numpy()
-    run = _pick(_backward_serial, _backward_parallel, logits)
+    run = _pick(_BACKWARD, plan, logits)
     run(coefficients, voxels, *_arguments(logits, target, mask, weight_map, plan, gradient))
     return gradient
 
@@ -152,9 +161,11 @@ def _source_digest() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-def _compile(loop: Callable[..., Any], name: str, parallel: bool) -> Callable[..., Any]:
-    """A clone of its own name, since Numba's cache key ignores the jit flags."""
-    clone = types.FunctionType(loop.__code__, loop.__globals__, name, loop.__defaults__, loop.__closure__)
+def _compile(loop: Callable[..., Any], chunk: Callable[..., Any], parallel: bool) -> Callable[..., Any]:
+    """A clone of the loop over a chunk function; of its own name, since Numba's cache key ignores the jit flags."""
+    chunk_name = next(name for name in loop.__code__.co_names if name.endswith("_chunk"))
+    name = f"{chunk.__name__}_{'parallel' if parallel else 'serial'}"
+    clone = types.FunctionType(loop.__code__, {**loop.__globals__, chunk_name: chunk}, name)
     clone.__qualname__ = f"{name}_{_source_digest()}"
     flags = {"parallel": parallel, "nogil": True, "error_model": "numpy"}
     try:
@@ -165,10 +176,15 @@ def _compile(loop: Callable[..., Any], name: str, parallel: bool) -> Callable[..
 
 
 _EPSILON = {real: epsilon_array(real) for real in (np.float32, np.float64)}
-_forward_serial = _compile(_forward_loop, "forward_serial", False)
-_forward_parallel = _compile(_forward_loop, "forward_parallel", True)
-_backward_serial = _compile(_backward_loop, "backward_serial", False)
-_backward_parallel = _compile(_backward_loop, "backward_parallel", True)
+# By whether the kernels for up to four classes serve, then by whether to run in parallel
+_FORWARD = [
+    [_compile(_forward_loop, chunk, parallel) for parallel in (False, True)]
+    for chunk in (forward_chunk, forward_chunk_of_four)
+]
+_BACKWARD = [
+    [_compile(_backward_loop, chunk, parallel) for parallel in (False, True)]
+    for chunk in (backward_chunk, backward_chunk_of_four)
+]
 
 
 # Threads
@@ -191,7 +207,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _pick(serial: Callable[..., Any], parallel: Callable[..., Any], logits: Tensor) -> Callable[..., Any]:
+def _pick(kernels: list[list[Callable[..., Any]]], plan: Plan, logits: Tensor) -> Callable[..., Any]:
+    serial, parallel = kernels[suits_four(plan, logits.shape[1])]
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     if threads == 1 or _Threads.forked or logits.numel() < _SERIAL_BELOW:
         return serial

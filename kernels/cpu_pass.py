@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from fastloss.terms import ACTIVATIONS, EPSILON, KINDS
+from fastloss.terms import ACTIVATIONS, EPSILON, KINDS, Plan
 
 from . import cpu_rows as rows
 from .cpu_math import INNER, SAFE, SUMS, no_inline
@@ -46,7 +46,7 @@ _CLASS_ROWS = 17
 
 _SHORT = P | PY | CE_POS | COUNT | Y  # what the short forms of the softmax know, which never normalise p
 _FEW = 8  # classes whose rows may be read in place: more would share the sets of the L1 cache
-_FOUR = 4  # classes that fit the registers together
+FOUR = 4  # classes that fit the registers together
 _ABSENT_Z, _ABSENT_OUT = _J, _Q  # rows of missing classes, in a pass that uses these rows for nothing else
 
 _fast = njit(**INNER)
@@ -65,7 +65,6 @@ class Options(NamedTuple):
     mapped_bits: int
     width: int
     short: bool
-    four: bool  # the short forms with everything of a voxel in registers
 
 
 @_inlined
@@ -98,8 +97,7 @@ def _walk(w, i):
 def _options(n, channels):
     softmax = n[0] == SOFTMAX
     short = softmax and (n[4] & ~_SHORT) == 0 and n[5] == 0
-    four = short and not n[1] and channels <= _FOUR
-    return Options(n[0], n[1], n[2], n[3], n[4], n[5], channels if softmax else np.int64(1), short, four)
+    return Options(n[0], n[1], n[2], n[3], n[4], n[5], channels if softmax else np.int64(1), short)
 
 
 # What a tile reads
@@ -202,7 +200,7 @@ def _row_of_four(t, o, r, c, absent):
 @_fast
 def _sums_of_four(acc, t, logits, o, b, v, state):
     no_inline()
-    z = _load_classes(t, logits, o, b, v, state[0], np.int64(_FOUR))
+    z = _load_classes(t, logits, o, b, v, state[0], np.int64(FOUR))
     own_p, own_z, total, log_p = row(t, _Q), row(t, _LOG_Q), row(t, _LOG_SUM), row(t, _LOG_P)
     u, labels = row(t, _U), label_row(t, _LABELS)
     p = rows.sum_of_four(
@@ -242,7 +240,7 @@ def _coefficients_of_four(k, column):
 @_fast
 def _gradient_of_four(k, t, logits, gradient, o, b, v, counted):
     no_inline()
-    z = _load_classes(t, logits, o, b, v, counted, np.int64(_FOUR))
+    z = _load_classes(t, logits, o, b, v, counted, np.int64(FOUR))
     out = class_rows(t, _p(o, 0), gradient, b, v, v >= 0)
     rows.gradient_of_four(
         _row_of_four(t, o, out, 0, _ABSENT_OUT),
@@ -422,9 +420,7 @@ def _forward_tile(acc, t, walks, o, ignore, b, v):
         count = rows.sum_row(row(t, _U))
         for c in range(acc.shape[0]):
             acc[c, _COUNT] += count
-        if o.four:
-            _sums_of_four(acc, t, logits, o, b, v, state)
-        elif o.activation == SOFTMAX:
+        if o.activation == SOFTMAX:
             z = _softmax_exponentials(t, logits, o, o.bits | o.mapped_bits, b, v, state[0])
             if o.short:
                 _short_softmax_sums(acc, t, target, o, b, v, state, z)
@@ -619,8 +615,6 @@ def _backward_tile(k, t, walks, o, ignore, b, v):
     if state[0] == EMPTY:
         for c in range(k.shape[0]):
             store_row(row(t, _NO_Y), gradient, b, c, v)
-    elif o.four:
-        _gradient_of_four(k, t, logits, gradient, o, b, v, state[0])
     elif o.activation == SOFTMAX:
         _softmax_exponentials(t, logits, o, (o.bits | o.mapped_bits) & CE_NEG, b, v, state[0])
         if o.short:
@@ -641,6 +635,54 @@ def backward_chunk(coefficients, walks, numbers, b, start, stop, tile, epsilon):
         t = Tile(buffer.ctypes.data, tile, min(tile, stop - v), epsilon[0])
         _backward_tile(coefficients, t, walks, o, ignore, b, v)
     return buffer.size  # the last use of the buffer: until here it must live
+
+
+# The same for labels of up to four classes under softmax, with short terms: kernels of their own, which are compiled
+# in a fraction of the time
+
+
+@_fast
+def forward_chunk_of_four(acc, walks, numbers, b, start, stop, tile, epsilon):
+    """As forward_chunk."""
+    no_inline()
+    o, ignore = _options(numbers, acc.shape[0]), numbers[6:]
+    logits, target, mask = _walk(walks, 0), _walk(walks, 1), _walk(walks, 2)
+    buffer = _buffer(o, np.int64(2), tile, epsilon)
+    bad_labels = 0
+    for v in range(start, stop, tile):
+        t = Tile(buffer.ctypes.data, tile, min(tile, stop - v), epsilon[0])
+        state = _load_weight(t, target, mask, o, ignore, b, v)
+        bad_labels += state[1]
+        if state[0] != EMPTY:
+            count = rows.sum_row(row(t, _U))
+            for c in range(acc.shape[0]):
+                acc[c, _COUNT] += count
+            _sums_of_four(acc, t, logits, o, b, v, state)
+    return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live
+
+
+@_fast
+def backward_chunk_of_four(coefficients, walks, numbers, b, start, stop, tile, epsilon):
+    """As backward_chunk."""
+    no_inline()
+    o, ignore = _options(numbers, coefficients.shape[0]), numbers[6:]
+    logits, target, mask, gradient = _walk(walks, 0), _walk(walks, 1), _walk(walks, 2), _walk(walks, 4)
+    buffer = _buffer(o, np.int64(2), tile, epsilon)
+    for v in range(start, stop, tile):
+        t = Tile(buffer.ctypes.data, tile, min(tile, stop - v), epsilon[0])
+        state = _load_weight(t, target, mask, o, ignore, b, v)
+        if state[0] == EMPTY:
+            for c in range(coefficients.shape[0]):
+                store_row(row(t, _NO_Y), gradient, b, c, v)
+        else:
+            _gradient_of_four(coefficients, t, logits, gradient, o, b, v, state[0])
+    return buffer.size  # the last use of the buffer: until here it must live
+
+
+def suits_four(plan: Plan, channels: int) -> bool:
+    """Whether the kernels for up to four classes can run a plan."""
+    short = all(_SHORT >> KINDS.index(term.kind) & 1 and not term.mapped for term in plan.terms)
+    return plan.activation == "softmax" and not plan.dense and channels <= FOUR and short
 
 
 def epsilon_array(real: type) -> np.ndarray:
