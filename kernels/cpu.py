@@ -126,7 +126,7 @@ def _numbers(plan: Plan, channels: int) -> np.ndarray:
 
 def _tile(channels: int) -> int:
     """Voxels of a tile: two rows a class should stay in the L1, or failing that the L2 cache."""
-    return 256 if channels <= 32 else 128
+    return 512 if channels <= 4 else 256 if channels <= 32 else 128
 
 
 # The loops over chunks: each is compiled twice, serial and parallel
