@@ -112,8 +112,6 @@ class SumLoss(nn.Module):
         self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None, weight_map: Tensor | None = None
     ) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
-        if self.class_weight is not None and logits.ndim > 1:
-            check_weight_length(self.class_weight, logits.shape[1])
         sums = checked_sums(
             logits, target, mask, weight_map, self.terms, self.activation, self.ignore_index, self.validate
         )
