@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.terms import CONSTANT_KINDS, EPSILON, Plan, first_label
+from fastloss.terms import CONSTANT_KINDS, EPSILON, Plan, Term, first_label
 
 
 def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan) -> Tensor:
@@ -14,7 +14,7 @@ def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Ten
     v = _Voxels(logits, target, mask, plan)
     sums = []
     for term in plan.terms:
-        value = v.weight * v.value(term.kind)
+        value = v.weight * v.value(term)
         if term.mapped:
             assert weight_map is not None
             value = value * weight_map.to(v.real)
@@ -32,8 +32,7 @@ def backward(
 ) -> Tensor:
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     v = _Voxels(logits, target, mask, plan)
-    by_p = torch.zeros_like(v.p)  # derivative with respect to p, to go through the activation
-    by_z = torch.zeros_like(v.p)  # derivative with respect to the logits, where that is the stable form
+    slopes = [torch.zeros_like(v.p) for _ in range(3)]  # by p, -log p, -log(1 - p)
     for k, term in enumerate(plan.terms):
         if term.kind in CONSTANT_KINDS:
             continue
@@ -41,11 +40,8 @@ def backward(
         if term.mapped:
             assert weight_map is not None
             g = g * weight_map.to(v.real)
-        if plan.activation != "none" and (term.kind == "ce_pos" or (v.sigmoid and term.kind == "ce_neg")):
-            by_z = by_z + v.logit_derivative(term.kind, g)
-        else:
-            by_p = by_p + g * v.derivative(term.kind)
-    return torch.where(v.counted, v.weight * (v.through_activation(by_p) + by_z), 0).to(logits.dtype)
+        slopes = [total + g * slope for total, slope in zip(slopes, v.derivatives(term), strict=True)]
+    return torch.where(v.counted, v.weight * v.through_activation(*slopes), 0).to(logits.dtype)
 
 
 def _sum_dtype(logits: Tensor) -> torch.dtype:
@@ -73,50 +69,69 @@ class _Voxels:
         self.z = torch.where(self.counted, logits.to(self.real), 0)
         self.y = torch.where(self.counted, _one_hot(logits, target, plan).to(self.real), 0)
         self.p = self._probability()
+        self.q = (-self.z).sigmoid() if self.sigmoid else (1 - self.p).clamp_min(0)
+        self.l = self._negative_log()
+        self.m = -F.logsigmoid(-self.z) if self.sigmoid else -self.q.clamp_min(EPSILON).log()
 
     def _probability(self) -> Tensor:
         if self.activation == "softmax":
             return self.z.softmax(1)
         return self.z.sigmoid() if self.sigmoid else self.z
 
-    def value(self, kind: str) -> Tensor:
+    def value(self, term: Term) -> Tensor:
         p, y = self.p, self.y
-        if kind == "ce_pos":
-            return torch.where(y != 0, y * self._negative_log(), 0)
-        if kind == "ce_neg":
-            return torch.where(y != 1, (1 - y) * self._negative_log_complement(), 0)
         simple = {"p": p, "py": p * y, "y": y, "p2": p * p, "y2": y * y, "p2y": p * p * y}
-        return simple[kind] if kind in simple else torch.ones_like(p)
+        simple |= {"count": torch.ones_like(p), "nll_pos": self.l, "nll_neg": self.m}
+        if term.kind in simple:
+            return simple[term.kind]
+        name, side = term.kind.rsplit("_", 1)
+        y, q, l, _ = self._side(side)
+        if name == "ce":
+            value = l
+        elif name == "focal":
+            value = q**term.power * l
+        else:
+            value = l.clamp_min(EPSILON) ** term.power if name == "log_power" else q**term.power
+        return torch.where(y != 0, y * value, 0)  # the logarithm may be infinite where y = 0
 
-    def derivative(self, kind: str) -> Tensor:
-        """d value / d p."""
-        p, y = self.p, self.y
-        if kind == "ce_pos":
-            return torch.where(p > EPSILON, -y / p, 0)
-        if kind == "ce_neg":
-            return torch.where(1 - p > EPSILON, (1 - y) / (1 - p), 0)
-        return {"p": torch.ones_like(p), "py": y, "p2": 2 * p, "p2y": 2 * p * y}[kind]
+    def derivatives(self, term: Term) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
+        """d value by p, by -log p and by -log(1 - p), which are kept apart: only so are they finite at p = 0 or 1."""
+        simple = {"p": 1.0, "py": self.y, "p2": 2 * self.p, "p2y": 2 * self.p * self.y}
+        if term.kind in simple:
+            return simple[term.kind], 0.0, 0.0
+        name, side = term.kind.rsplit("_", 1)
+        y, q, l, sign = self._side(side)
+        g, by_p, by_l = term.power, 0.0, y
+        if name == "nll":
+            by_l = 1.0
+        elif name == "focal":
+            # q^(g-1) l, where l / q tends to 1 as q vanishes
+            by_p, by_l = -y * g * q**g * torch.where(q > EPSILON**2, l / q, 1), y * q**g
+        elif name == "log_power":
+            by_l = torch.where(l > EPSILON, y * g * l ** (g - 1), 0)
+        elif name == "miss":
+            by_p, by_l = -y * g * q ** (g - 1), 0.0
+        return (by_p, by_l, 0.0) if sign > 0 else (-by_p, 0.0, by_l)
 
-    def logit_derivative(self, kind: str, g: Tensor) -> Tensor:
-        """d (g value) / d logits: of -log_softmax, -logsigmoid(z) or -logsigmoid(-z)."""
-        if kind == "ce_neg":
-            return g * (1 - self.y) * self.p
+    def _side(self, side: str) -> tuple[Tensor, Tensor, Tensor, int]:
+        """(y, 1 - p, -log p, 1) of the foreground, or the same of its complement and -1."""
+        if side == "pos":
+            return self.y, self.q, self.l, 1
+        return 1 - self.y, self.p, self.m, -1
+
+    def through_activation(self, by_p: Tensor, by_l: Tensor, by_m: Tensor) -> Tensor:
+        """The derivative by the logits."""
         if self.sigmoid:
-            return g * self.y * (self.p - 1)
-        return self.p * (g * self.y).sum(1, keepdim=True) - g * self.y
-
-    def through_activation(self, by_p: Tensor) -> Tensor:
+            return by_p * self.p * self.q - by_l * self.q + by_m * self.p
+        by_p = by_p + torch.where(self.q > EPSILON, by_m / self.q, 0)
         if self.activation == "softmax":
-            return self.p * (by_p - (self.p * by_p).sum(1, keepdim=True))
-        return by_p * self.p * (1 - self.p) if self.sigmoid else by_p
+            return self.p * (by_p - (self.p * by_p).sum(1, keepdim=True) + by_l.sum(1, keepdim=True)) - by_l
+        return by_p - torch.where(self.p > EPSILON, by_l / self.p, 0)
 
     def _negative_log(self) -> Tensor:
         if self.activation == "softmax":
             return -self.z.log_softmax(1)
         return -F.logsigmoid(self.z) if self.sigmoid else -self.p.clamp_min(EPSILON).log()
-
-    def _negative_log_complement(self) -> Tensor:
-        return -F.logsigmoid(-self.z) if self.sigmoid else -(1 - self.p).clamp_min(EPSILON).log()
 
 
 def _one_hot(logits: Tensor, target: Tensor, plan: Plan) -> Tensor:

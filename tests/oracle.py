@@ -4,6 +4,15 @@ import torch
 import torch.nn.functional as F
 
 EPSILON = 1e-7
+POWER_TERMS = (
+    "focal_pos(2.0)",
+    "focal_neg(1.5)",
+    "focal_pos(0.5)",
+    "log_power_pos(0.3)",
+    "log_power_neg(0.7)",
+    "miss_pos(3.0)",
+    "miss_neg(2.5)",
+)
 
 
 def probability(logits, activation):
@@ -42,10 +51,20 @@ def sums(logits, y, weight, terms, activation, weight_map=None):
         "p2y": p**2 * y,
         "ce_pos": y * positive,
         "ce_neg": (1 - y) * negative,
+        "nll_pos": positive.expand_as(p),
+        "nll_neg": negative.expand_as(p),
     }
+
+    def power_term(kind, g):
+        side_y, q, log = (y, 1 - p, positive) if kind.endswith("_pos") else (1 - y, p, negative)
+        if kind.startswith("focal"):
+            return side_y * q**g * log
+        return side_y * (log.clamp_min(EPSILON) if kind.startswith("log_power") else q) ** g
+
     columns = []
     for name in terms:
-        value = w * values[name.removeprefix("map*")]
+        kind, _, power = name.removeprefix("map*").rstrip(")").partition("(")
+        value = w * (power_term(kind, float(power)) if power else values[kind])
         if name.startswith("map*"):
             value = value * weight_map.double()
         columns.append(value.flatten(2).sum(2))
