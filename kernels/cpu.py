@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -23,19 +23,12 @@ from numba import njit, prange
 from torch import Tensor
 
 from fastloss import terms
-from fastloss.terms import ACTIVATIONS, KINDS, Plan, first_label, label_count
+from fastloss.terms import Plan
 
+from .cpu_general import backward_general, forward_general
+from .cpu_labels import backward_labels, forward_labels, serves
 from .cpu_memory import walk
-from .cpu_pass import (
-    MAPPED,
-    SLOTS,
-    backward_chunk,
-    backward_chunk_of_four,
-    epsilon_array,
-    forward_chunk,
-    forward_chunk_of_four,
-    suits_four,
-)
+from .cpu_tile import SLOTS, columns, plan_numbers, plan_reals
 
 CHUNK = 16384  # voxels; a multiple of every tile
 _SERIAL_BELOW = 32768  # logits: a parallel region would cost more than it saves
@@ -51,14 +44,14 @@ def forward_with_bad_labels(
     logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan
 ) -> tuple[Tensor, int]:
     """As :func:`forward`; also the number of counted voxels whose label is no class."""
-    batch, channels, voxels, _ = _sizes(logits)
+    batch, channels, voxels = _sizes(logits)
     sums = np.zeros((batch, channels, len(plan.terms)))
     bad = 0
     if logits.numel():
-        columns = np.array([_column(term) for term in plan.terms])
-        partial = np.zeros((batch * -(-voxels // CHUNK), channels, SLOTS))
-        run = _pick(_FORWARD, plan, logits)
-        bad = run(sums, columns, partial, voxels, *_arguments(logits, target, mask, weight_map, plan))
+        p = _prepare(plan, channels, logits.dtype)
+        partial = np.zeros((batch * -(-voxels // CHUNK), channels, p.width))
+        walks = _walks(logits, target, mask, weight_map, plan, None)
+        bad = _pick(_FORWARD[p.labels], logits)(sums, p.columns, partial, voxels, walks, p.numbers, p.tile, p.reals)
     return torch.from_numpy(sums), bad
 
 
@@ -72,56 +65,37 @@ def backward(
 ) -> Tensor:
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     gradient = torch.empty_like(logits)
-    batch, channels, voxels, real = _sizes(logits)
-    if not logits.numel():
-        return gradient
-    coefficients = np.zeros((batch, channels, SLOTS), real)
-    coefficients[..., [_column(term) for term in plan.terms]] = grad_sums.detach().numpy()
-    run = _pick(_BACKWARD, plan, logits)
-    run(coefficients, voxels, *_arguments(logits, target, mask, weight_map, plan, gradient))
+    batch, channels, voxels = _sizes(logits)
+    if logits.numel():
+        p = _prepare(plan, channels, logits.dtype)
+        coefficients = np.zeros((batch, channels, p.width), p.reals.dtype)
+        coefficients[..., p.columns] = grad_sums.detach().numpy()
+        walks = _walks(logits, target, mask, weight_map, plan, gradient)
+        _pick(_BACKWARD[p.labels], logits)(coefficients, voxels, walks, p.numbers, p.tile, p.reals)
     return gradient
 
 
-def _column(term: Any) -> int:
-    return KINDS.index(term.kind) + (MAPPED if term.mapped else 0)
-
-
-def _sizes(logits: Tensor) -> tuple[int, int, int, type]:
+def _sizes(logits: Tensor) -> tuple[int, int, int]:
     batch, channels = logits.shape[:2]
-    real = np.float64 if logits.dtype == torch.float64 else np.float32
-    return batch, channels, logits.numel() // max(1, batch * channels), real
+    return batch, channels, logits.numel() // max(1, batch * channels)
 
 
-def _arguments(
-    logits: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    weight_map: Tensor | None,
-    plan: Plan,
-    gradient: Tensor | None = None,
-) -> tuple[Any, ...]:
-    channels, real = logits.shape[1], _sizes(logits)[3]
-    walks = np.array(
-        [
-            walk(logits, True),
-            walk(target, plan.dense),
-            walk(mask, False),
-            walk(weight_map, True),
-            walk(gradient, True),
-        ]
-    )
-    return walks, _numbers(plan, channels), _tile(channels), _EPSILON[real]
+class _Prepared(NamedTuple):
+    """What the kernels need of a plan beside the tensors."""
+
+    labels: bool  # whether the pass for labels serves
+    width: int  # columns of sums
+    columns: np.ndarray
+    numbers: np.ndarray
+    reals: np.ndarray
+    tile: int
 
 
 @lru_cache(maxsize=256)
-def _numbers(plan: Plan, channels: int) -> np.ndarray:
-    """The fields of Options, in its order."""
-    bits, mapped_bits = (
-        sum(1 << KINDS.index(term.kind) for term in plan.terms if term.mapped == mapped) for mapped in (False, True)
-    )
-    activation = ACTIVATIONS.index(plan.activation)
-    labels = (label_count(channels), first_label(channels))
-    return np.array([activation, plan.dense, *labels, bits, mapped_bits, *plan.ignore])
+def _prepare(plan: Plan, channels: int, dtype: torch.dtype) -> _Prepared:
+    reals = plan_reals(plan, np.float64 if dtype == torch.float64 else np.float32)
+    numbers = plan_numbers(plan, channels)
+    return _Prepared(serves(plan), SLOTS + reals.size - 1, columns(plan.terms), numbers, reals, _tile(channels))
 
 
 def _tile(channels: int) -> int:
@@ -129,16 +103,32 @@ def _tile(channels: int) -> int:
     return 512 if channels <= 4 else 256 if channels <= 32 else 128
 
 
-# The loops over chunks: each is compiled twice, serial and parallel
+def _walks(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    plan: Plan,
+    gradient: Tensor | None,
+) -> np.ndarray:
+    if not plan.mapped:
+        weight_map = None
+    walks = (walk(logits, True), walk(target, plan.dense), walk(mask, False), walk(weight_map, True))
+    return np.array([*walks, walk(gradient, True)])
 
 
-def _forward_loop(sums, columns, partial, voxels, walks, numbers, tile, epsilon):  # type: ignore[no-untyped-def]
+# The loops over chunks: each is compiled for each pass, serial and parallel
+
+run_chunk: Callable[..., Any] = forward_general  # the clones of _compile have their own
+
+
+def _forward_loop(sums, columns, partial, voxels, walks, numbers, tile, reals):  # type: ignore[no-untyped-def]
     per_sample = -(-voxels // CHUNK)
     bad = 0
     for i in prange(partial.shape[0]):
         b, start = i // per_sample, i % per_sample * CHUNK
         stop = min(start + CHUNK, voxels)
-        bad += forward_chunk(partial[i], walks, numbers, b, start, stop, tile, epsilon)
+        bad += run_chunk(partial[i], walks, numbers, b, start, stop, tile, reals)
     for i in range(partial.shape[0]):
         for c in range(sums.shape[1]):
             for k in range(columns.size):
@@ -146,12 +136,12 @@ def _forward_loop(sums, columns, partial, voxels, walks, numbers, tile, epsilon)
     return bad
 
 
-def _backward_loop(coefficients, voxels, walks, numbers, tile, epsilon):  # type: ignore[no-untyped-def]
+def _backward_loop(coefficients, voxels, walks, numbers, tile, reals):  # type: ignore[no-untyped-def]
     per_sample = -(-voxels // CHUNK)
     for i in prange(coefficients.shape[0] * per_sample):
         b, start = i // per_sample, i % per_sample * CHUNK
         stop = min(start + CHUNK, voxels)
-        backward_chunk(coefficients[b], walks, numbers, b, start, stop, tile, epsilon)
+        run_chunk(coefficients[b], walks, numbers, b, start, stop, tile, reals)
 
 
 def _source_digest() -> str:
@@ -163,9 +153,8 @@ def _source_digest() -> str:
 
 def _compile(loop: Callable[..., Any], chunk: Callable[..., Any], parallel: bool) -> Callable[..., Any]:
     """A clone of the loop over a chunk function; of its own name, since Numba's cache key ignores the jit flags."""
-    chunk_name = next(name for name in loop.__code__.co_names if name.endswith("_chunk"))
     name = f"{chunk.__name__}_{'parallel' if parallel else 'serial'}"
-    clone = types.FunctionType(loop.__code__, {**loop.__globals__, chunk_name: chunk}, name)
+    clone = types.FunctionType(loop.__code__, {**loop.__globals__, "run_chunk": chunk}, name)
     clone.__qualname__ = f"{name}_{_source_digest()}"
     flags = {"parallel": parallel, "nogil": True, "error_model": "numpy"}
     try:
@@ -175,15 +164,14 @@ def _compile(loop: Callable[..., Any], chunk: Callable[..., Any], parallel: bool
         return njit(**flags)(clone)
 
 
-_EPSILON = {real: epsilon_array(real) for real in (np.float32, np.float64)}
-# By whether the kernels for up to four classes serve, then by whether to run in parallel
+# By whether the pass for labels serves, then by whether to run in parallel
 _FORWARD = [
     [_compile(_forward_loop, chunk, parallel) for parallel in (False, True)]
-    for chunk in (forward_chunk, forward_chunk_of_four)
+    for chunk in (forward_general, forward_labels)
 ]
 _BACKWARD = [
     [_compile(_backward_loop, chunk, parallel) for parallel in (False, True)]
-    for chunk in (backward_chunk, backward_chunk_of_four)
+    for chunk in (backward_general, backward_labels)
 ]
 
 
@@ -207,8 +195,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _pick(kernels: list[list[Callable[..., Any]]], plan: Plan, logits: Tensor) -> Callable[..., Any]:
-    serial, parallel = kernels[suits_four(plan, logits.shape[1])]
+def _pick(kernels: list[Callable[..., Any]], logits: Tensor) -> Callable[..., Any]:
+    serial, parallel = kernels
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     if threads == 1 or _Threads.forked or logits.numel() < _SERIAL_BELOW:
         return serial

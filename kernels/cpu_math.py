@@ -53,20 +53,24 @@ _ROUND = f32(12582912.0)  # 1.5 * 2^23: adding it leaves the nearest integer in 
 _LOG2E, _LN2_HIGH, _LN2_LOW = f32(1.44269504088896341), f32(0.693359375), f32(-2.12194440e-4)
 _LOWEST = f32(-87.33654)  # 126 ln 2: below it exp would be subnormal
 _ONE, _HALF, _ZERO = f32(1.0), f32(0.5), f32(0.0)
-# 2^r - 1 on [-1/2, 1/2], minimax with relative error 2e-9
-_E1, _E2, _E3 = f32(0.6931471824645996), f32(0.24022647738456726), f32(0.05550331994891167)
-_E4, _E5, _E6 = f32(0.009618435986340046), f32(0.0013398994924500585), f32(0.00015353775233961642)
-_L0, _L1, _L2 = f32(7.0376836292e-2), f32(-1.1514610310e-1), f32(1.1676998740e-1)
-_L3, _L4, _L5 = f32(-1.2420140846e-1), f32(1.4249322787e-1), f32(-1.6668057665e-1)
-_L6, _L7, _L8 = f32(2.0000714765e-1), f32(-2.4999993993e-1), f32(3.3333331174e-1)
-_SQRT_HALF, _SQRT_TWO_MINUS_ONE = f32(0.70710678), f32(0.41421356)
+# 2^r on [-1/2, 1/2], minimax with relative error 9e-8, and exactly 1 at 0
+_E1, _E2, _E3 = f32(0.6931469776102404), f32(0.24022242097333288), f32(0.05550733824222229)
+_E4, _E5 = f32(0.009671512353553582), f32(0.0013264694325645695)
+# (log(1 + m) - m) / m^2, 1 + m from sqrt(1/2) to sqrt(2)
+_L0, _L1, _L2 = f32(-0.49999988079071045), f32(0.3333418667316437), f32(-0.25002074241638184)
+_L3, _L4, _L5 = f32(0.19956833124160767), f32(-0.1656239777803421), f32(0.14952275156974792)
+_L6, _L7 = f32(-0.14366813004016876), f32(0.08722294121980667)
+_SQRT_TWO_MINUS_ONE = f32(0.41421356)
+_HIGHEST = f32(88.0)
 
 
 def _exp32(x):
     x = _LOWEST if x < _LOWEST else x
     shifted = x * _LOG2E + _ROUND
     r = x * _LOG2E - (shifted - _ROUND)
-    q = ((((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r + _E1) * r) + _ONE
+    # in pairs (Estrin): the processor waits for the longest chain of operations, not for their number
+    square = r * r
+    q = (_E1 * r + _ONE) + square * ((_E3 * r + _E2) + square * (_E5 * r + _E4))
     return i32(f32(q).view(i32) + i32(f32(shifted).view(i32) << i32(23))).view(f32)
 
 
@@ -75,20 +79,18 @@ def _log1p_polynomial(x):
 
 
 def _log1p_polynomial32(x):
-    q = _L0 * x + _L1
-    q = (((((((q * x + _L2) * x + _L3) * x + _L4) * x + _L5) * x + _L6) * x + _L7) * x) + _L8
     square = x * x
-    return q * x * square - _HALF * square + x
+    low = (_L1 * x + _L0) + square * (_L3 * x + _L2)
+    high = (_L5 * x + _L4) + square * (_L7 * x + _L6)
+    return x + square * (low + square * square * high)
 
 
 def _log32(x):
+    # x = 2^exponent (1 + m), 1 + m from sqrt(1/2) to sqrt(2)
     bits = f32(x).view(i32)
-    exponent = f32(i32(bits >> i32(23)) - i32(126))
-    m = i32((bits & i32(0x007FFFFF)) | i32(0x3F000000)).view(f32)
-    small = m < _SQRT_HALF
-    exponent = exponent - _ONE if small else exponent
-    m = m + m - _ONE if small else m - _ONE
-    value = _log1p_polynomial(m) + exponent * _LN2_LOW + exponent * _LN2_HIGH
+    exponent = i32(i32(bits - i32(0x3F3504F3)) >> i32(23))
+    m = i32(bits - i32(exponent << i32(23))).view(f32) - _ONE
+    value = _log1p_polynomial(m) + f32(exponent) * _LN2_LOW + f32(exponent) * _LN2_HIGH
     return value + (x - x)  # NaN and inf have no meaning in the bit arithmetic
 
 
@@ -100,7 +102,7 @@ def _log1p32(x):
 
 
 def fast_exp(x):
-    """e^x for x <= 0 (float32: at least 2^-126)."""
+    """e^x for x <= 88 (float32: at least 2^-126)."""
     return math.exp(x)
 
 
@@ -112,6 +114,16 @@ def fast_log(x):
 def fast_log1p(x):
     """log(1 + x) for 0 <= x <= 1."""
     return math.log1p(x)
+
+
+def fast_power(x, g):
+    """x^g for normal x > 0, at most 1e38."""
+    return x**g
+
+
+def _power32(x, g):
+    y = g * fast_log(x)
+    return fast_exp(_HIGHEST if y > _HIGHEST else y)
 
 
 def negative_log_softmax(log_s, z, m):
@@ -145,3 +157,8 @@ def _overload_log(x):
 @overload(fast_log1p, jit_options=_OPTIONS)
 def _overload_log1p(x):
     return _log1p32 if x == types.float32 else lambda x: math.log1p(x)
+
+
+@overload(fast_power, jit_options=_OPTIONS)
+def _overload_power(x, g):
+    return _power32 if x == types.float32 else lambda x, g: x**g

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 from torch import Tensor
@@ -45,9 +46,11 @@ class Walk(NamedTuple):
     stride0: int
     stride1: int
     stride2: int
+    streamed: int  # written past the caches: it is larger than they are
 
 
-ABSENT = Walk(0, -1, 0, 0, 1, 1, 0, 0, 0)
+ABSENT = Walk(0, -1, 0, 0, 1, 1, 0, 0, 0, 0)
+_STREAMED_FROM = 8 << 20  # bytes
 
 
 def walk(tensor: Tensor | None, channels: bool) -> Walk:
@@ -56,7 +59,8 @@ def walk(tensor: Tensor | None, channels: bool) -> Walk:
         return ABSENT
     (_, n1, n2), strides = spatial_layout(tensor, 2 if channels else 1)
     channel = tensor.stride(1) if channels and tensor.shape[1] > 1 else 0
-    return Walk(tensor.data_ptr(), _CODES[tensor.dtype], tensor.stride(0), channel, n1, n2, *strides)
+    streamed = tensor.nbytes >= _STREAMED_FROM
+    return Walk(tensor.data_ptr(), _CODES[tensor.dtype], tensor.stride(0), channel, n1, n2, *strides, streamed)
 
 
 @intrinsic
@@ -84,6 +88,12 @@ _inlined = njit(inline="always", **INNER)
 _fast = njit(**INNER)
 
 
+@_inlined
+def bare(array):
+    """The array without its owner, whose references Numba would count, by atomic operations, at every call."""
+    return carray(_pointer(np.int64(array.ctypes.data), 0, array.dtype.type(0)), array.shape)
+
+
 class Tile(NamedTuple):
     """The rows of one tile, ``n`` voxels each, in one buffer at ``base``.
 
@@ -98,15 +108,27 @@ class Tile(NamedTuple):
 
 
 @_inlined
+def pointer(t, k):
+    """Row k of a tile, as an address with a type."""
+    return _pointer(t.base, k * t.pitch, t.like)
+
+
+@_inlined
+def label_pointer(t, k):
+    """Row k of a tile, as the address of int32."""
+    return _pointer(_address(_pointer(t.base, k * t.pitch, t.like)), 0, np.int32)
+
+
+@_inlined
 def row(t, k):
     """Row k of a tile, as an array."""
-    return carray(_pointer(t.base, k * t.pitch, t.like), (t.n,))
+    return carray(pointer(t, k), (t.n,))
 
 
 @_inlined
 def label_row(t, k):
     """Row k of a tile, as an array of int32."""
-    return carray(_pointer(_address(_pointer(t.base, k * t.pitch, t.like)), 0, np.int32), (t.n,))
+    return carray(label_pointer(t, k), (t.n,))
 
 
 @_inlined
@@ -260,6 +282,48 @@ def load_row(dst, w, b, c, voxel):
             dst[i] = integers[i]
 
 
+@intrinsic
+def _stream(typingctx, destination, source):
+    """Copies 32 bytes to an address that is a multiple of 32, past the caches."""
+
+    def codegen(context, builder, signature, args):
+        vector = ir.VectorType(ir.IntType(32), 8)
+        loaded = builder.load(builder.inttoptr(args[1], vector.as_pointer()), typ=vector)
+        loaded.align = 4
+        stored = builder.store(loaded, builder.inttoptr(args[0], vector.as_pointer()))
+        stored.align = 32
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def stream_fence(typingctx):
+    """Makes what was streamed visible to other threads."""
+
+    def codegen(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@_fast
+def _stream_row(dst, src):
+    """Copies a row to memory that will not be read soon."""
+    no_inline()
+    to, start, size = np.int64(dst.ctypes.data), np.int64(src.ctypes.data), src.itemsize
+    head = min(src.size, (-to % 32) // size)
+    blocks = (src.size - head) * size // 32
+    for i in range(head):
+        dst[i] = src[i]
+    for i in range(blocks):
+        _stream(to + head * size + 32 * i, start + head * size + 32 * i)
+    for i in range(head + blocks * 32 // size, src.size):
+        dst[i] = src[i]
+
+
 @_inlined
 def _scatter(dst, src, stride):
     if stride == 1:
@@ -295,8 +359,11 @@ def store_row(src, w, b, c, voxel):
     done = 0
     while done < src.size:
         n = _step(w, voxel + done, src.size - done)
-        offset, part = _offset(w, b, c, voxel + done), src[done : done + n]
-        _scatter(_at(w, offset, n, src.dtype.type), part, w.stride2)  # a gradient has the kernel's own type
+        part, dst = src[done : done + n], _at(w, _offset(w, b, c, voxel + done), n, src.dtype.type)
+        if w.streamed and w.stride2 == 1:
+            _stream_row(dst, part)
+        else:
+            _scatter(dst, part, w.stride2)  # a gradient has the kernel's own type
         done += n
 
 
@@ -320,6 +387,12 @@ def class_rows(t, k, w, b, voxel, allowed):
 
 
 @_inlined
+def class_pointer(t, r, c):
+    """The row of class c, as an address with a type."""
+    return _pointer(r.address + c * r.step, 0, t.like)
+
+
+@_inlined
 def class_row(t, r, c):
     """The row of class c, as an array."""
-    return carray(_pointer(r.address + c * r.step, 0, t.like), (t.n,))
+    return carray(class_pointer(t, r, c), (t.n,))

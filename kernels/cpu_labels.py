@@ -1,0 +1,390 @@
+"""The fused pass for labels under softmax over one chunk of voxels of one sample (Numba).
+
+A label's terms depend on p of its own class alone: what they add to the gradient is one number a voxel, whatever the
+number of classes, and p is never normalised.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fastloss.terms import KINDS, POWER_KINDS, Plan
+
+from . import cpu_label_rows as rows
+from .cpu_math import INNER, no_inline
+from .cpu_memory import bare, class_pointer, class_row, class_rows, label_pointer, pointer, row, store_row, stream_fence
+from .cpu_powers import power_slopes, power_values
+from .cpu_rows import set_zero, sum_row
+from .cpu_tile import (
+    CE_POS,
+    COUNT,
+    EMPTY,
+    FIRST_FREE,
+    LABELS,
+    LARGEST,
+    NLL_POS,
+    P2,
+    P2Y,
+    PY,
+    RU,
+    SLOTS,
+    TOTAL,
+    Y2,
+    ZERO,
+    P,
+    R,
+    U,
+    Y,
+    exponentials,
+    has,
+    load_classes,
+    load_weight,
+    logits_of_four,
+    options_of,
+    power_kind,
+    row_of_four,
+    tile_buffer,
+    tile_of,
+    walk_of,
+)
+
+# Rows: logarithm of the sum of the exponentials; p, 1 - p and -log p of each voxel's own class; slopes,
+# coefficients; h and t of the gradient
+_LOG_SUM, _OWN_P, _OWN_Q, _OWN_L, _SLOPE, _SLOPE_Q, _COEFFICIENT, _H, _T = range(FIRST_FREE, FIRST_FREE + 9)
+_E = FIRST_FREE + 9  # and for every class: exponentials, then logits (in the gradient's pass: results)
+
+_fast = njit(**INNER)
+_inlined = njit(inline="always", **INNER)
+
+
+def serves(plan: Plan) -> bool:
+    """Whether this pass knows all terms of a plan."""
+    kinds = {term.kind for term in plan.terms}
+    complement = {kind for kind in (*KINDS, *POWER_KINDS) if kind.endswith("_neg")}
+    return plan.activation == "softmax" and not plan.dense and not plan.mapped and not kinds & complement
+
+
+# The softmax of a tile
+
+
+@_fast
+def _own_rows(t, z, o, classes, first, last):
+    """p, 1 - p and -log p of each voxel's own class."""
+    no_inline()
+    labels, p, q, l = label_pointer(t, LABELS), pointer(t, _OWN_P), pointer(t, _OWN_Q), pointer(t, _OWN_L)
+    if classes <= 4:
+        rows.own_of_four(
+            t.n,
+            p,
+            q,
+            l,
+            row_of_four(t, _E, classes, 0),
+            row_of_four(t, _E, classes, 1),
+            row_of_four(t, _E, classes, 2),
+            row_of_four(t, _E, classes, 3),
+            logits_of_four(t, z, classes, 0),
+            logits_of_four(t, z, classes, 1),
+            logits_of_four(t, z, classes, 2),
+            logits_of_four(t, z, classes, 3),
+            pointer(t, LARGEST),
+            pointer(t, R),
+            labels,
+            np.int32(o.first_label),
+        )
+    else:
+        rows.start_own(t.n, p, q, l)
+        for c in range(classes):
+            e, label = pointer(t, _E + c), np.int32(c + o.first_label)
+            if first <= c < last:
+                rows.add_own(t.n, p, q, l, e, class_pointer(t, z, c), pointer(t, LARGEST), pointer(t, R), labels, label)
+            else:
+                rows.add_other(t.n, q, e, pointer(t, R))
+    rows.add_log(t.n, l, pointer(t, TOTAL))
+
+
+@_inlined
+def _present(o, state, classes):
+    """The range of classes that may have a voxel in the tile."""
+    return max(np.int64(0), state[2] - o.first_label), min(classes, state[3] - o.first_label + 1)
+
+
+# Forward
+
+
+@_fast
+def _sum_classes(acc, t, z, o):
+    """The sums that every voxel adds to."""
+    no_inline()
+    classes = acc.shape[0]
+    if has(o.bits, P):
+        ru, done = pointer(t, RU), np.int64(0)
+        for c in range(0, classes - 3, 4):
+            p0, p1, p2, p3 = rows.sum_p_of_four(
+                t.n, pointer(t, _E + c), pointer(t, _E + c + 1), pointer(t, _E + c + 2), pointer(t, _E + c + 3), ru
+            )
+            acc[c, P] += p0
+            acc[c + 1, P] += p1
+            acc[c + 2, P] += p2
+            acc[c + 3, P] += p3
+            done = c + 4
+        for c in range(done, classes):
+            acc[c, P] += rows.sum_p(t.n, pointer(t, _E + c), ru)
+    if has(o.bits, P2):
+        for c in range(classes):
+            acc[c, P2] += rows.sum_p2(t.n, pointer(t, _E + c), pointer(t, R), pointer(t, RU))
+    if has(o.bits, NLL_POS):
+        for c in range(classes):
+            acc[c, NLL_POS] += rows.sum_nll(
+                t.n, pointer(t, _LOG_SUM), class_pointer(t, z, c), pointer(t, LARGEST), pointer(t, U)
+            )
+
+
+@_fast
+def _sum_labels(acc, t, z, o, first, last, products):
+    """The sums over the voxels of each class."""
+    no_inline()
+    u, labels, m = pointer(t, U), label_pointer(t, LABELS), pointer(t, LARGEST)
+    for c in range(first, last):
+        label = np.int32(c + o.first_label)
+        py, y = rows.sum_overlap(t.n, pointer(t, _E + c), pointer(t, RU), u, labels, label)
+        acc[c, PY] += py
+        acc[c, Y] += y
+        acc[c, Y2] += y
+        if has(o.bits, CE_POS) and products:
+            acc[c, CE_POS] += rows.sum_log_products(t.n, pointer(t, TOTAL), labels, label)
+            acc[c, CE_POS] += rows.sum_below_max(t.n, class_pointer(t, z, c), m, labels, label)
+        elif has(o.bits, CE_POS):
+            acc[c, CE_POS] += rows.sum_cross_entropy(
+                t.n, pointer(t, _LOG_SUM), class_pointer(t, z, c), m, u, labels, label
+            )
+
+
+@_fast
+def _sum_own_labels(acc, t, o, first, last):
+    """The same, from the rows of each voxel's own class."""
+    no_inline()
+    for c in range(first, last):
+        label = np.int32(c + o.first_label)
+        py, y, ce = rows.sum_own(
+            t.n, pointer(t, _OWN_P), pointer(t, _OWN_L), pointer(t, U), label_pointer(t, LABELS), label
+        )
+        acc[c, PY] += py
+        acc[c, Y] += y
+        acc[c, Y2] += y
+        acc[c, CE_POS] += ce
+
+
+@_fast
+def _sum_own(acc, t, o, numbers, reals, first, last):
+    """The sums of terms that need p of the own class."""
+    no_inline()
+    value, u, labels = pointer(t, _SLOPE), pointer(t, U), label_pointer(t, LABELS)
+    for j in range(-1 if has(o.bits, P2Y) else 0, o.powers):
+        if j < 0:
+            rows.square(t.n, value, pointer(t, _OWN_P))
+        else:
+            power_values(
+                row(t, _SLOPE), power_kind(numbers, j) // 2, reals[1 + j], row(t, _OWN_L), row(t, _OWN_Q), reals[0]
+            )
+        for c in range(first, last):
+            acc[c, P2Y if j < 0 else SLOTS + j] += rows.sum_where(t.n, value, u, labels, np.int32(c + o.first_label))
+
+
+@_fast
+def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
+    """Adds the sums of voxels start to stop of sample b to acc ``[C, SLOTS + powers]``; returns the bad labels seen."""
+    no_inline()
+    acc, walks, numbers, reals = bare(acc), bare(walks), bare(numbers), bare(reals)
+    o, classes, bad_labels = options_of(numbers), acc.shape[0], 0
+    logits, target, mask = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2)
+    own = o.powers > 0 or has(o.bits, P2Y)
+    buffer = tile_buffer(_E + 2 * classes, tile, reals)
+    for v in range(start, stop, tile):
+        t = tile_of(buffer, min(tile, stop - v), reals)
+        state = load_weight(t, target, mask, o, numbers, b, v)
+        bad_labels += state[1]
+        if state[0] == EMPTY:
+            continue
+        count = sum_row(row(t, U))
+        for c in range(classes):
+            acc[c, COUNT] += count
+        z = load_classes(t, _E + classes, classes, logits, b, v, state[0])
+        exponentials(t, z, _E, classes)
+        first, last = _present(o, state, classes)
+        # with a logarithm a voxel, one pass over all classes is the cheaper
+        together = own or (has(o.bits, CE_POS) and classes <= 4 and last - first > 1)
+        products = mask.code < 0 and t.n % rows.FOLD == 0
+        if has(o.bits, NLL_POS) or (has(o.bits, CE_POS) and not (together or products)):
+            rows.log_rows(t.n, pointer(t, _LOG_SUM), pointer(t, TOTAL))
+        _sum_classes(acc, t, z, o)
+        if together:
+            _own_rows(t, z, o, classes, first, last)
+            _sum_own_labels(acc, t, o, first, last)
+            if own:
+                _sum_own(acc, t, o, numbers, reals, first, last)
+        else:
+            _sum_labels(acc, t, z, o, first, last, products)
+    return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live
+
+
+# Backward
+
+
+@_fast
+def _add_own_slopes(t, o, k, numbers, reals, first, last):
+    """Adds to h and t the slopes by -log p of the terms that need p of the own class."""
+    no_inline()
+    slope, by_q, coefficient = pointer(t, _SLOPE), pointer(t, _SLOPE_Q), pointer(t, _COEFFICIENT)
+    for j in range(-1 if has(o.bits, P2Y) else 0, o.powers):
+        column = P2Y if j < 0 else SLOTS + j
+        if j < 0:
+            rows.squared_overlap_slope(t.n, slope, pointer(t, _OWN_P))
+        else:
+            kind = power_kind(numbers, j) // 2
+            power_slopes(row(t, _SLOPE), row(t, _SLOPE_Q), kind, reals[1 + j], row(t, _OWN_L), row(t, _OWN_Q), reals[0])
+            rows.add_product(t.n, slope, by_q, pointer(t, _OWN_P))  # dq/dl = p
+        set_zero(row(t, _COEFFICIENT))
+        for c in range(first, last):
+            rows.fill_where(t.n, coefficient, k[c, column], label_pointer(t, LABELS), np.int32(c + o.first_label))
+        rows.add_product(t.n, pointer(t, _H), coefficient, slope)
+        rows.add_product(t.n, pointer(t, _T), coefficient, slope)
+
+
+@_inlined
+def _coefficients_of_four(k, column):
+    """One column of the coefficients of four classes, 0 for missing ones."""
+    zero = k.dtype.type(0)
+    c2 = k[2, column] if k.shape[0] > 2 else zero
+    return k[0, column], k[1, column], c2, k[3, column] if k.shape[0] > 3 else zero
+
+
+@_fast
+def _simple_slopes(t, o, k, first, last):
+    """h and t for p, p y and the cross-entropy."""
+    no_inline()
+    labels, classes = label_pointer(t, LABELS), k.shape[0]
+    if classes <= 4:
+        rows.slope_of_four(
+            t.n,
+            pointer(t, _T),
+            pointer(t, _H),
+            row_of_four(t, _E, classes, 0),
+            row_of_four(t, _E, classes, 1),
+            row_of_four(t, _E, classes, 2),
+            row_of_four(t, _E, classes, 3),
+            pointer(t, R),
+            labels,
+            np.int32(o.first_label),
+            _coefficients_of_four(k, P),
+            _coefficients_of_four(k, PY),
+            _coefficients_of_four(k, CE_POS),
+        )
+        return
+    set_zero(row(t, _H))
+    set_zero(row(t, _T))
+    for c in range(classes):
+        rows.subtract_dot(t.n, pointer(t, _T), pointer(t, _E + c), pointer(t, R), k[c, P])
+    for c in range(first, last):
+        e, label = pointer(t, _E + c), np.int32(c + o.first_label)
+        rows.add_overlap_slope(
+            t.n, pointer(t, _T), pointer(t, _H), e, pointer(t, R), labels, label, k[c, PY], k[c, CE_POS]
+        )
+
+
+@_fast
+def _slopes(t, z, o, k, numbers, reals, first, last):
+    """h and t of the gradient."""
+    no_inline()
+    _simple_slopes(t, o, k, first, last)
+    if o.powers > 0 or has(o.bits, P2Y):
+        _own_rows(t, z, o, k.shape[0], first, last)
+        _add_own_slopes(t, o, k, numbers, reals, first, last)
+    if has(o.bits, P2):
+        for c in range(k.shape[0]):
+            rows.subtract_squared_dot(t.n, pointer(t, _T), pointer(t, _E + c), pointer(t, R), k[c, P2])
+    if has(o.bits, NLL_POS):
+        total = k.dtype.type(0)
+        for c in range(k.shape[0]):
+            total += k[c, NLL_POS]
+        rows.add_constant(t.n, pointer(t, _T), total)
+
+
+@_inlined
+def _result_of_four(t, results, classes, c):
+    """Where the gradient of class c goes; that of a missing class to a row that is not needed any more."""
+    return class_pointer(t, results, c) if c < classes else pointer(t, _OWN_P + c)
+
+
+@_fast
+def _gradients(t, o, k, results, first, last):
+    """The gradient of all classes, without that of p^2 and of -log p of all classes."""
+    no_inline()
+    ru, slope, h, u, labels = pointer(t, RU), pointer(t, _T), pointer(t, _H), pointer(t, U), label_pointer(t, LABELS)
+    classes = k.shape[0]
+    if classes <= 4:
+        rows.gradient_of_four(
+            t.n,
+            _result_of_four(t, results, classes, 0),
+            _result_of_four(t, results, classes, 1),
+            _result_of_four(t, results, classes, 2),
+            _result_of_four(t, results, classes, 3),
+            row_of_four(t, _E, classes, 0),
+            row_of_four(t, _E, classes, 1),
+            row_of_four(t, _E, classes, 2),
+            row_of_four(t, _E, classes, 3),
+            ru,
+            slope,
+            h,
+            u,
+            labels,
+            np.int32(o.first_label),
+            _coefficients_of_four(k, P),
+        )
+        return
+    for c in range(classes):
+        out, e = class_pointer(t, results, c), pointer(t, _E + c)
+        if first <= c < last:
+            rows.own_gradient(t.n, out, e, ru, slope, k[c, P], h, u, labels, np.int32(c + o.first_label))
+        else:
+            rows.gradient(t.n, out, e, ru, slope, k[c, P])
+
+
+@_fast
+def _write(t, o, k, gradient, b, v, first, last):
+    no_inline()
+    results = class_rows(t, _E + k.shape[0], gradient, b, v, not gradient.streamed)
+    _gradients(t, o, k, results, first, last)
+    for c in range(k.shape[0]):
+        out = class_pointer(t, results, c)
+        if has(o.bits, P2):
+            rows.add_squared_gradient(t.n, out, pointer(t, _E + c), pointer(t, R), pointer(t, RU), k[c, P2])
+        if has(o.bits, NLL_POS):
+            rows.subtract_weight(t.n, out, pointer(t, U), k[c, NLL_POS])
+        if not results.in_place:
+            store_row(class_row(t, results, c), gradient, b, c, v)
+
+
+@_fast
+def backward_labels(coefficients, walks, numbers, b, start, stop, tile, reals):
+    """Writes the gradient of voxels start to stop of sample b; coefficients ``[C, SLOTS + powers]``."""
+    no_inline()
+    coefficients, walks, numbers, reals = bare(coefficients), bare(walks), bare(numbers), bare(reals)
+    o, classes = options_of(numbers), coefficients.shape[0]
+    logits, target, mask, gradient = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 4)
+    buffer = tile_buffer(_E + 2 * classes, tile, reals)
+    for v in range(start, stop, tile):
+        t = tile_of(buffer, min(tile, stop - v), reals)
+        state = load_weight(t, target, mask, o, numbers, b, v)
+        if state[0] == EMPTY:
+            for c in range(classes):
+                store_row(row(t, ZERO), gradient, b, c, v)
+            continue
+        z = load_classes(t, _E + classes, classes, logits, b, v, state[0])
+        exponentials(t, z, _E, classes)
+        first, last = _present(o, state, classes)
+        _slopes(t, z, o, coefficients, numbers, reals, first, last)
+        _write(t, o, coefficients, gradient, b, v, first, last)
+    if gradient.streamed:
+        stream_fence()
+    return buffer.size  # the last use of the buffer: until here it must live
