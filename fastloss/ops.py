@@ -69,7 +69,7 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"fastloss.kernels.{_MODULES[name]}")
 
 
-_chosen: dict[tuple[str, str], str] = {}
+_chosen: dict[tuple[str, str], ModuleType] = {}
 
 
 def _choose(forced: str, device: torch.device) -> ModuleType:
@@ -83,8 +83,8 @@ def _choose(forced: str, device: torch.device) -> ModuleType:
             reason = problem or f"no kernels for {device.type} devices"
             _log.warning("fastloss: using the reference back end on %s (slow): %s", device.type, reason)
             wanted = "reference"
-        _chosen[key] = wanted
-    return _module(_chosen[key])
+        _chosen[key] = _module(wanted)
+    return _chosen[key]
 
 
 # The operators

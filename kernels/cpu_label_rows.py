@@ -1,8 +1,8 @@
 """Row primitives of the passes for labels under softmax (see cpu_rows for what a row is), given by address.
 
-``e`` the exponential of z - max, ``r`` 1 / (the sum of e over the classes), ``ru`` that times the weight. Short loops
-with few streams, their rows passed as bare
-pointers (an array is seven arguments): the processor overlaps them better than one loop that keeps everything of a voxel in registers.
+``e`` the exponential of z - max, ``r`` 1 / (the sum of e over the classes), ``ru`` that times the weight. Rows come as
+bare pointers, since an array is seven arguments. The loops are short, with few streams: the processor overlaps them
+better than one loop that keeps everything of a voxel in registers.
 """
 
 from __future__ import annotations

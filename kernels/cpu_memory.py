@@ -57,10 +57,11 @@ def walk(tensor: Tensor | None, channels: bool) -> Walk:
     """The walk of ``[B, C, *S]`` (``channels``; C of 1 is broadcast) or ``[B, *S]``."""
     if tensor is None:
         return ABSENT
-    (_, n1, n2), strides = spatial_layout(tensor, 2 if channels else 1)
-    channel = tensor.stride(1) if channels and tensor.shape[1] > 1 else 0
+    (_, n1, n2), spatial = spatial_layout(tensor, 2 if channels else 1)
+    strides = tensor.stride()
+    channel = strides[1] if channels and tensor.shape[1] > 1 else 0
     streamed = tensor.nbytes >= _STREAMED_FROM
-    return Walk(tensor.data_ptr(), _CODES[tensor.dtype], tensor.stride(0), channel, n1, n2, *strides, streamed)
+    return Walk(tensor.data_ptr(), _CODES[tensor.dtype], strides[0], channel, n1, n2, *spatial, streamed)
 
 
 @intrinsic

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 
@@ -11,6 +13,8 @@ def spatial_layout(tensor: Tensor, first: int) -> tuple[tuple[int, int, int], tu
     Neighbouring axes that one stride can walk are merged, so that a contiguous volume (or a channels_last one,
     or a slice of channels) is a single long axis: ``(1, 1, N), (0, 0, stride)``.
     """
+    if tensor.is_contiguous():
+        return (1, 1, math.prod(tensor.shape[first:])), (0, 0, 1)
     sizes: list[int] = []
     strides: list[int] = []
     for size, stride in zip(tensor.shape[first:], tensor.stride()[first:], strict=True):
