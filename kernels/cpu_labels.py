@@ -13,7 +13,18 @@ from fastloss.terms import KINDS, POWER_KINDS, Plan
 
 from . import cpu_label_rows as rows
 from .cpu_math import INNER, no_inline
-from .cpu_memory import bare, class_pointer, class_row, class_rows, label_pointer, pointer, row, store_row, stream_fence
+from .cpu_memory import (
+    bare,
+    class_pointer,
+    class_row,
+    class_rows,
+    label_pointer,
+    pointer,
+    prefetch_classes,
+    row,
+    store_row,
+    stream_fence,
+)
 from .cpu_powers import power_slopes, power_values
 from .cpu_rows import set_zero, sum_row
 from .cpu_tile import (
@@ -211,6 +222,7 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
             acc[c, COUNT] += count
         z = load_classes(t, _E + classes, classes, logits, b, v, state[0])
         exponentials(t, z, _E, classes)
+        prefetch_classes(t, z, classes)
         first, last = _present(o, state, classes)
         # with a logarithm a voxel, one pass over all classes is the cheaper
         together = own or (has(o.bits, CE_POS) and classes <= 4 and last - first > 1)
@@ -382,6 +394,7 @@ def backward_labels(coefficients, walks, numbers, b, start, stop, tile, reals):
             continue
         z = load_classes(t, _E + classes, classes, logits, b, v, state[0])
         exponentials(t, z, _E, classes)
+        prefetch_classes(t, z, classes)
         first, last = _present(o, state, classes)
         _slopes(t, z, o, coefficients, numbers, reals, first, last)
         _write(t, o, coefficients, gradient, b, v, first, last)
