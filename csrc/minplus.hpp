@@ -1,0 +1,218 @@
+// One axis of the transform: out[x] = min over v of cost(v, x) + square[|x - v|], on kLanes lines side by side.
+//
+// Near sites are found by looking outwards from x until no farther one can win, which is short where distances
+// are. What is left is solved by halving: the best v never decreases with x, so that the best of the middle x
+// bounds both halves. Either way the result is the minimum itself: no candidate that could win is left out.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "lanes.hpp"
+#include "steps.hpp"
+
+namespace fastloss {
+
+constexpr std::int64_t kReach = 8;  // steps looked outwards; as many rows repeat the line's ends before and after it
+
+// No site, or none within the type's range; two of them can be added.
+template <class T>
+constexpr T kFar = std::numeric_limits<T>::infinity();
+template <>
+inline constexpr std::uint16_t kFar<std::uint16_t> = 0x7fff;
+template <>
+inline constexpr std::int32_t kFar<std::int32_t> = 1 << 30;
+
+template <class T>
+struct Lines {
+    std::int64_t length = 0;
+    const T* cost = nullptr;            // row 0 of the line, within its repeated ends
+    const LaneInt<T>* label = nullptr;  // alike, for Mode::kLabels
+    T* out = nullptr;                   // rows `out_pitch` apart
+    LaneInt<T>* best = nullptr;         // the best v, where asked for; rows as in out
+    std::int64_t out_pitch = kLanes<T>;
+    const T* square = nullptr;          // of 0 .. max(length, kReach + 2) - 1 steps, kFar where beyond it
+    double step = 1.0;                  // length of a step, in roots of the unit of T
+    std::int32_t* pending = nullptr;    // room for `length` numbers
+};
+
+// What a cost row means to the lanes of x.
+template <class T, Mode mode, int Bytes>
+struct Center {
+    Mask<T, Bytes> key;
+
+    FASTLOSS_INLINE Center(const Lines<T>& lines, std::int64_t x) {
+        if constexpr (mode == Mode::kSides) key = is_opposite(load<Bytes>(lines.cost + x * kLanes<T>));
+        if constexpr (mode == Mode::kLabels) key = load<Bytes>(lines.label + x * kLanes<T>);
+    }
+
+    FASTLOSS_INLINE Row<T, Bytes> cost(const Lines<T>& lines, std::int64_t v) const {
+        const Row<T, Bytes> row = load<Bytes>(lines.cost + v * kLanes<T>);
+        if constexpr (mode == Mode::kSides) return zero_opposites(opposite_where<T, Bytes>(key, row));
+        if constexpr (mode == Mode::kLabels) return keep<T, Bytes>(row, equal(key, load<Bytes>(lines.label + v * kLanes<T>)));
+        return row;
+    }
+
+    FASTLOSS_INLINE Row<T, Bytes> result(const Row<T, Bytes>& row) const {
+        if constexpr (mode == Mode::kSides) return opposite_where<T, Bytes>(key, row);
+        return row;
+    }
+};
+
+template <class T>
+struct Outcome {
+    T greatest;   // number written; kFar where a line has no site
+    bool beyond;  // the type's range, for a line that has a site: the numbers are not to be used
+};
+
+template <class T, Mode mode, bool with_best>
+struct MinPlus {
+    template <int RequestedBytes>
+    static FASTLOSS_INLINE Outcome<T> run(const Lines<T>& lines) {
+        constexpr int Bytes = kRegister<T, RequestedBytes>;
+        Row<T, Bytes> greatest = splat<Bytes>(T{}), least = splat<Bytes>(kFar<T>);
+        std::int64_t pending = 0;
+        for (std::int64_t x = 0; x < lines.length; ++x) {
+            bool settled;
+            const Row<T, Bytes> found = look_outwards<Bytes>(lines, x, settled);
+            least = min(least, found);
+            if (settled) greatest = max(greatest, found);
+            lines.pending[pending] = static_cast<std::int32_t>(x);
+            pending += !settled;
+        }
+        if (pending == 0) return {most(greatest), false};
+        if (!any(greater(splat<Bytes>(kFar<T>), least))) return {kFar<T>, false};  // no site on any of the lines
+        const Mask<T, Bytes> empty = equal(least, splat<Bytes>(kFar<T>));
+        const T halved = halve<Bytes>(lines, pending, empty);
+        return {any(empty) ? kFar<T> : std::max(most(greatest), halved), halved >= kFar<T>};
+    }
+
+private:
+    using Int = LaneInt<T>;
+
+    template <int Bytes>
+    static FASTLOSS_INLINE T most(const Row<T, Bytes>& row) {
+        T lanes[kLanes<T>], greatest{};
+        store(lanes, row);
+        for (const T lane : lanes) greatest = lane > greatest ? lane : greatest;
+        return greatest;
+    }
+
+    template <int Bytes>
+    static FASTLOSS_INLINE void write(const Lines<T>& lines, std::int64_t x, const Row<T, Bytes>& row, const Row<Int, Bytes>& best) {
+        store(lines.out + x * lines.out_pitch, row);
+        if constexpr (with_best) store(lines.best + x * lines.out_pitch, best);
+    }
+
+    template <int Bytes>
+    static FASTLOSS_INLINE void improve(Row<T, Bytes>& least, Row<Int, Bytes>& best, const Row<T, Bytes>& candidate, std::int64_t v) {
+        const Mask<T, Bytes> better = greater(least, candidate);
+        best = select(better, splat<Bytes>(static_cast<Int>(v)), best);
+        least = min(least, candidate);
+    }
+
+    template <int Bytes>
+    static FASTLOSS_INLINE Row<T, Bytes> look_outwards(const Lines<T>& lines, std::int64_t x, bool& settled) {
+        const Center<T, mode, Bytes> center(lines, x);
+        Row<T, Bytes> least = center.cost(lines, x);
+        Row<Int, Bytes> best = splat<Bytes>(static_cast<Int>(x));
+        settled = true;
+        for (std::int64_t k = 1; any(greater(least, splat<Bytes>(lines.square[k]))); ++k) {
+            if (k > kReach) {
+                settled = false;
+                break;
+            }
+            const Row<T, Bytes> square = splat<Bytes>(lines.square[k]);
+            const Row<T, Bytes> before = center.cost(lines, x - k), after = center.cost(lines, x + k);
+            if constexpr (with_best) {
+                improve<Bytes>(least, best, before + square, x - k);
+                improve<Bytes>(least, best, after + square, x + k);
+            } else {
+                least = min(least, min(before, after) + square);
+            }
+        }
+        write<Bytes>(lines, x, center.result(least), best);
+        return least;
+    }
+
+    // Solves the x that look_outwards left; where within [low, high] their best v lie is known from those before.
+    template <int Bytes>
+    static FASTLOSS_INLINE T halve(const Lines<T>& lines, std::int64_t pending, const Mask<T, Bytes>& empty) {
+        struct Part {
+            std::int64_t first, last, low, high;
+        };
+        Part waiting[80];  // two a level, at most 31 levels
+        int count = 0;
+        waiting[count++] = {0, pending - 1, 0, lines.length - 1};
+        T greatest{};
+        while (count > 0) {
+            const Part part = waiting[--count];
+            const std::int64_t middle = (part.first + part.last) / 2;
+            std::int64_t low = part.low, high = part.high;
+            const T found = search<Bytes>(lines, lines.pending[middle], empty, part.first < part.last, low, high);
+            if (!(found < kFar<T>) && !std::is_floating_point_v<T>) return kFar<T>;  // beyond the type's range
+            greatest = found > greatest ? found : greatest;
+            if (part.first < middle) waiting[count++] = {part.first, middle - 1, part.low, high};
+            if (middle < part.last) waiting[count++] = {middle + 1, part.last, low, part.high};
+        }
+        return greatest;
+    }
+
+    // The best of v in [low, high] for the lanes of x. Where `bounds`, sets low and high to the least and the
+    // greatest best v. Returns the greatest number among lines that have a site.
+    template <int Bytes>
+    static FASTLOSS_INLINE T search(const Lines<T>& lines, std::int64_t x, const Mask<T, Bytes>& empty, bool bounds,
+                                    std::int64_t& low, std::int64_t& high) {
+        const Center<T, mode, Bytes> center(lines, x);
+        Row<T, Bytes> least = center.cost(lines, x);
+        Row<Int, Bytes> best = splat<Bytes>(static_cast<Int>(x));
+        const std::int64_t reach = steps_within(lines, most(least));
+        for (std::int64_t v = std::max(low, x - reach); v <= std::min(high, x + reach); ++v) {
+            const Row<T, Bytes> square = splat<Bytes>(lines.square[v < x ? x - v : v - x]);
+            const Row<T, Bytes> candidate = center.cost(lines, v) + square;
+            if (bounds || with_best)
+                improve<Bytes>(least, best, candidate, v);
+            else
+                least = min(least, candidate);
+        }
+        write<Bytes>(lines, x, center.result(least), best);
+        if (bounds) bound<Bytes>(best, empty, low, high);
+        return most(keep<T, Bytes>(least, inverse<Bytes>(empty)));
+    }
+
+    static FASTLOSS_INLINE std::int64_t steps_within(const Lines<T>& lines, T square) {
+        if (!(square < kFar<T>)) return lines.length;
+        const double steps = std::sqrt(static_cast<double>(square)) / lines.step;
+        return steps < static_cast<double>(lines.length) ? static_cast<std::int64_t>(steps) + 1 : lines.length;
+    }
+
+    template <int Bytes>
+    static FASTLOSS_INLINE Mask<T, Bytes> inverse(const Mask<T, Bytes>& mask) {
+        return equal(mask, splat<Bytes>(Int{}));
+    }
+
+    template <int Bytes>
+    static FASTLOSS_INLINE void bound(const Row<Int, Bytes>& best, const Mask<T, Bytes>& empty, std::int64_t& low, std::int64_t& high) {
+        // next to a change of side or label the best v of two neighbours may be each other
+        constexpr std::int64_t kOverlap = mode == Mode::kMask ? 0 : 1;
+        Int places[kLanes<T>], none[kLanes<T>];
+        store(places, best);
+        store(none, empty);
+        Int least = static_cast<Int>(high), greatest = static_cast<Int>(low);
+        for (int lane = 0; lane < kLanes<T>; ++lane) {
+            const Int place = places[lane];
+            least = !none[lane] && place < least ? place : least;
+            greatest = !none[lane] && place > greatest ? place : greatest;
+        }
+        const std::int64_t first = low, last = high;
+        low = std::clamp<std::int64_t>(least - kOverlap, first, last);
+        high = std::clamp<std::int64_t>(greatest + kOverlap, first, last);
+    }
+};
+
+}  // namespace fastloss
