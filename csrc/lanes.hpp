@@ -57,22 +57,21 @@ FASTLOSS_INLINE To same_bits(const From& from) {
 
 template <int Bytes, class T>
 FASTLOSS_INLINE Row<T, Bytes> load(const T* from) {
-    Row<T, Bytes> row;
-    std::memcpy(row.part, from, kRowBytes);
+    Row<T, Bytes> row;  // part by part: copied as a whole it would be kept in memory
+    for (int i = 0; i < row.kParts; ++i) std::memcpy(&row.part[i], from + i * (Bytes / sizeof(T)), Bytes);
     return row;
 }
 
 template <class T, int Bytes>
 FASTLOSS_INLINE void store(T* to, const Row<T, Bytes>& row) {
-    std::memcpy(to, row.part, kRowBytes);
+    for (int i = 0; i < row.kParts; ++i) std::memcpy(to + i * (Bytes / sizeof(T)), &row.part[i], Bytes);
 }
 
 template <int Bytes, class T>
 FASTLOSS_INLINE Row<T, Bytes> splat(T value) {
-    using Part = typename Register<T, Bytes>::type;
-    Row<T, Bytes> row;
-    for (int i = 0; i < row.kParts; ++i) row.part[i] = value + Part{};
-    return row;
+    T lanes[kLanes<T>];
+    for (T& lane : lanes) lane = value;  // GCC 12 inserts lane by lane where a vector is made of one number
+    return load<Bytes>(lanes);
 }
 
 template <class T, int Bytes>

@@ -36,7 +36,7 @@ struct Lines {
     T* out = nullptr;                   // rows `out_pitch` apart
     LaneInt<T>* best = nullptr;         // the best v, where asked for; rows as in out
     std::int64_t out_pitch = kLanes<T>;
-    const T* square = nullptr;          // of 0 .. max(length, kReach + 2) - 1 steps, kFar where beyond it
+    const T* square = nullptr;          // row k: the square of k steps, for k below max(length, kReach + 2)
     double step = 1.0;                  // length of a step, in roots of the unit of T
     std::int32_t* pending = nullptr;    // room for `length` numbers
 };
@@ -110,9 +110,9 @@ private:
     }
 
     template <int Bytes>
-    static FASTLOSS_INLINE void improve(Row<T, Bytes>& least, Row<Int, Bytes>& best, const Row<T, Bytes>& candidate, std::int64_t v) {
+    static FASTLOSS_INLINE void improve(Row<T, Bytes>& least, Row<Int, Bytes>& best, const Row<T, Bytes>& candidate, const Row<Int, Bytes>& place) {
         const Mask<T, Bytes> better = greater(least, candidate);
-        best = select(better, splat<Bytes>(static_cast<Int>(v)), best);
+        best = select(better, place, best);
         least = min(least, candidate);
     }
 
@@ -122,16 +122,16 @@ private:
         Row<T, Bytes> least = center.cost(lines, x);
         Row<Int, Bytes> best = splat<Bytes>(static_cast<Int>(x));
         settled = true;
-        for (std::int64_t k = 1; any(greater(least, splat<Bytes>(lines.square[k]))); ++k) {
+        for (std::int64_t k = 1; any(greater(least, load<Bytes>(lines.square + k * kLanes<T>))); ++k) {
             if (k > kReach) {
                 settled = false;
                 break;
             }
-            const Row<T, Bytes> square = splat<Bytes>(lines.square[k]);
+            const Row<T, Bytes> square = load<Bytes>(lines.square + k * kLanes<T>);
             const Row<T, Bytes> before = center.cost(lines, x - k), after = center.cost(lines, x + k);
             if constexpr (with_best) {
-                improve<Bytes>(least, best, before + square, x - k);
-                improve<Bytes>(least, best, after + square, x + k);
+                improve<Bytes>(least, best, before + square, splat<Bytes>(static_cast<Int>(x - k)));
+                improve<Bytes>(least, best, after + square, splat<Bytes>(static_cast<Int>(x + k)));
             } else {
                 least = min(least, min(before, after) + square);
             }
@@ -172,11 +172,14 @@ private:
         Row<T, Bytes> least = center.cost(lines, x);
         Row<Int, Bytes> best = splat<Bytes>(static_cast<Int>(x));
         const std::int64_t reach = steps_within(lines, most(least));
-        for (std::int64_t v = std::max(low, x - reach); v <= std::min(high, x + reach); ++v) {
-            const Row<T, Bytes> square = splat<Bytes>(lines.square[v < x ? x - v : v - x]);
+        const std::int64_t first = std::max(low, x - reach), last = std::min(high, x + reach);
+        Row<Int, Bytes> place = splat<Bytes>(static_cast<Int>(first));
+        const Row<Int, Bytes> one = splat<Bytes>(Int{1});
+        for (std::int64_t v = first; v <= last; ++v, place = place + one) {
+            const Row<T, Bytes> square = load<Bytes>(lines.square + (v < x ? x - v : v - x) * kLanes<T>);
             const Row<T, Bytes> candidate = center.cost(lines, v) + square;
             if (bounds || with_best)
-                improve<Bytes>(least, best, candidate, v);
+                improve<Bytes>(least, best, candidate, place);
             else
                 least = min(least, candidate);
         }
@@ -200,14 +203,13 @@ private:
     static FASTLOSS_INLINE void bound(const Row<Int, Bytes>& best, const Mask<T, Bytes>& empty, std::int64_t& low, std::int64_t& high) {
         // next to a change of side or label the best v of two neighbours may be each other
         constexpr std::int64_t kOverlap = mode == Mode::kMask ? 0 : 1;
-        Int places[kLanes<T>], none[kLanes<T>];
-        store(places, best);
-        store(none, empty);
-        Int least = static_cast<Int>(high), greatest = static_cast<Int>(low);
-        for (int lane = 0; lane < kLanes<T>; ++lane) {
-            const Int place = places[lane];
-            least = !none[lane] && place < least ? place : least;
-            greatest = !none[lane] && place > greatest ? place : greatest;
+        Int lows[kLanes<T>], highs[kLanes<T>];
+        store(lows, select(empty, splat<Bytes>(static_cast<Int>(high)), best));
+        store(highs, select(empty, splat<Bytes>(static_cast<Int>(low)), best));
+        Int least = lows[0], greatest = highs[0];
+        for (int lane = 1; lane < kLanes<T>; ++lane) {
+            least = lows[lane] < least ? lows[lane] : least;
+            greatest = highs[lane] > greatest ? highs[lane] : greatest;
         }
         const std::int64_t first = low, last = high;
         low = std::clamp<std::int64_t>(least - kOverlap, first, last);

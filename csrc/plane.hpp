@@ -145,7 +145,7 @@ private:
         lines.length = length;
         lines.cost = line_.get() + line_start();
         if constexpr (mode == Mode::kLabels) lines.label = line_labels_.get() + line_start();
-        lines.square = squares_.of_steps[axis].data();
+        lines.square = squares_.rows[axis].data();
         lines.step = squares_.step[axis];
         lines.pending = pending_.get();
         return lines;

@@ -14,7 +14,7 @@ namespace fastloss {
 
 template <class T>
 struct Squares {
-    std::array<std::vector<T>, 3> of_steps;  // of_steps[axis][k]; kFar where beyond T
+    std::array<std::vector<T>, 3> rows;  // row k of an axis: the square of k steps in all lanes, kFar where beyond T
     std::array<double, 3> step{};
     double square_unit = 1.0;  // mm² a unit of T
 
@@ -24,10 +24,10 @@ struct Squares {
         for (std::size_t axis = 0; axis < 3; ++axis) {
             step[axis] = kWhole ? static_cast<double>(metric.multiple[axis]) : grid.axes[axis].spacing;
             const std::int64_t count = std::max(grid.axes[axis].length, kReach + 2);
-            of_steps[axis].resize(static_cast<std::size_t>(count));
-            for (std::int64_t steps = 0; steps < count; ++steps) {
+            if (axis > 0) rows[axis].reserve(static_cast<std::size_t>(count * kLanes<T>));
+            for (std::int64_t steps = 0; axis > 0 && steps < count; ++steps) {
                 const double distance = static_cast<double>(steps) * step[axis];
-                of_steps[axis][static_cast<std::size_t>(steps)] = limited(distance * distance);
+                rows[axis].insert(rows[axis].end(), kLanes<T>, limited(distance * distance));
             }
         }
     }
