@@ -76,24 +76,27 @@ struct MinPlus {
     static FASTLOSS_INLINE Outcome<T> run(const Lines<T>& lines) {
         constexpr int Bytes = kRegister<T, RequestedBytes>;
         Row<T, Bytes> greatest = splat<Bytes>(T{}), least = splat<Bytes>(kFar<T>);
-        std::int64_t pending = 0;
+        std::int64_t pending = 0, look_again = 0;
         for (std::int64_t x = 0; x < lines.length; ++x) {
             bool settled;
-            const Row<T, Bytes> found = look_outwards<Bytes>(lines, x, settled);
+            const Row<T, Bytes> found = look_outwards<Bytes>(lines, x, x < look_again ? 1 : kReach, settled);
             least = min(least, found);
             if (settled) greatest = max(greatest, found);
+            if (!settled && x >= look_again) look_again = x + kLooksSaved;
             lines.pending[pending] = static_cast<std::int32_t>(x);
             pending += !settled;
         }
         if (pending == 0) return {most(greatest), false};
         if (!any(greater(splat<Bytes>(kFar<T>), least))) return {kFar<T>, false};  // no site on any of the lines
         const Mask<T, Bytes> empty = equal(least, splat<Bytes>(kFar<T>));
-        const T halved = halve<Bytes>(lines, pending, empty);
-        return {any(empty) ? kFar<T> : std::max(most(greatest), halved), halved >= kFar<T>};
+        const bool beyond = !halve<Bytes>(lines, pending, empty, greatest);
+        return {any(empty) ? kFar<T> : most(greatest), beyond};
     }
 
 private:
     using Int = LaneInt<T>;
+    static constexpr std::int64_t kLooksSaved = 4;  // where one look failed, the next x would not see much more
+    static constexpr std::int64_t kFew = 8;         // candidates that cost less than finding out which matter
 
     template <int Bytes>
     static FASTLOSS_INLINE T most(const Row<T, Bytes>& row) {
@@ -117,13 +120,13 @@ private:
     }
 
     template <int Bytes>
-    static FASTLOSS_INLINE Row<T, Bytes> look_outwards(const Lines<T>& lines, std::int64_t x, bool& settled) {
+    static FASTLOSS_INLINE Row<T, Bytes> look_outwards(const Lines<T>& lines, std::int64_t x, std::int64_t reach, bool& settled) {
         const Center<T, mode, Bytes> center(lines, x);
         Row<T, Bytes> least = center.cost(lines, x);
         Row<Int, Bytes> best = splat<Bytes>(static_cast<Int>(x));
         settled = true;
         for (std::int64_t k = 1; any(greater(least, load<Bytes>(lines.square + k * kLanes<T>))); ++k) {
-            if (k > kReach) {
+            if (k > reach) {
                 settled = false;
                 break;
             }
@@ -140,63 +143,81 @@ private:
         return least;
     }
 
-    // Solves the x that look_outwards left; where within [low, high] their best v lie is known from those before.
+    // Solves the x that look_outwards left; within which [low, high] their best v lie is known from those before.
+    // False where a line that has a site has no number within the range of a T that is whole.
     template <int Bytes>
-    static FASTLOSS_INLINE T halve(const Lines<T>& lines, std::int64_t pending, const Mask<T, Bytes>& empty) {
+    static FASTLOSS_INLINE bool halve(const Lines<T>& lines, std::int64_t pending, const Mask<T, Bytes>& empty, Row<T, Bytes>& greatest) {
         struct Part {
             std::int64_t first, last, low, high;
         };
         Part waiting[80];  // two a level, at most 31 levels
         int count = 0;
         waiting[count++] = {0, pending - 1, 0, lines.length - 1};
-        T greatest{};
+        const Mask<T, Bytes> filled = equal(empty, splat<Bytes>(Int{}));
         while (count > 0) {
-            const Part part = waiting[--count];
+            Part part = waiting[--count];
+            if (part.first == part.last || part.high - part.low < kFew) {
+                for (; part.first <= part.last; ++part.first) {
+                    Row<Int, Bytes> best;
+                    const Row<T, Bytes> found = search<Bytes, with_best>(lines, lines.pending[part.first], part.low, part.high, best);
+                    greatest = max(greatest, keep<T, Bytes>(found, filled));
+                }
+                continue;
+            }
             const std::int64_t middle = (part.first + part.last) / 2;
+            Row<Int, Bytes> best;
+            const Row<T, Bytes> found = search<Bytes, true>(lines, lines.pending[middle], part.low, part.high, best);
+            greatest = max(greatest, keep<T, Bytes>(found, filled));
+            if (beyond<Bytes>(greatest)) return false;
             std::int64_t low = part.low, high = part.high;
-            const T found = search<Bytes>(lines, lines.pending[middle], empty, part.first < part.last, low, high);
-            if (!(found < kFar<T>) && !std::is_floating_point_v<T>) return kFar<T>;  // beyond the type's range
-            greatest = found > greatest ? found : greatest;
+            bound<Bytes>(best, empty, low, high);
             if (part.first < middle) waiting[count++] = {part.first, middle - 1, part.low, high};
             if (middle < part.last) waiting[count++] = {middle + 1, part.last, low, part.high};
         }
-        return greatest;
+        return !beyond<Bytes>(greatest);
     }
 
-    // The best of v in [low, high] for the lanes of x. Where `bounds`, sets low and high to the least and the
-    // greatest best v. Returns the greatest number among lines that have a site.
+    // float64 has no range to leave: its numbers are what they are, infinite ones as well.
     template <int Bytes>
-    static FASTLOSS_INLINE T search(const Lines<T>& lines, std::int64_t x, const Mask<T, Bytes>& empty, bool bounds,
-                                    std::int64_t& low, std::int64_t& high) {
+    static FASTLOSS_INLINE bool beyond(const Row<T, Bytes>& greatest) {
+        if constexpr (std::is_floating_point_v<T>) return false;
+        return any(greater(greatest, splat<Bytes>(static_cast<T>(kFar<T> - 1))));
+    }
+
+    // Writes the least over v in [low, high] for the lanes of x, and returns it; where `track`, with the v it is of.
+    template <int Bytes, bool track>
+    static FASTLOSS_INLINE Row<T, Bytes> search(const Lines<T>& lines, std::int64_t x, std::int64_t low, std::int64_t high, Row<Int, Bytes>& best) {
         const Center<T, mode, Bytes> center(lines, x);
         Row<T, Bytes> least = center.cost(lines, x);
-        Row<Int, Bytes> best = splat<Bytes>(static_cast<Int>(x));
-        const std::int64_t reach = steps_within(lines, most(least));
-        const std::int64_t first = std::max(low, x - reach), last = std::min(high, x + reach);
-        Row<Int, Bytes> place = splat<Bytes>(static_cast<Int>(first));
-        const Row<Int, Bytes> one = splat<Bytes>(Int{1});
-        for (std::int64_t v = first; v <= last; ++v, place = place + one) {
+        if (high - low > 2 * kFew) {
+            const std::int64_t reach = steps_within(lines, most(least));
+            low = std::max(low, x - reach);
+            high = std::min(high, x + reach);
+        }
+        Row<Int, Bytes> place, one;
+        if constexpr (track) {
+            best = splat<Bytes>(static_cast<Int>(x));
+            place = splat<Bytes>(static_cast<Int>(low));
+            one = splat<Bytes>(Int{1});
+        }
+        for (std::int64_t v = low; v <= high; ++v) {
             const Row<T, Bytes> square = load<Bytes>(lines.square + (v < x ? x - v : v - x) * kLanes<T>);
             const Row<T, Bytes> candidate = center.cost(lines, v) + square;
-            if (bounds || with_best)
+            if constexpr (track) {
                 improve<Bytes>(least, best, candidate, place);
-            else
+                place = place + one;
+            } else {
                 least = min(least, candidate);
+            }
         }
         write<Bytes>(lines, x, center.result(least), best);
-        if (bounds) bound<Bytes>(best, empty, low, high);
-        return most(keep<T, Bytes>(least, inverse<Bytes>(empty)));
+        return least;
     }
 
     static FASTLOSS_INLINE std::int64_t steps_within(const Lines<T>& lines, T square) {
         if (!(square < kFar<T>)) return lines.length;
         const double steps = std::sqrt(static_cast<double>(square)) / lines.step;
         return steps < static_cast<double>(lines.length) ? static_cast<std::int64_t>(steps) + 1 : lines.length;
-    }
-
-    template <int Bytes>
-    static FASTLOSS_INLINE Mask<T, Bytes> inverse(const Mask<T, Bytes>& mask) {
-        return equal(mask, splat<Bytes>(Int{}));
     }
 
     template <int Bytes>
