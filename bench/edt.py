@@ -13,7 +13,7 @@ from bench.machine import installed_version, machine, notes_on_others, watch_oth
 from bench.timing import no_collection
 
 TOLERANCE = 1e-5  # relative; peers compute in float32
-SLOW_SECONDS = 1.0  # a peer that takes longer is timed in two rounds
+SLOW_SECONDS = 1.0  # a peer that takes longer is timed in one round
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ def first_calls(case: EdtCase, mask: np.ndarray) -> tuple[dict[str, Field], dict
 
 
 def interleaved(calls: dict[str, Field], seconds: dict[str, float], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of all calls in turn; a slow one takes part in the first two rounds only."""
+    """Milliseconds of all calls in turn; a slow one takes part in the first round only."""
     samples: dict[str, list[float]] = {title: [] for title in calls}
     with no_collection():
         for number in range(repeats):
             for title, call in calls.items():
-                if number >= 2 and seconds[title] > SLOW_SECONDS:
+                if number > 0 and seconds[title] > SLOW_SECONDS:
                     continue
                 begin = time.perf_counter()
                 call()
