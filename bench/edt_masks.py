@@ -15,7 +15,7 @@ def lesions(size: int) -> np.ndarray:
     """Twelve small balls."""
     random, mask = np.random.default_rng(1), np.zeros((size,) * 3, bool)
     for _ in range(12):
-        mask |= inside_ball(size, random.uniform(0, size, 3), random.uniform(2, size / 24))
+        mask |= inside_ball(size, random.uniform(0, size, 3), random.uniform(2, max(size / 24, 3)))
     return mask
 
 
