@@ -125,6 +125,24 @@ Volume random_volume(std::mt19937& random, std::vector<std::int64_t> shape, std:
     return volume;
 }
 
+// One column changes sides where no other does, and far from it: on either side of a change the nearest is the other.
+void check_changes_of_one_column() {
+    constexpr std::int64_t kColumns = 32, kChangeOfOthers = 50, kAcross = 7;
+    for (std::int64_t change = 1; change < 48; ++change) {
+        Volume volume{{2, 60, kColumns}, {1, 1, kAcross}, std::vector<std::uint8_t>(2 * 60 * kColumns)};
+        for (std::int64_t x = 0; x < volume.size(); ++x)
+            volume.voxels[static_cast<std::size_t>(x)] = x / kColumns % 60 < (x % kColumns == 0 ? change : kChangeOfOthers);
+        const auto sides = transform<float, Mode::kSides, false>(volume, 1).field;
+        const auto labels = transform<float, Mode::kLabels, false>(volume, 1).field;
+        for (std::int64_t row = 0; row < kChangeOfOthers; ++row) {
+            const std::int64_t distance = row < change ? change - row : std::min(row - change + 1, kAcross);
+            const auto at = static_cast<std::size_t>(row * kColumns);
+            expect(sides[at] == static_cast<float>(distance), "a change of sides in one column", volume, row * kColumns);
+            expect(labels[at] == static_cast<float>(distance), "a change of labels in one column", volume, row * kColumns);
+        }
+    }
+}
+
 void many_at_once(std::mt19937& random) {
     const Volume volume = random_volume(random, {40, 41, 42}, {1, 1, 1}, 2);
     const auto expected = transform<float, Mode::kSides, false>(volume, 1);
@@ -156,6 +174,7 @@ int main(int argc, char** argv) {
         line.voxels[0] = 0;
         check_all(line, 2);
     }
+    check_changes_of_one_column();
     many_at_once(random);
     std::printf(failures ? "%d failures\n" : "passed\n", failures);
     return failures != 0;
