@@ -1,5 +1,6 @@
 # make bench [QUICK=1]   the main job: train on a real MRI volume, then the speed table
 # make test | lint | types | wheel | clean
+# make sanitize               the C++ transforms alone, under AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 #
 # TORCH=2.12.1                         another torch than that of constraints.txt (after make clean)
 # PIP_ARGS="--extra-index-url URL"     where pip finds a CUDA, ROCm or CPU build of it
@@ -16,7 +17,7 @@ python := $(VENV)/bin/python
 constraints := $(VENV)/constraints.txt
 sources := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: bench test lint types wheel clean
+.PHONY: bench test lint types wheel sanitize clean
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed-bench
@@ -34,6 +35,19 @@ types: $(VENV)/installed-dev
 wheel: $(VENV)/installed-dev
 	rm -rf build dist
 	$(python) -m build
+
+# one set of row operations each, as all of them touch the same memory: the third, for AVX2, is what `test` runs
+cpp_flags := -std=c++17 -O1 -g -ffp-contract=off -fno-trapping-math -fno-signed-zeros -fno-math-errno -Wno-psabi -pthread
+sanitize:
+	$(MAKE) -j2 build/edt_test_asan build/edt_test_tsan
+	build/edt_test_asan 12
+	build/edt_test_tsan 4
+
+build/edt_test_asan: cpp_flags += -DFASTLOSS_BASELINE -fsanitize=address,undefined -fno-sanitize-recover=all
+build/edt_test_tsan: cpp_flags += -DFASTLOSS_SCALAR -fsanitize=thread
+build/edt_test_%: tests/cpp/edt_test.cpp $(wildcard csrc/*.hpp)
+	mkdir -p build
+	$(CXX) $(cpp_flags) -Wall -Wextra -Icsrc $< -o $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastloss/_C.*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

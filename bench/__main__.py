@@ -1,4 +1,4 @@
-"""Command line: `python -m bench main | train | speed`. A command imports what it needs when it runs."""
+"""Command line: `python -m bench main | train | speed | edt`. A command imports what it needs when it runs."""
 
 import math
 import time
@@ -208,6 +208,47 @@ def speed(
     if json_file:
         write_json(json_file, rows)
     refuse(rows)
+
+
+def masks_of(context, parameter, text: str | None) -> list[str]:
+    """Checked mask names of a comma-separated list."""
+    from bench.edt_masks import MASKS
+
+    names = list(MASKS) if text is None else [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in MASKS]
+    if unknown:
+        raise click.BadParameter(f"unknown mask {', '.join(map(repr, unknown))}; known: {', '.join(MASKS)}")
+    return names
+
+
+@cli.command("edt")
+@click.option("--quick", is_flag=True, help="64^3 and three rounds: some seconds.")
+@click.option("--kind", type=click.Choice(["unsigned", "signed"]), multiple=True, help="[both]")
+@click.option("--size", type=click.IntRange(8), multiple=True, help="Voxels along each axis [128 and 256].")
+@click.option("--masks", callback=masks_of, help="Names, separated by commas [all].")
+@click.option("--repeats", type=click.IntRange(1), default=7, show_default=True, help="Interleaved rounds.")
+@threads_option
+@json_option
+def edt_command(quick, kind, size, masks, repeats, threads, json_file):
+    """Distance transforms beside those of edt, SimpleITK and SciPy, where installed."""
+    from bench.edt import all_cases, run
+    from bench.edt_report import edt_table
+    from bench.report import console, progress, write_json
+
+    kinds, sizes = kind or ("unsigned", "signed"), size or ((64,) if quick else (128, 256))
+    cases = all_cases(kinds, sizes, masks, threads, min(repeats, 3) if quick else repeats)
+    with progress() as bars:
+        bar = bars.add_task("edt", total=len(cases), status="")
+        rows = run(cases, lambda row: bars.update(bar, advance=1, status=f"{row['kind']} {row['mask']}"))
+    console.print(edt_table(rows))
+    notes = {note for row in rows for note in row["notes"]}
+    for note in sorted(notes):
+        console.print(note, markup=False)
+    if json_file:
+        write_json(json_file, rows)
+    refused = [f"{row['mask']}: {row['refused']}" for row in rows if row["refused"]]
+    if refused:
+        raise click.ClickException("not timed, as fields disagree: " + "; ".join(refused))
 
 
 @cli.command("main")

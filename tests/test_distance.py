@@ -1,3 +1,5 @@
+"""Distances of masks: exactness, dtypes, layouts, threads."""
+
 import math
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from distance_common import SPACINGS, blobs, brute_force_squared, random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -15,28 +18,6 @@ from scipy import ndimage
 from fastloss.distance import edt, edt_squared
 
 INTEGER_DTYPES = [np.bool_, np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64]
-SPACINGS = st.one_of(
-    st.sampled_from([1.0, 0.5, 3.0, 0.1, 1 / 3, 1e-3, 1e3]),
-    st.floats(1e-2, 1e2, allow_nan=False),
-)
-
-
-def brute_force_squared(mask, spacing):
-    """Every voxel against every zero voxel, in float64."""
-    voxels, sites = np.indices(mask.shape).reshape(mask.ndim, -1), np.argwhere(mask == 0).T
-    if not sites.shape[1]:
-        return np.full(mask.shape, math.inf)
-    squares = [((v[:, None] - s[None]) * mm) ** 2 for v, s, mm in zip(voxels, sites, spacing, strict=True)]
-    return sum(squares[1:], squares[0]).min(1).reshape(mask.shape)
-
-
-def random_mask(shape, foreground, seed=0):
-    return np.random.default_rng(seed).random(shape) < foreground
-
-
-def blobs(shape, seed=0):
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 3)
-    return noise > 0.3 * noise.std()
 
 
 def assert_exact(mask, spacing, **options):
@@ -210,56 +191,3 @@ def test_the_interpreter_runs_on_meanwhile():
         while not future.done():
             turns += 1
     assert turns > 1000
-
-
-ONES = np.ones((4, 5), bool)
-
-
-@pytest.mark.parametrize(
-    ("error", "message", "arguments"),
-    [
-        (ValueError, r"mask: expected 1 to 3 axes, got 0", (np.array(True),)),
-        (ValueError, r"mask: .* axes, got 4 \(shape \(1, 1, 2, 2\)\)", (torch.ones(1, 1, 2, 2).bool(),)),
-        (TypeError, r"mask: expected bool or an integer dtype, got float32", (ONES.astype(np.float32),)),
-        (TypeError, r"mask: .* got float64", (np.full((3, 3), np.nan),)),
-        (TypeError, r"mask: .* got torch.bfloat16", (torch.ones(3, 3, dtype=torch.bfloat16),)),
-        (TypeError, r"mask: .* got complex64", (ONES.astype(np.complex64),)),
-        (TypeError, r"mask: .* got object", (ONES.astype(object),)),
-        (TypeError, r"mask: expected a NumPy array or a torch tensor, got list", ([[1, 0]],)),
-        (ValueError, r"mask: .* CPU tensor, got .* on meta", (torch.ones(3, 3, device="meta").bool(),)),
-        (ValueError, r"mask: .* got torch.sparse_coo on cpu", (torch.ones(3, 3).bool().to_sparse(),)),
-        (ValueError, r"spacing: expected one number or 2, .* got \(1, 1, 1\)", (ONES, (1, 1, 1))),
-        (ValueError, r"spacing: expected one number or 2, .* got \[1\]", (ONES, [1])),
-        (ValueError, r"spacing: .* got \[\[1, 2\]\]", (ONES, [[1, 2]])),
-        (ValueError, r"spacing: expected positive finite sizes in mm, got \(1, 0\)", (ONES, (1, 0))),
-        (ValueError, r"spacing: .* got -1", (ONES, -1)),
-        (ValueError, r"spacing: .* got \(1, nan\)", (ONES, (1, math.nan))),
-        (ValueError, r"spacing: .* got inf", (ONES, math.inf)),
-        (TypeError, r"spacing: expected numbers in mm, got 'wide'", (ONES, "wide")),
-    ],
-)
-def test_errors_name_the_argument_and_what_came(error, message, arguments):
-    for transform in (edt, edt_squared):
-        with pytest.raises(error, match=message):
-            transform(*arguments)
-
-
-@pytest.mark.parametrize(("error", "threads"), [(ValueError, 0), (ValueError, -2), (TypeError, 1.5)])
-def test_bad_number_of_threads(error, threads):
-    with pytest.raises(error, match="threads: expected"):
-        edt(ONES, threads=threads)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_gpu_tensor_is_refused():
-    with pytest.raises(ValueError, match=r"CPU tensor, got torch\.strided on cuda:0"):
-        edt(torch.ones(3, 3, device="cuda").bool())
-
-
-def test_missing_extension_says_how_to_get_it(monkeypatch):
-    import fastloss
-
-    monkeypatch.delattr(fastloss, "_C", raising=False)
-    monkeypatch.setitem(sys.modules, "fastloss._C", None)
-    with pytest.raises(ImportError, match=r"pip install \."):
-        edt(ONES)

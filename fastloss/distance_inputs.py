@@ -1,0 +1,101 @@
+"""Checks of what the distance transforms are given: the only place for their shapes, dtypes, spacings and threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+MAX_AXES = 3
+
+_INTEGRAL = {torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
+_INTEGRAL |= {torch.int8, torch.int16, torch.int32, torch.int64}
+
+
+def as_voxels(mask: Any, spatial_axes: int | None, name: str) -> tuple[np.ndarray, int]:
+    """The mask as an array in place, and how many of its last axes are spatial."""
+    if isinstance(mask, torch.Tensor):
+        if mask.device.type != "cpu" or mask.layout is not torch.strided:
+            raise ValueError(f"{name}: expected a dense CPU tensor, got {mask.layout} on {mask.device}")
+        integral = mask.dtype in _INTEGRAL
+    elif isinstance(mask, np.ndarray):
+        integral = mask.dtype.kind in "biu"
+    else:
+        raise TypeError(f"{name}: expected a NumPy array or a torch tensor, got {type(mask).__name__}")
+    if not integral:
+        raise TypeError(f"{name}: expected bool or an integer dtype, got {mask.dtype}")
+    axes = _spatial_axes(tuple(mask.shape), spatial_axes, name)
+    return (mask if isinstance(mask, np.ndarray) else mask.as_subclass(torch.Tensor).numpy()), axes
+
+
+def _spatial_axes(shape: tuple[int, ...], spatial_axes: int | None, name: str) -> int:
+    if spatial_axes is None:
+        if not 1 <= len(shape) <= MAX_AXES:
+            hint = "; with leading axes say how many of the last are spatial_axes" if shape else ""
+            raise ValueError(f"{name}: expected 1 to {MAX_AXES} axes, got {len(shape)} (shape {shape}){hint}")
+        return len(shape)
+    if isinstance(spatial_axes, bool) or not isinstance(spatial_axes, int):
+        raise TypeError(f"spatial_axes: expected an int or None, got {spatial_axes!r}")
+    if not 1 <= spatial_axes <= MAX_AXES:
+        raise ValueError(f"spatial_axes: expected 1 to {MAX_AXES}, got {spatial_axes}")
+    if spatial_axes > len(shape):
+        raise ValueError(f"{name}: expected at least spatial_axes = {spatial_axes} axes, got shape {shape}")
+    return spatial_axes
+
+
+def as_labels(voxels: np.ndarray) -> np.ndarray:
+    """Labels in 16 bits where their values allow it, which the transform compares twice as fast; in 32 otherwise."""
+    if voxels.dtype.itemsize <= 2 or voxels.size == 0:
+        return voxels
+    least, greatest = int(voxels.min()), int(voxels.max())
+    if greatest - least < 2**16:
+        # wraps around alike for all, so that labels stay apart
+        return np.subtract(voxels, voxels.dtype.type(least)).astype(np.uint16)
+    if voxels.dtype.itemsize == 4:
+        return voxels
+    return np.unique(voxels, return_inverse=True)[1].reshape(voxels.shape).astype(np.uint32)
+
+
+def is_double(dtype: Any) -> bool:
+    """Whether float64 is asked for, in NumPy's or torch's words; float32 where None."""
+    if dtype is None or dtype is torch.float32:
+        return False
+    if dtype is torch.float64:
+        return True
+    try:
+        found = None if isinstance(dtype, torch.dtype) else np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found not in (np.float32, np.float64):
+        raise TypeError(f"dtype: expected float32 or float64 of NumPy or torch, got {dtype!r}")
+    return bool(found == np.float64)
+
+
+def spacing_per_axis(spacing: float | Sequence[float] | None, axes: int, name: str) -> list[float]:
+    """One positive, finite voxel size in mm for each spatial axis."""
+    if spacing is None:
+        return [1.0] * axes
+    try:
+        sizes_mm = np.asarray(spacing, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"spacing: expected numbers in mm, got {spacing!r}") from error
+    if sizes_mm.ndim == 0:
+        sizes_mm = np.full(axes, sizes_mm)
+    if sizes_mm.shape != (axes,):
+        raise ValueError(f"spacing: expected one number or {axes}, one per spatial axis of {name}, got {spacing!r}")
+    if not (np.isfinite(sizes_mm).all() and (sizes_mm > 0).all()):
+        raise ValueError(f"spacing: expected positive finite sizes in mm, got {spacing!r}")
+    return cast("list[float]", sizes_mm.tolist())
+
+
+def thread_bound(threads: int | None) -> int:
+    """The most threads that a transform may use."""
+    if threads is None:
+        return torch.get_num_threads()
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise TypeError(f"threads: expected an int or None, got {threads!r}")
+    if threads < 1:
+        raise ValueError(f"threads: expected at least 1, got {threads}")
+    return threads

@@ -1,0 +1,60 @@
+"""The command for distance transforms end to end, its refusal, and its masks."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("click", reason="the benchmarks need click")
+pytest.importorskip("rich", reason="the benchmarks need rich")
+pytest.importorskip("scipy", reason="the benchmarks need scipy")
+
+from click.testing import CliRunner
+
+from bench import edt_peers
+from bench.__main__ import cli
+from bench.edt_masks import MASKS
+
+
+def run_edt(tmp_path, *arguments):
+    """Exit code, output and rows of `python -m bench edt`."""
+    file = tmp_path / "edt.json"
+    done = CliRunner().invoke(cli, ["edt", "--size", "16", "--repeats", "2", "--json", str(file), *arguments])
+    return done.exit_code, done.output, json.loads(file.read_text()) if file.exists() else None
+
+
+def test_rows_of_the_json(tmp_path):
+    code, output, rows = run_edt(tmp_path, "--masks", "blobs,not ball")
+    assert code == 0, output
+    assert len(rows) == 2 * 2 * 2 and {row["kind"] for row in rows} == {"unsigned", "signed"}
+    for row in rows:
+        assert row["shape"] == [16, 16, 16] and row["median_ms"]["fastloss"] > 0 and not row["refused"]
+        assert row["faster"]["scipy"] == pytest.approx(row["median_ms"]["scipy"] / row["median_ms"]["fastloss"])
+        assert max(row["differences"].values()) < 1e-5
+    assert "geometric mean" in output
+
+
+def test_a_peer_that_disagrees_is_not_timed(tmp_path, monkeypatch):
+    ours, *_ = edt_peers.TRANSFORMS["unsigned"]
+    wrong = edt_peers.Transform("wrong", "numpy", lambda mask, spacing, threads: lambda: mask.astype(np.float32))
+    monkeypatch.setitem(edt_peers.TRANSFORMS, "unsigned", (ours, wrong))
+    code, output, rows = run_edt(tmp_path, "--kind", "unsigned", "--masks", "empty slab")
+    assert code != 0 and "wrong differs" in output and rows[0]["median_ms"] == {}
+
+
+def test_a_peer_that_is_not_installed_is_left_out(tmp_path, monkeypatch):
+    ours, *_ = edt_peers.TRANSFORMS["unsigned"]
+    monkeypatch.setitem(edt_peers.TRANSFORMS, "unsigned", (ours, edt_peers.Transform("none", "no-such-package", None)))
+    code, _, rows = run_edt(tmp_path, "--kind", "unsigned", "--masks", "ball")
+    assert code == 0 and rows[0]["faster"] == {}
+
+
+def test_unknown_mask(tmp_path):
+    code, output, _ = run_edt(tmp_path, "--masks", "cube")
+    assert code == 2 and "unknown mask 'cube'" in output
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_have_both_sides(name):
+    mask = MASKS[name](32)
+    assert mask.shape == (32, 32, 32) and mask.dtype == bool and 0 < mask.mean() < 1
