@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .base import CompoundLoss, Sums, ratio
@@ -117,10 +116,9 @@ class ComboLoss(CompoundLoss):
 class _LogDiceLoss(DiceLoss):
     """``max(-ln D, ε)^γ``."""
 
-    terms = ("p", "py", "y", "count")
-
     def __init__(self, gamma: float, **options: Any):
         super().__init__(**options)
+        self.terms = (*self.terms, "count")
         self.gamma = gamma
 
     def formula(self, sums: Sums) -> Tensor:
@@ -153,10 +151,8 @@ class _LogCrossEntropyLoss(VoxelLoss):
             return positive * ratio(given.sum(), given, 0.0).sqrt()
         total = sums["count"].sum(0) if frequency is None else 1.0
         rest = total - given
-        return (
-            positive * ratio(given + rest, given, 0.0).sqrt()
-            + sums[self.negative] * ratio(given + rest, rest, 0.0).sqrt()
-        )
+        negative = sums[self.negative] * ratio(given + rest, rest, 0.0).sqrt()
+        return positive * ratio(given + rest, given, 0.0).sqrt() + negative
 
 
 class ExpLogLoss(CompoundLoss):

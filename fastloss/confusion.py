@@ -82,7 +82,7 @@ class SensitivitySpecificityLoss(SumLoss):
     al. 2015, Deep convolutional encoder networks for multiple sclerosis lesion segmentation.
     """
 
-    terms = ("p", "py", "y", "count")
+    terms: tuple[str, ...] = ("p", "py", "y", "count")
 
     def __init__(
         self, *, sensitivity_weight: float = 0.5, variant: str = "ratio", smooth: float = 1e-5, **options: Any

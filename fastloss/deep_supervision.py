@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ class DeepSupervision(nn.Module):
         if weights is not None:
             for weight in weights:
                 check_at_least_zero(weights=weight)
+            if not any(weights):
+                raise ValueError(f"weights: got {list(weights)}, expected at least one above 0")
         self.loss = loss
         self.weights = None if weights is None else tuple(float(weight) for weight in weights)
 
@@ -58,7 +61,7 @@ class DeepSupervision(nn.Module):
                 volumes = {"mask": mask, "weight_map": weight_map}
                 given = {name: _every(volume, factors) for name, volume in volumes.items() if volume is not None}
                 parts.append(weight * self.loss(level, _every(target, factors), **given))
-        return torch.stack(parts).sum(0) if parts else 0 * logits[0].sum()
+        return torch.stack(parts).sum(0)
 
     def level_weights(self, levels: int) -> tuple[float, ...]:
         """λ for a number of levels."""
@@ -75,15 +78,18 @@ class DeepSupervision(nn.Module):
 
 def _factors(level: Tensor, full: torch.Size, index: int) -> tuple[int, ...]:
     """How many voxels of the target a voxel of the level stands for, along each axis."""
+    if not isinstance(level, Tensor):
+        raise TypeError(f"logits[{index}]: got {type(level).__name__}, expected a torch.Tensor")
     size = level.shape[2:]
-    if len(size) != len(full) or any(n == 0 or whole % n for n, whole in zip(size, full, strict=True)):
+    if len(size) != len(full) or any(n != whole and (n == 0 or whole % n) for n, whole in zip(size, full, strict=True)):
         raise ValueError(
             f"logits[{index}]: got spatial size {list(size)} for a target of {list(full)}, expected sizes that divide "
             "the target's"
         )
-    return tuple(whole // n for n, whole in zip(size, full, strict=True))
+    return tuple(1 if n == whole else whole // n for n, whole in zip(size, full, strict=True))
 
 
 def _every(volume: Tensor, factors: tuple[int, ...]) -> Tensor:
     """Every f-th voxel along each spatial axis: a view."""
-    return volume[(..., *(slice(None, None, factor) for factor in factors))]
+    steps: tuple[Any, ...] = (..., *(slice(None, None, factor) for factor in factors))
+    return volume[steps]

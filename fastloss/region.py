@@ -44,7 +44,7 @@ class DiceLoss(SumLoss):
     Source: Milletari et al. 2016, V-Net, arXiv:1606.04797. The survey's eq. 8 lacks the sums.
     """
 
-    terms = ("p", "py", "y")
+    terms: tuple[str, ...] = ("p", "py", "y")
 
     def __init__(self, *, smooth: float = 1e-5, squared: bool = False, **options: Any):
         check_at_least_zero(smooth=smooth)

@@ -23,8 +23,8 @@ class _UnifiedCrossEntropyLoss(VoxelLoss):
     """``(1-δ) (1-p)^γ (-log p)`` of the background, ``δ (-log p)`` of the rest, which a symmetric one damps too."""
 
     def __init__(self, delta: float, gamma: float, symmetric: bool, **options: Any):
-        power = gamma if symmetric else 0.0
-        self.foreground, self.background = term_name("focal_pos", power), term_name("focal_pos", gamma)
+        self.background = term_name("focal_pos", gamma)
+        self.foreground = self.background if symmetric else "ce_pos"
         self.complement = term_name("focal_neg", gamma)
         super().__init__(tuple(dict.fromkeys((self.foreground, self.background))), (self.complement,), **options)
         self.delta = delta
