@@ -16,7 +16,7 @@ from .inputs import (
     check_weight_length,
 )
 from .sums import checked_sums
-from .terms import parse_term
+from .terms import CONSTANT_KINDS, MAP_PREFIX, parse_term
 
 Sums = dict[str, Tensor]
 """The sums of a pass: for the name of each term a float64 tensor ``[B, C]``."""
@@ -135,7 +135,11 @@ class SumLoss(nn.Module):
         sums = checked_sums(
             logits, target, mask, weight_map, self.terms, self.activation, self.ignore_index, self.validate
         )
-        loss = self.from_sums(dict(zip(self.terms, sums.unbind(-1), strict=True)))
+        named = dict(zip(self.terms, sums.unbind(-1), strict=True))
+        for name in named:
+            if name.removeprefix(MAP_PREFIX) in CONSTANT_KINDS:  # no gradient, which a formula may make infinite
+                named[name] = named[name].detach()
+        loss = self.from_sums(named)
         return loss if logits.dtype == torch.float64 else loss.to(torch.float32)
 
     def extra_repr(self) -> str:

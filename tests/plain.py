@@ -214,24 +214,24 @@ def log_dice_table(v, gamma=0.3, smooth=1.0, squared=False):
 
 def log_cross_entropy(v, gamma=0.3, class_frequency=None, class_weight=None):
     power = gamma[1] if isinstance(gamma, list) else gamma
-    loss = 0
-    counted = v.w.sum()
-    for c in range(v.channels):
-        found = (v.w[:, 0] * v.y[:, c]).sum() / counted if class_frequency is None else class_frequency[c]
-        sides = [(v.y, v.l, found)] + ([] if v.classes else [(1 - v.y, v.m, 1 - found)])
-        everything = sum(class_frequency) if v.classes and class_frequency is not None else 1.0
+    loss, counted = 0, v.w.sum()
+    found = [(v.w[:, 0] * v.y[:, c]).sum() / counted for c in range(v.channels)]
+    found = found if class_frequency is None else class_frequency
+    for c, f in enumerate(found):
+        sides = [(v.y, v.l, f)] + ([] if v.classes else [(1 - v.y, v.m, 1 - f)])
         weight = 1.0 if class_weight is None else class_weight[c]
-        for y, log, f in sides:
-            if f > 0:
+        for y, log, frequency in sides:
+            if frequency > 0:
                 part = (v.w[:, 0] * y[:, c] * log[:, c].clamp_min(EPSILON) ** power).sum()
-                loss = loss + weight * (everything / f) ** 0.5 * part
+                loss = loss + weight * ((sum(found) if v.classes else 1.0) / frequency) ** 0.5 * part
     return loss / counted / (1 if v.classes else v.channels)
 
 
-def unified(logits, y, weight, activation, batch, /, **options):
+def unified(logits, y, weight, activation, batch, /, class_weight=None, **options):
     v = voxels(logits, y, weight, activation)
+    class_weight = class_weight or [1.0] * v.channels
     if v.classes:
-        return _unified_of_classes(v, voxels(logits, y, weight, activation, batch), **options)
+        return _unified_of_classes(v, voxels(logits, y, weight, activation, batch), class_weight, **options)
 
     def two_classes(v, c):
         """Channel c as background and foreground."""
@@ -240,19 +240,20 @@ def unified(logits, y, weight, activation, batch, /, **options):
         return SimpleNamespace(**stacked, w=v.w)
 
     whole = voxels(logits, y, weight, activation, batch)
-    values = [_unified_of_classes(two_classes(v, c), two_classes(whole, c), **options) for c in range(v.channels)]
-    return torch.stack(values).mean()
+    pairs = [(two_classes(v, c), two_classes(whole, c), [class_weight[c]] * 2) for c in range(v.channels)]
+    return torch.stack([_unified_of_classes(*pair, **options) for pair in pairs]).mean()
 
 
-def _unified_of_classes(v, whole, weight=0.5, delta=0.6, gamma=0.5, symmetric=False, smooth=1e-5):
+def _unified_of_classes(v, whole, class_weight, weight=0.5, delta=0.6, gamma=0.5, symmetric=False, smooth=1e-5):
     entropy, region = 0, []
     index = 1 - tversky_table(whole, 1 - delta, delta, smooth)
     for c in range(v.p.shape[1]):
         focus = (1 - v.p[:, c]) ** gamma if c == 0 or symmetric else 1.0
-        share = 1 - delta if c == 0 else delta
+        share = class_weight[c] * (1 - delta if c == 0 else delta)
         entropy = entropy + share * (v.w[:, 0] * v.y[:, c] * focus * v.l[:, c]).sum() / v.w.sum()
         error = 1 - index[:, c]
-        region.append(error if c == 0 and not symmetric else error.clamp_min(EPSILON) ** (1 - gamma))
+        enhanced = c != 0 or symmetric
+        region.append(class_weight[c] * (error.clamp_min(EPSILON) ** (1 - gamma) if enhanced else error))
     return weight * entropy + (1 - weight) * torch.stack(region).mean()
 
 
