@@ -46,7 +46,7 @@ def saturated(size, activation, case):
 
 @pytest.mark.parametrize("loss", LOSSES + GAMMAS, ids=str)
 @pytest.mark.parametrize("size", [100.0, 1e4, 1e8])
-@pytest.mark.parametrize("case", ["right", "wrong", "random", "one class"])
+@pytest.mark.parametrize("case", ["right", "wrong", "one class"])
 def test_saturated_logits(loss, size, case):
     for activation in ACTIVATIONS if size == 100 else ACTIVATIONS[:2]:
         logits, labels = saturated(size, activation, case)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from oracle import close, value_and_gradient
 from rows import LOSSES, every_loss, one_of_each, region_loss
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastloss
 
@@ -202,6 +203,43 @@ def test_compound_of_any_losses_equals_the_sum_with_gradients():
     )
     close(value, expected)
     oracle.assert_close(gradient, expected_gradient, 1e-5)
+
+
+class Overlap(fastloss.SumLoss):
+    """A user's loss."""
+
+    terms = ("py", "p2y")
+
+    def formula(self, sums):
+        return -sums["py"] - sums["p2y"]
+
+
+class Operators(TorchDispatchMode):
+    """The names of the package's operators that ran."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "fastloss":
+            self.found.append(function._schema.name.removeprefix("fastloss::"))
+        return function(*args, **(kwargs or {}))
+
+    def __enter__(self):
+        self.found = []
+        return super().__enter__()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_one_pass_forward_and_one_backward(whole):
+    logits, labels = oracle.make("softmax", 3, (6, 7))
+    parts = [fastloss.DiceLoss(), fastloss.CrossEntropyLoss(label_smoothing=0.1), fastloss.FocalLoss(), Overlap()]
+    loss = fastloss.CompoundLoss([*parts, *(row() for row in LOSSES)] if whole else parts)
+    logits.requires_grad_()
+    with Operators() as forward:
+        value = loss(logits, labels)
+    with Operators() as backward:
+        value.backward()
+    assert forward.found == ["voxel_sums"]
+    assert backward.found == ["voxel_sums_backward"]
+    assert len(loss.terms) == len(set(loss.terms))
 
 
 # Inputs of other libraries
