@@ -67,20 +67,21 @@ class Case:
         return logits, labels.to(self.device, LABEL_DTYPES[self.label_dtype])
 
     def peers(self) -> list[Peer]:
-        """The installed peers that know the case's activation."""
+        """The installed peers that know the case's activation and classes."""
         return [peer for peer in self.known_peers() if installed_version(peer.package)]
 
     def known_peers(self) -> list[Peer]:
-        """The peers that know the case's activation, installed or not."""
-        return [peer for peer in LOSSES[self.loss].peers if self.activation in peer.activations]
+        """The peers that know the case's activation and classes, installed or not."""
+        return [peer for peer in LOSSES[self.loss].peers if peer.knows(self.activation, self.shape[1])]
 
     def contestants(self, logits: torch.Tensor, labels: torch.Tensor, compiled: bool) -> dict[str, Contestant]:
         """`ours`, and for each peer `<title>` and, where asked, `<title> compiled`."""
-        found = {"ours": Contestant(LOSSES[self.loss].build(self.activation), logits, labels)}
+        kind = self.activation, self.shape[1]
+        found = {"ours": Contestant(LOSSES[self.loss].build(*kind).to(logits.device), logits, labels)}
         for peer in self.peers():
             target = peer.target(labels, self.shape[1])
-            found[peer.title] = Contestant(peer.loss(self.activation), logits, target)
+            found[peer.title] = Contestant(peer.loss(*kind), logits, target)
             if compiled:
-                fused = torch.compile(peer.loss(self.activation), dynamic=False)
+                fused = torch.compile(peer.loss(*kind), dynamic=False)
                 found[f"{peer.title} compiled"] = Contestant(fused, logits, target)
         return found

@@ -12,7 +12,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 BUSY = 0.2  # cores taken by others that a measurement bears
-PACKAGES = ("fastloss", "torch", "monai", "numba", "triton", "numpy", "scipy", "edt", "SimpleITK")
+PACKAGES = ("fastloss", "torch", "monai", "kornia", "numba", "triton", "numpy", "scipy", "edt", "SimpleITK")
 
 
 def cpu_model() -> str:

@@ -27,22 +27,27 @@ def one_hot_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Peer:
-    """The same loss in another library; `build(activation)` imports it and gives a call (logits, target)."""
+    """The same loss in another library; `build(activation, classes)` imports it and gives a call (logits, target)."""
 
     name: str
     package: str
-    build: Callable[[str], Loss]
+    build: Callable[[str, int], Loss]
     target: Callable[[torch.Tensor, int], torch.Tensor]  # made before the clock starts: the peer's best case
     activations: tuple[str, ...] = ("softmax", "sigmoid")
+    only_classes: int | None = None  # the one number of classes that it takes
     widen: bool = True  # half precision goes through float32 within the timed call, as autocast has it
 
     @property
     def title(self) -> str:
         return f"{self.package} {self.name}"
 
-    def loss(self, activation: str) -> Loss:
+    def knows(self, activation: str, classes: int) -> bool:
+        """Whether the peer has the loss for such logits."""
+        return activation in self.activations and self.only_classes in (None, classes)
+
+    def loss(self, activation: str, classes: int) -> Loss:
         """The callable to compare with; half precision logits are widened where the peer needs it."""
-        build = self.build(activation)
+        build = self.build(activation, classes)
 
         def call(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             halves = logits.dtype in (torch.float16, torch.bfloat16)
@@ -51,7 +56,35 @@ class Peer:
         return call
 
 
-def _build_monai(activation: str, name: str, options: dict) -> Loss:
+# torch
+
+
+def _torch(activation: str, classes: int, weights: Callable[[str, int], list[float]] | None) -> Loss:
+    weight = None if weights is None else torch.tensor(weights(activation, classes))
+    if activation == "softmax":
+        return lambda logits, target: F.cross_entropy(logits, target, None if weight is None else weight.to(logits))
+
+    def binary(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        shape = (-1, *[1] * (logits.ndim - 2))
+        pos_weight = None if weight is None else weight.to(logits).reshape(shape)
+        return F.binary_cross_entropy_with_logits(logits, target, pos_weight=pos_weight)
+
+    return binary
+
+
+def cross_entropies(weights: Callable[[str, int], list[float]] | None = None) -> tuple[Peer, Peer]:
+    """`F.cross_entropy` and its binary sibling, with one weight a class from `weights(activation, classes)`."""
+    build = partial(_torch, weights=weights)
+    return (
+        Peer("F.cross_entropy", "torch", build, index_labels, ("softmax",)),
+        Peer("F.binary_cross_entropy_with_logits", "torch", build, one_hot_labels, ("sigmoid",)),
+    )
+
+
+# MONAI
+
+
+def _build_monai(activation: str, classes: int, name: str, options: dict) -> Loss:
     import monai.losses
 
     return getattr(monai.losses, name)(to_onehot_y=True, **{activation: True}, **options)
@@ -62,11 +95,75 @@ def monai(name: str, activations: tuple[str, ...] = ("softmax", "sigmoid"), **op
     return Peer(name, "monai", partial(_build_monai, name=name, options=options), channel_labels, activations)
 
 
-cross_entropy = Peer("F.cross_entropy", "torch", lambda activation: F.cross_entropy, index_labels, ("softmax",))
-binary_cross_entropy = Peer(
-    "F.binary_cross_entropy_with_logits",
-    "torch",
-    lambda activation: F.binary_cross_entropy_with_logits,
-    one_hot_labels,
-    ("sigmoid",),
+def _build_monai_focal(activation: str, classes: int, options: dict) -> Loss:
+    import monai.losses
+
+    softmax = activation == "softmax"
+    loss = monai.losses.FocalLoss(to_onehot_y=True, use_softmax=softmax, **options)
+    factor = classes if softmax else 1  # the mean of a softmax runs over the classes, too
+    return lambda logits, target: factor * loss(logits, target)
+
+
+def monai_focal(**options) -> Peer:
+    """`monai.losses.FocalLoss`."""
+    return Peer("FocalLoss", "monai", partial(_build_monai_focal, options=options), channel_labels)
+
+
+def _build_monai_dice_and_focal(activation: str, classes: int, dice: dict, focal: dict) -> Loss:
+    first = _build_monai(activation, classes, "DiceLoss", dice)
+    second = _build_monai_focal(activation, classes, focal)
+    return lambda logits, target: first(logits, target) + second(logits, target)
+
+
+def monai_dice_and_focal(dice: dict, focal: dict) -> Peer:
+    """The two losses added up: `DiceFocalLoss` has a sigmoid focal loss whatever its activation."""
+    build = partial(_build_monai_dice_and_focal, dice=dice, focal=focal)
+    return Peer("DiceLoss + FocalLoss", "monai", build, channel_labels, ("softmax",))
+
+
+def _build_monai_unified(activation: str, classes: int) -> Loss:
+    import monai.losses
+
+    # its cross-entropy is a mean over the two classes, half of the paper's: 3/2 (2/3 F/2 + 1/3 T) = F/2 + T/2
+    loss = monai.losses.AsymmetricUnifiedFocalLoss(to_onehot_y=True, weight=2 / 3, delta=0.6, gamma=0.5)
+    return lambda logits, target: 1.5 * loss(logits.softmax(1), target)
+
+
+monai_unified = Peer(
+    "AsymmetricUnifiedFocalLoss", "monai", _build_monai_unified, channel_labels, ("softmax",), only_classes=2
 )
+
+
+# kornia
+
+
+def _build_kornia_overlap(activation: str, classes: int, name: str, options: dict) -> Loss:
+    import kornia.losses
+
+    function = getattr(kornia.losses, name)
+    # of two spatial axes only: a volume goes in as a view with one long axis
+    return lambda logits, target: function(logits.flatten(2)[:, :, None], target.flatten(1)[:, None], **options)
+
+
+def kornia_overlap(name: str, **options) -> Peer:
+    """`kornia.losses.<name>`, the mean over the classes that are present."""
+    build = partial(_build_kornia_overlap, name=name, options=options)
+    return Peer(name, "kornia", build, index_labels, ("softmax",))
+
+
+def _build_kornia_focal(activation: str, classes: int, gamma: float) -> Loss:
+    import kornia.losses
+
+    options = {"alpha": None, "gamma": gamma, "reduction": "mean"}
+    if activation == "sigmoid":
+        return lambda logits, target: kornia.losses.binary_focal_loss_with_logits(logits, target, **options)
+    return lambda logits, target: classes * kornia.losses.focal_loss(logits, target, **options)
+
+
+def kornia_focal(gamma: float) -> tuple[Peer, Peer]:
+    """kornia's two focal losses."""
+    build = partial(_build_kornia_focal, gamma=gamma)
+    return (
+        Peer("focal_loss", "kornia", build, index_labels, ("softmax",)),
+        Peer("binary_focal_loss_with_logits", "kornia", build, one_hot_labels, ("sigmoid",)),
+    )

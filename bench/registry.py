@@ -1,10 +1,24 @@
-"""The losses that the benchmarks know, each beside the same loss elsewhere: one line a loss."""
+"""The losses that the benchmarks know, each beside the same loss elsewhere: one line a loss.
 
+Without a peer: what neither torch, MONAI nor kornia has. segmentation_models_pytorch has focal Tversky, but needs
+torchvision, whose wheels fit their own builds of torch alone.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import click
 
-from bench.peers import Peer, binary_cross_entropy, cross_entropy, monai
+from bench.peers import (
+    Peer,
+    cross_entropies,
+    kornia_focal,
+    kornia_overlap,
+    monai,
+    monai_dice_and_focal,
+    monai_focal,
+    monai_unified,
+)
 
 SMOOTH = 1e-5  # fastloss's default, set on both sides so that values agree
 
@@ -16,28 +30,64 @@ class LossRow:
     cls: str
     options: dict = field(default_factory=dict)
     peers: tuple[Peer, ...] = ()
+    of_classes: Callable[[str, int], dict] = lambda activation, classes: {}  # options that depend on both
 
-    def build(self, activation: str = "softmax"):
+    def options_for(self, activation: str, classes: int) -> dict:
+        """All options of the class."""
+        return self.options | self.of_classes(activation, classes)
+
+    def build(self, activation: str, classes: int):
         """The fastloss module."""
         import fastloss
 
-        return getattr(fastloss, self.cls)(activation=activation, **self.options)
+        return getattr(fastloss, self.cls)(activation=activation, **self.options_for(activation, classes))
+
+
+def _beta(activation: str, classes: int) -> list[float]:
+    """A weight a class: the background's, and twice that."""
+    return [1.0] + [2.0] * (classes - 1)
 
 
 _smooth = {"smooth_nr": SMOOTH, "smooth_dr": SMOOTH}
 # MONAI's Jaccard is (2I + nr) / (2U + dr): twice the smoothing is the same formula
 _smooth_twice = {"smooth_nr": 2 * SMOOTH, "smooth_dr": 2 * SMOOTH}
-# MONAI's Tversky: alpha weighs false positives, beta false negatives, as here
+# alpha weighs false positives, beta false negatives, in all three
 _tversky = {"alpha": 0.3, "beta": 0.7}
-_ce = (cross_entropy, binary_cross_entropy)
+_ours = {"smooth": SMOOTH}
 
 LOSSES: dict[str, LossRow] = {
-    "cross_entropy": LossRow("CrossEntropyLoss", peers=_ce),
-    "dice": LossRow("DiceLoss", {"smooth": SMOOTH}, (monai("DiceLoss", **_smooth),)),
-    "jaccard": LossRow("JaccardLoss", {"smooth": SMOOTH}, (monai("DiceLoss", jaccard=True, **_smooth_twice),)),
-    "tversky": LossRow("TverskyLoss", {"smooth": SMOOTH, **_tversky}, (monai("TverskyLoss", **_tversky, **_smooth),)),
+    "cross_entropy": LossRow("CrossEntropyLoss", peers=cross_entropies()),
+    "dice": LossRow(
+        "DiceLoss", _ours, (monai("DiceLoss", **_smooth), kornia_overlap("dice_loss", average="macro", eps=SMOOTH))
+    ),
+    "jaccard": LossRow("JaccardLoss", _ours, (monai("DiceLoss", jaccard=True, **_smooth_twice),)),
+    "tversky": LossRow(
+        "TverskyLoss",
+        _ours | _tversky,
+        (monai("TverskyLoss", **_tversky, **_smooth), kornia_overlap("tversky_loss", eps=SMOOTH, **_tversky)),
+    ),
     # with several classes MONAI's DiceCELoss takes softmax cross-entropy whatever its activation
-    "dice_ce": LossRow("DiceCELoss", {"smooth": SMOOTH}, (monai("DiceCELoss", ("softmax",), **_smooth),)),
+    "dice_ce": LossRow("DiceCELoss", _ours, (monai("DiceCELoss", ("softmax",), **_smooth),)),
+    "weighted_cross_entropy": LossRow(
+        "WeightedCrossEntropyLoss", {}, cross_entropies(_beta), lambda *of: {"beta": _beta(*of)}
+    ),
+    "balanced_cross_entropy": LossRow("BalancedCrossEntropyLoss"),
+    "focal": LossRow("FocalLoss", {"gamma": 2.0}, (monai_focal(gamma=2.0), *kornia_focal(2.0))),
+    "poly": LossRow("PolyLoss"),
+    "focal_tversky": LossRow("FocalTverskyLoss"),
+    "log_cosh_dice": LossRow("LogCoshDiceLoss"),
+    "generalized_dice": LossRow("GeneralizedDiceLoss", _ours, (monai("GeneralizedDiceLoss", **_smooth),)),
+    "sensitivity_specificity": LossRow("SensitivitySpecificityLoss"),
+    # MONAI's smoothing stands under the root
+    "mcc": LossRow("MCCLoss", _ours, (monai("MCCLoss", smooth_nr=SMOOTH, smooth_dr=SMOOTH**2),)),
+    "dice_focal": LossRow(
+        "DiceFocalLoss",
+        _ours | {"gamma": 2.0},
+        (monai_dice_and_focal(_smooth, {"gamma": 2.0}), monai("DiceFocalLoss", ("sigmoid",), gamma=2.0, **_smooth)),
+    ),
+    "combo": LossRow("ComboLoss"),
+    "exp_log": LossRow("ExpLogLoss"),
+    "unified_focal": LossRow("UnifiedFocalLoss", {"smooth": 1e-7}, (monai_unified,)),
 }
 
 

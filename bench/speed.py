@@ -101,7 +101,7 @@ def empty_row(case: Case, effort: Effort) -> dict:
     return {
         "loss": case.loss,
         "class": LOSSES[case.loss].cls,
-        "options": LOSSES[case.loss].options,
+        "options": LOSSES[case.loss].options_for(case.activation, case.shape[1]),
         "shape": list(case.shape),
         "dtype": case.dtype,
         "label_dtype": case.label_dtype,

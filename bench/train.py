@@ -127,13 +127,18 @@ def loss_share(times: list[StepTime]) -> float:
     return sum(t.loss for t in steady) / sum(t.step for t in steady)
 
 
+def build(name: str, device: torch.device) -> Loss:
+    """The loss for the data's classes."""
+    return LOSSES[name].build("softmax", len(CLASSES)).to(device)
+
+
 def warm_up(name: str, data: dict[str, Slices]) -> float:
     """Seconds of a loss's first forward and backward, which compile or load the kernels."""
     labels = data["test"].labels[: Schedule.batch_size]
     shape = (len(labels), len(CLASSES), *labels.shape[1:])
     logits = torch.zeros(shape, device=labels.device, requires_grad=True)
     begin = time.perf_counter()
-    LOSSES[name].build()(logits, labels).backward()
+    build(name, labels.device)(logits, labels).backward()
     synchronise(labels.device)
     return time.perf_counter() - begin
 
@@ -148,7 +153,7 @@ def train_loss(
     device = data["train"].images.device
     torch.manual_seed(schedule.seed)
     model = UNet(classes=len(CLASSES)).to(device)
-    loss = LOSSES[name].build()
+    loss = build(name, device)
     begin = time.perf_counter()
     with watch_others() as watched:
         history, times = fit(model, loss, data, schedule, advance)

@@ -1,22 +1,40 @@
 """fastloss: segmentation losses for PyTorch as fused kernels, on the CPU and on GPUs."""
 
 from .base import CompoundLoss, SumLoss
-from .compound import DiceCELoss
-from .distribution import CrossEntropyLoss
+from .compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
+from .confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
+from .deep_supervision import DeepSupervision
+from .distribution import BalancedCrossEntropyLoss, CrossEntropyLoss, WeightedCrossEntropyLoss
+from .focal import FocalLoss, PolyLoss
 from .ops import backend
-from .region import DiceLoss, JaccardLoss, TverskyLoss
+from .region import DiceLoss, FocalTverskyLoss, JaccardLoss, LogCoshDiceLoss, TverskyLoss
 from .sums import voxel_sums
+from .unified import UnifiedFocalLoss
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BalancedCrossEntropyLoss",
+    "ComboLoss",
     "CompoundLoss",
     "CrossEntropyLoss",
+    "DeepSupervision",
     "DiceCELoss",
+    "DiceFocalLoss",
     "DiceLoss",
+    "ExpLogLoss",
+    "FocalLoss",
+    "FocalTverskyLoss",
+    "GeneralizedDiceLoss",
     "JaccardLoss",
+    "LogCoshDiceLoss",
+    "MCCLoss",
+    "PolyLoss",
+    "SensitivitySpecificityLoss",
     "SumLoss",
     "TverskyLoss",
+    "UnifiedFocalLoss",
+    "WeightedCrossEntropyLoss",
     "backend",
     "voxel_sums",
 ]

@@ -16,7 +16,7 @@ from .inputs import (
     check_weight_length,
 )
 from .sums import checked_sums
-from .terms import parse_term
+from .terms import CONSTANT_KINDS, MAP_PREFIX, parse_term
 
 Sums = dict[str, Tensor]
 """The sums of a pass: for the name of each term a float64 tensor ``[B, C]``."""
@@ -55,6 +55,7 @@ class SumLoss(nn.Module):
 
     terms: tuple[str, ...] = ()
     class_weight: Tensor | None
+    _class_vectors: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -74,11 +75,23 @@ class SumLoss(nn.Module):
         self.ignore_index = check_ignore_index(ignore_index)
         self.reduction = check_reduction(reduction)
         self.validate = validate
-        self.register_buffer("class_weight", check_class_weight(class_weight), persistent=False)
+        self.register_class_vector("class_weight", check_class_weight(class_weight))
         if not self.terms:
             raise ValueError(f"terms: {type(self).__name__} names none, expected a tuple of terms")
         for name in self.terms:
             parse_term(name)
+
+    def register_class_vector(self, name: str, value: Tensor | None) -> None:
+        """A buffer of numbers for the channels: moves with the module and stays float64."""
+        self.register_buffer(name, value, persistent=False)
+        self._class_vectors = (*self._class_vectors, name)
+
+    def exclusive(self, channels: int) -> bool:
+        """Whether the channels are the classes of a voxel (softmax), rather than each a problem of its own."""
+        return self.activation == "softmax" or (self.activation == "none" and channels > 1)
+
+    def check_target(self, target: Tensor) -> None:
+        """Raises ValueError for a target that the formula does not hold for."""
 
     def formula(self, sums: Sums) -> Tensor:
         """The value per sample and class, ``[B, C]``, from the sums of the terms."""
@@ -86,9 +99,11 @@ class SumLoss(nn.Module):
 
     def from_sums(self, sums: Sums) -> Tensor:
         """The loss from the sums of its terms; sums of parts of a volume, or of ranks, may be added first."""
-        if self.batch:
-            sums = {name: value.sum(0, keepdim=True) for name, value in sums.items()}
-        return self.reduce(self.formula(sums))
+        return self.reduce(self.formula(self.merge(sums)))
+
+    def merge(self, sums: Sums) -> Sums:
+        """With ``batch``, the sums over the samples, ``[1, C]``."""
+        return {name: value.sum(0, keepdim=True) for name, value in sums.items()} if self.batch else sums
 
     def reduce(self, table: Tensor) -> Tensor:
         """The table ``[B, C]`` weighted, without the background if that is dropped, and reduced."""
@@ -97,6 +112,10 @@ class SumLoss(nn.Module):
             table = table * weight
         if not self.include_background and table.shape[1] > 1:
             table = table[:, 1:]
+        return self.collapse(table)
+
+    def collapse(self, table: Tensor) -> Tensor:
+        """The reduction alone."""
         if self.reduction == "none":
             return table
         total = table.sum()
@@ -112,10 +131,15 @@ class SumLoss(nn.Module):
         self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None, weight_map: Tensor | None = None
     ) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
+        self.check_target(target)
         sums = checked_sums(
             logits, target, mask, weight_map, self.terms, self.activation, self.ignore_index, self.validate
         )
-        loss = self.from_sums(dict(zip(self.terms, sums.unbind(-1), strict=True)))
+        named = dict(zip(self.terms, sums.unbind(-1), strict=True))
+        for name in named:
+            if name.removeprefix(MAP_PREFIX) in CONSTANT_KINDS:  # no gradient, which a formula may make infinite
+                named[name] = named[name].detach()
+        loss = self.from_sums(named)
         return loss if logits.dtype == torch.float64 else loss.to(torch.float32)
 
     def extra_repr(self) -> str:
@@ -129,10 +153,11 @@ class SumLoss(nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        weight = self.class_weight
+        before = {name: getattr(self, name) for name in self._class_vectors}
         super()._apply(fn, recurse)
-        if weight is not None and self.class_weight is not None:
-            self.class_weight = weight.to(self.class_weight.device)  # .half() must not round the weights
+        for name, vector in before.items():
+            if vector is not None:
+                setattr(self, name, vector.to(getattr(self, name).device))  # .half() must not round the weights
         return self
 
 
@@ -168,6 +193,10 @@ class CompoundLoss(SumLoss):
         )
         self.losses = nn.ModuleList(members)
         self.loss_weights = factors
+
+    def check_target(self, target: Tensor) -> None:
+        for loss in self.losses:
+            loss.check_target(target)  # type: ignore[operator]
 
     def from_sums(self, sums: Sums) -> Tensor:
         parts = [loss.from_sums(sums) for loss in self.losses]  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -49,6 +50,56 @@ def check_reduction(reduction: str) -> str:
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: got {reduction!r}, expected 'mean', 'sum' or 'none'")
     return reduction
+
+
+def check_at_least_zero(**values: float) -> None:
+    """Raises ValueError naming the first of the options that is negative or not finite."""
+    for name, value in values.items():
+        _check_number(name, value, _is_finite(value) and value >= 0, "a finite number of at least 0")
+
+
+def check_positive(**values: float) -> None:
+    """Raises ValueError naming the first of the options that is not a finite number above 0."""
+    for name, value in values.items():
+        _check_number(name, value, _is_finite(value) and value > 0, "a finite number above 0")
+
+
+def check_fraction(**values: float) -> None:
+    """Raises ValueError naming the first of the options that is not between 0 and 1."""
+    for name, value in values.items():
+        _check_number(name, value, _is_finite(value) and 0 <= value <= 1, "a number from 0 to 1")
+
+
+def check_finite(**values: float) -> None:
+    """Raises ValueError naming the first of the options that is no finite number."""
+    for name, value in values.items():
+        _check_number(name, value, _is_finite(value), "a finite number")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name}: got {value!r}, expected {' or '.join(map(repr, choices))}")
+    return value
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _check_number(name: str, value: object, good: bool, expected: str) -> None:
+    if not good:
+        raise ValueError(f"{name}: got {value!r}, expected {expected}")
+
+
+def check_factor(value: float | Sequence[float] | Tensor, name: str) -> Tensor:
+    """A number, or one for each channel, as a float64 tensor of 0 or 1 axes."""
+    if isinstance(value, (int, float)):
+        check_at_least_zero(**{name: value})
+        return torch.tensor(float(value), dtype=torch.float64)
+    factor = check_class_weight(value, name)
+    if factor is None:
+        raise ValueError(f"{name}: got None, expected a number or one for each channel")
+    return factor
 
 
 def check_class_weight(class_weight: Sequence[float] | Tensor | None, name: str = "class_weight") -> Tensor | None:

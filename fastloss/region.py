@@ -9,16 +9,25 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .base import SumLoss, Sums, ratio
+from .inputs import check_at_least_zero, check_positive
+from .terms import EPSILON
 
 
-def check_at_least_zero(**values: float) -> None:
-    """Raises ValueError naming the first of the options that is negative or not finite."""
-    for name, value in values.items():
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}: got {value!r}, expected a finite number of at least 0")
+def where_counted(sums: Sums, value: Tensor) -> Tensor:
+    """``value``, and 0 where no voxel counts: for formulas that are not 0 for a perfect overlap."""
+    return torch.where(sums["count"] > 0, value, 0.0)
+
+
+def tversky_index(
+    overlap: Tensor, false_positive: Tensor, false_negative: Tensor, alpha: float, beta: float, smooth: float
+) -> Tensor:
+    """``(I + s) / (I + α FP + β FN + s)``."""
+    errors = alpha * false_positive + beta * false_negative
+    return ratio(overlap + smooth, overlap + errors + smooth, 1.0)
 
 
 class DiceLoss(SumLoss):
@@ -35,7 +44,7 @@ class DiceLoss(SumLoss):
     Source: Milletari et al. 2016, V-Net, arXiv:1606.04797. The survey's eq. 8 lacks the sums.
     """
 
-    terms = ("p", "py", "y")
+    terms: tuple[str, ...] = ("p", "py", "y")
 
     def __init__(self, *, smooth: float = 1e-5, squared: bool = False, **options: Any):
         check_at_least_zero(smooth=smooth)
@@ -45,9 +54,30 @@ class DiceLoss(SumLoss):
         self.smooth = smooth
         self.squared = squared
 
-    def formula(self, sums: Sums) -> Tensor:
+    def coefficient(self, sums: Sums) -> Tensor:
+        """The Dice coefficient ``[B, C]``."""
         volumes = sums["p2"] + sums["y2"] if self.squared else sums["p"] + sums["y"]
-        return 1 - ratio(2 * sums["py"] + self.smooth, volumes + self.smooth, 1.0)
+        return ratio(2 * sums["py"] + self.smooth, volumes + self.smooth, 1.0)
+
+    def formula(self, sums: Sums) -> Tensor:
+        return 1 - self.coefficient(sums)
+
+
+class LogCoshDiceLoss(DiceLoss):
+    r"""The logarithm of the hyperbolic cosine of the Dice loss: quadratic where it is small.
+
+    .. math:: \log\cosh(L) = L + \log(1 + e^{-2L}) - \log 2, \qquad L = \text{DiceLoss}
+
+    Args:
+        smooth, squared: of :class:`DiceLoss`.
+        **options: see :class:`fastloss.SumLoss`.
+
+    Source: the survey's own loss, section II-O (Jadon 2020, arXiv:2006.14822, eq. 32).
+    """
+
+    def formula(self, sums: Sums) -> Tensor:
+        loss = super().formula(sums)
+        return loss + torch.log1p(torch.exp(-2 * loss)) - math.log(2)
 
 
 class JaccardLoss(SumLoss):
@@ -77,7 +107,7 @@ class JaccardLoss(SumLoss):
 class TverskyLoss(SumLoss):
     r"""Tversky loss: Dice with its own weights for false positives (α) and false negatives (β).
 
-    .. math:: 1 - \frac{I + s}{I + \alpha (P - I) + \beta (Y - I) + s}
+    .. math:: 1 - T, \qquad T = \frac{I + s}{I + \alpha (P - I) + \beta (Y - I) + s}
 
     α = β = 1/2 is Dice with smoothing 2s; α = β = 1 is Jaccard.
 
@@ -87,10 +117,10 @@ class TverskyLoss(SumLoss):
         smooth: s, at least 0.
         **options: see :class:`fastloss.SumLoss`.
 
-    Source: Salehi et al. 2017, arXiv:1706.05721. The survey's single β sits on the false positives.
+    Source: Salehi et al. 2017, arXiv:1706.05721. The survey's single β (eq. 9, 10) sits on the false positives.
     """
 
-    terms = ("p", "py", "y")
+    terms: tuple[str, ...] = ("p", "py", "y")
 
     def __init__(self, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1e-5, **options: Any):
         check_at_least_zero(alpha=alpha, beta=beta, smooth=smooth)
@@ -99,5 +129,29 @@ class TverskyLoss(SumLoss):
 
     def formula(self, sums: Sums) -> Tensor:
         overlap, predicted, true = sums["py"], sums["p"], sums["y"]
-        errors = self.alpha * (predicted - overlap) + self.beta * (true - overlap)
-        return 1 - ratio(overlap + self.smooth, overlap + errors + self.smooth, 1.0)
+        return 1 - tversky_index(overlap, predicted - overlap, true - overlap, self.alpha, self.beta, self.smooth)
+
+
+class FocalTverskyLoss(TverskyLoss):
+    r"""A power of the Tversky loss, which for γ > 1 looks more at the classes that are nearly right.
+
+    .. math:: \max(1 - T, 10^{-7})^{1/\gamma}
+
+    Args:
+        alpha, beta, smooth: of :class:`TverskyLoss`.
+        gamma: γ, above 0, usually from 1 to 3; 1 is the Tversky loss.
+        **options: see :class:`fastloss.SumLoss`.
+
+    Source: Abraham & Khan 2019, arXiv:1810.07842, whose exponent is 1/γ; the survey (eq. 11) prints γ: for that pass
+    ``1 / gamma``.
+    """
+
+    terms = ("p", "py", "y", "count")
+
+    def __init__(self, *, gamma: float = 4 / 3, **options: Any):
+        check_positive(gamma=gamma)
+        super().__init__(**options)
+        self.gamma = gamma
+
+    def formula(self, sums: Sums) -> Tensor:
+        return where_counted(sums, super().formula(sums).clamp_min(EPSILON) ** (1 / self.gamma))

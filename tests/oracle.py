@@ -102,3 +102,11 @@ def assert_close(actual, expected, tolerance):
     scale = max(expected.abs().max().item() if expected.numel() else 0.0, 1e-30)
     error = (actual - expected).abs().max().item() / scale if expected.numel() else 0.0
     assert error <= tolerance, f"error {error:.2e} of the largest magnitude, tolerance {tolerance:.0e}"
+
+
+def close(actual, expected, tolerance=2e-6):
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=tolerance, atol=tolerance)
+
+
+def value_and_gradient(loss, logits, target, **arguments):
+    return gradient(lambda z: loss(z, target, **arguments), logits)

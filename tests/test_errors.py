@@ -99,6 +99,105 @@ CASES = {
     "negative smooth": (lambda: fastloss.DiceLoss(smooth=-1), ValueError, "smooth: got -1"),
     "negative alpha": (lambda: fastloss.TverskyLoss(alpha=-1), ValueError, "alpha: got -1"),
     "NaN weight of a part": (lambda: fastloss.DiceCELoss(ce_weight=float("nan")), ValueError, "ce_weight: got nan"),
+    "label smoothing above 1": (
+        lambda: fastloss.DiceCELoss(label_smoothing=1.5),
+        ValueError,
+        "label_smoothing: got 1.5, expected a number from 0 to 1",
+    ),
+    "one beta for a softmax": (
+        lambda: fastloss.WeightedCrossEntropyLoss(beta=2.0),
+        ValueError,
+        r"beta: got 2.0, expected one weight a class, \[C\]",
+    ),
+    "one beta for probabilities of several classes": (
+        lambda: fastloss.WeightedCrossEntropyLoss(beta=2.0, activation=None)(Z, Y),
+        ValueError,
+        "beta: got 2.0, expected one weight a class",
+    ),
+    "beta of a wrong length": (
+        lambda: fastloss.WeightedCrossEntropyLoss(beta=[1.0, 2.0])(Z, Y),
+        ValueError,
+        "beta: got 2 weights, expected 3",
+    ),
+    "beta of a wrong length, sigmoid": (
+        lambda: fastloss.WeightedCrossEntropyLoss(beta=[1.0, 2.0], activation="sigmoid")(Z, Y),
+        ValueError,
+        "beta: got 2 weights, expected 3",
+    ),
+    "beta of None": (lambda: fastloss.WeightedCrossEntropyLoss(beta=None), ValueError, "beta: got None"),
+    "beta left out": (lambda: fastloss.WeightedCrossEntropyLoss(), TypeError, "beta"),
+    "negative beta": (
+        lambda: fastloss.WeightedCrossEntropyLoss(beta=-1.0, activation="sigmoid"),
+        ValueError,
+        "beta: got -1.0, expected a finite number of at least 0",
+    ),
+    "negative gamma": (lambda: fastloss.FocalLoss(gamma=-1), ValueError, "gamma: got -1, expected a finite number"),
+    "alpha above 1": (lambda: fastloss.FocalLoss(alpha=2), ValueError, "alpha: got 2, expected a number from 0 to 1"),
+    "alphas above 1 for sigmoid": (
+        lambda: fastloss.DiceFocalLoss(alpha=[0.5, 2.0, 0.5], activation="sigmoid"),
+        ValueError,
+        "alpha: got .* from 0 to 1 for sigmoid",
+    ),
+    "alphas of a wrong length": (
+        lambda: fastloss.FocalLoss(alpha=[0.5, 0.5])(Z, Y),
+        ValueError,
+        "alpha: got 2 weights, expected 3",
+    ),
+    "unknown base": (lambda: fastloss.PolyLoss(base="bce"), ValueError, "base: got 'bce', expected 'ce' or 'focal'"),
+    "alpha without a focal base": (lambda: fastloss.PolyLoss(alpha=0.25), ValueError, "alpha: got 0.25 with base='ce'"),
+    "epsilon that is no number": (lambda: fastloss.PolyLoss(epsilon="1"), ValueError, "epsilon: got '1'"),
+    "gamma of zero": (lambda: fastloss.FocalTverskyLoss(gamma=0), ValueError, "gamma: got 0, expected .* above 0"),
+    "unknown weighting": (
+        lambda: fastloss.GeneralizedDiceLoss(weighting="cubic"),
+        ValueError,
+        "weighting: got 'cubic', expected 'square' or 'simple' or 'uniform'",
+    ),
+    "unknown variant": (
+        lambda: fastloss.SensitivitySpecificityLoss(variant="l2"),
+        ValueError,
+        "variant: got 'l2', expected 'ratio' or 'squared_error'",
+    ),
+    "sensitivity above 1": (
+        lambda: fastloss.SensitivitySpecificityLoss(sensitivity_weight=2),
+        ValueError,
+        "sensitivity_weight: got 2",
+    ),
+    "soft target of squared errors": (
+        lambda: fastloss.SensitivitySpecificityLoss(variant="squared_error")(Z, Z),
+        ValueError,
+        r"target: got a torch.float32 tensor, expected labels or a bool or integer dense target",
+    ),
+    "soft target of squared errors in a compound": (
+        lambda: fastloss.CompoundLoss(
+            [fastloss.DiceLoss(), fastloss.SensitivitySpecificityLoss(variant="squared_error")]
+        )(Z, Z),
+        ValueError,
+        r"target: got a torch.float32 tensor",
+    ),
+    "combo alpha above 1": (lambda: fastloss.ComboLoss(alpha=1.5), ValueError, "alpha: got 1.5"),
+    "three gammas": (
+        lambda: fastloss.ExpLogLoss(gamma=[1, 2, 3]),
+        ValueError,
+        r"gamma: got \[1, 2, 3\], expected a .*pair",
+    ),
+    "negative gamma of a pair": (lambda: fastloss.ExpLogLoss(gamma=(0.3, -1)), ValueError, "gamma: got -1"),
+    "frequencies of a wrong length": (
+        lambda: fastloss.ExpLogLoss(class_frequency=[0.5, 0.5])(Z, Y),
+        ValueError,
+        "class_frequency: got 2 weights, expected 3",
+    ),
+    "counts for frequencies of a sigmoid": (
+        lambda: fastloss.ExpLogLoss(class_frequency=[10, 5, 5], activation="sigmoid"),
+        ValueError,
+        "class_frequency: got .*, expected shares of the voxels",
+    ),
+    "gamma of 1": (lambda: fastloss.UnifiedFocalLoss(gamma=1), ValueError, "gamma: got 1, expected .* below 1"),
+    "delta above 1": (lambda: fastloss.UnifiedFocalLoss(delta=2), ValueError, "delta: got 2"),
+    "no background to leave out": (
+        lambda: fastloss.UnifiedFocalLoss(include_background=False),
+        TypeError,
+        "include_background",
+    ),
     "mask of a wrong shape": (
         lambda: fastloss.DiceLoss()(Z, Y, mask=torch.ones(2, 3, 4, 5)),
         ValueError,

@@ -5,20 +5,17 @@ import os
 from pathlib import Path
 
 import numpy as np
+import oracle
+import plain
 import pytest
 import torch
+from rows import loss_class
 
 import fastloss
 
 SHARED = Path(os.environ.get("FASTLOSS_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 OWN = Path(__file__).parent / "golden"
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5}
-
-
-def loss_class(name):
-    """``dice_ce`` names ``DiceCELoss``: the class of that name in snake case."""
-    classes = {key.lower(): getattr(fastloss, key) for key in fastloss.__all__ if key.endswith("Loss")}
-    return classes.get(name.replace("_", "") + "loss")
 
 
 def cases(folder):
@@ -55,3 +52,19 @@ def test_own_vectors_cover_every_loss():
     compound_of_users = {"Compound", "Sum"}
     losses = {key.removesuffix("Loss") for key in fastloss.__all__ if key.endswith("Loss")} - compound_of_users
     assert losses == {loss_class(name).__name__.removesuffix("Loss") for name in held}
+
+
+@pytest.mark.parametrize(("folder", "case"), cases(SHARED))
+def test_plain_versions_meet_the_vectors_of_another_oracle(vectors, folder, case):
+    """What the own vectors are made of."""
+    if case is None or case["loss"] not in plain.KNOWN:
+        pytest.skip("no plain version")
+    arrays, name = vectors[folder], case["id"]
+    logits, labels = (torch.tensor(arrays[f"{name}.{what}"]) for what in ("logits", "labels"))
+    ignored = () if case["ignore_index"] is None else (case["ignore_index"],)
+    y, weight = oracle.one_hot(labels, logits.shape[1]), oracle.counted(labels, ignored)
+    value, gradient = oracle.gradient(
+        lambda z: plain.value(case["loss"], z, y, weight, case["activation"], **case["options"]), logits.double()
+    )
+    assert value.item() == pytest.approx(case["value"], rel=1e-12)
+    oracle.assert_close(gradient, torch.tensor(arrays[f"{name}.grad"]), 1e-11)

@@ -12,6 +12,7 @@ import textwrap
 import oracle
 import pytest
 import torch
+from rows import one_of_each
 from torch.utils.checkpoint import checkpoint
 
 import fastloss
@@ -49,6 +50,19 @@ def test_compiles_without_breaks_and_with_dynamic_shapes(loss_class):
         for size in (10, 12):
             logits, labels = oracle.make("softmax", 3, (size, 5, 4))
             oracle.gradient(lambda z, y=labels: compiled(z, y), logits)
+
+
+@one_of_each
+def test_every_loss_compiles_without_breaks(loss):
+    """Traced alone: what a compiler makes of it is torch's own matter."""
+    torch._dynamo.reset()
+    ours = loss(ignore_index=255)
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    logits, labels = oracle.make("softmax", 3, (5, 4))
+    value, gradient = oracle.gradient(lambda z: compiled(z, labels), logits)
+    expected, expected_gradient = oracle.gradient(lambda z: ours(z, labels), logits)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, expected_gradient)
 
 
 def test_compiled_label_check_still_raises():

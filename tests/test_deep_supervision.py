@@ -1,0 +1,143 @@
+"""One target of full resolution, read through strides."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from oracle import close
+from rows import one_of_each
+
+import fastloss
+
+
+def nearest(volume, size, channels):
+    """What torch resizes to, for a volume with or without a channel axis."""
+    axis = volume if channels else volume.unsqueeze(1)
+    resized = F.interpolate(axis.float(), size=tuple(size), mode="nearest").to(volume.dtype)
+    return resized if channels else resized.squeeze(1)
+
+
+def levels(factors, space=(8, 12, 4), channels=3):
+    return [torch.randn(2, channels, *(n // f for n, f in zip(space, by, strict=True))) for by in factors]
+
+
+ANISOTROPIC = [(1, 1, 1), (2, 2, 1), (4, 4, 2), (8, 4, 4)]
+
+
+@one_of_each
+def test_is_the_loss_on_nearest_labels(loss):
+    logits, labels = levels(ANISOTROPIC), torch.randint(0, 3, (2, 8, 12, 4), dtype=torch.uint8)
+    mask = torch.rand(2, 8, 12, 4) > 0.3
+    weights = [0.5, 0.3, 0.2, 0.1]
+    leaves, others = ([z.clone().requires_grad_() for z in logits] for _ in range(2))
+    value = fastloss.DeepSupervision(loss(ignore_index=1), weights)(leaves, labels, mask=mask)
+    value.backward()
+    expected = sum(
+        weight * loss(ignore_index=1)(z, nearest(labels, z.shape[2:], False), mask=nearest(mask, z.shape[2:], False))
+        for weight, z in zip(weights, others, strict=True)
+    )
+    expected.backward()
+    close(value, expected)
+    for leaf, other in zip(leaves, others, strict=True):
+        torch.testing.assert_close(leaf.grad, other.grad)
+
+
+@pytest.mark.parametrize("form", ["channel axis", "soft", "multi-label"])
+def test_other_forms_of_the_target(form):
+    logits = levels(ANISOTROPIC)
+    target = {
+        "channel axis": torch.randint(0, 3, (2, 1, 8, 12, 4)),
+        "soft": torch.rand(2, 3, 8, 12, 4),
+        "multi-label": torch.rand(2, 3, 8, 12, 4) > 0.5,
+    }[form]
+    loss = fastloss.DiceLoss(activation="sigmoid")
+    values = [loss(z, nearest(target, z.shape[2:], True)) for z in logits]
+    close(fastloss.DeepSupervision(loss, [1] * 4)(logits, target), sum(values))
+
+
+def test_weight_maps_are_read_likewise():
+    class Weighted(fastloss.SumLoss):
+        terms = ("map*p", "y")
+
+        def formula(self, sums):
+            return sums["map*p"] / sums["y"].clamp_min(1)
+
+    logits, labels = levels([(1, 1, 1), (2, 2, 2)]), torch.randint(0, 3, (2, 8, 12, 4))
+    weight_map = torch.rand(2, 1, 8, 12, 4)
+    value = fastloss.DeepSupervision(Weighted(), [1, 1])(logits, labels, weight_map=weight_map)
+    coarse = (slice(None, None, 2),) * 3
+    expected = Weighted()(logits[0], labels, weight_map=weight_map)
+    expected += Weighted()(logits[1], labels[(..., *coarse)], weight_map=weight_map[(..., *coarse)])
+    close(value, expected)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.lists(st.integers(1, 4), min_size=3, max_size=3))
+def test_any_factors(size, factors):
+    factors = factors[: len(size)]
+    labels = torch.randint(0, 3, (2, *(n * f for n, f in zip(size, factors, strict=True))))
+    z = torch.randn(2, 3, *size)
+    loss = fastloss.DiceCELoss()
+    close(fastloss.DeepSupervision(loss)([z], labels), loss(z, nearest(labels, size, False)))
+
+
+def test_default_weights_halve_and_add_up_to_one():
+    wrapper = fastloss.DeepSupervision(fastloss.DiceLoss())
+    assert wrapper.level_weights(1) == (1.0,)
+    assert wrapper.level_weights(3) == pytest.approx((4 / 7, 2 / 7, 1 / 7))
+    logits, labels = levels(ANISOTROPIC[:2]), torch.randint(0, 3, (2, 8, 12, 4))
+    close(wrapper(logits, labels), fastloss.DeepSupervision(fastloss.DiceLoss(), [2 / 3, 1 / 3])(logits, labels))
+
+
+def test_a_level_of_weight_zero_is_not_computed():
+    logits = [z.requires_grad_() for z in levels(ANISOTROPIC[:2])]
+    labels = torch.randint(0, 3, (2, 8, 12, 4))
+    fastloss.DeepSupervision(fastloss.DiceLoss(), [1, 0])(logits, labels).backward()
+    assert logits[0].grad.any() and logits[1].grad is None
+
+
+def test_target_is_not_copied():
+    """The coarse labels that reach the loss share the memory of the full ones."""
+    seen = []
+    labels = torch.randint(0, 3, (2, 8, 12, 4), dtype=torch.uint8)
+    fastloss.DeepSupervision(lambda z, y: (seen.append(y), z.sum())[1])(levels(ANISOTROPIC), labels)
+    assert len(seen) == 4
+    assert all(y.untyped_storage().data_ptr() == labels.untyped_storage().data_ptr() for y in seen)
+
+
+def test_compiles_without_breaks():
+    logits, labels = levels(ANISOTROPIC[:2]), torch.randint(0, 3, (2, 8, 12, 4))
+    wrapper = fastloss.DeepSupervision(fastloss.DiceCELoss())
+    compiled = torch.compile(wrapper, fullgraph=True, backend="aot_eager")
+    close(compiled(logits, labels), wrapper(logits, labels))
+
+
+Y = torch.zeros(2, 8, 12, dtype=torch.uint8)
+ERRORS = {
+    "size that does not divide": ([(8, 12), (3, 6)], None, ValueError, r"logits\[1\]: got spatial size \[3, 6\]"),
+    "larger than the target": ([(16, 12)], None, ValueError, r"logits\[0\]: .* target of \[8, 12\], expected sizes"),
+    "other number of axes": ([(8, 12), (4, 6, 1)], None, ValueError, r"logits\[1\]: got spatial size \[4, 6, 1\]"),
+    "wrong number of weights": ([(8, 12)], [1, 2], ValueError, "weights: got 2, expected 1"),
+    "no levels": ([], None, TypeError, "logits: got nothing, expected a sequence"),
+    "weights of zero": ([(8, 12)], [0], ValueError, "weights: got .*, expected at least one above 0"),
+    "negative weight": ([(8, 12)], [-1.0], ValueError, "weights: got -1.0, expected a finite number"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_are_named(case):
+    sizes, weights, kind, message = ERRORS[case]
+    with pytest.raises(kind, match=message):
+        fastloss.DeepSupervision(fastloss.DiceLoss(), weights)([torch.zeros(2, 3, *size) for size in sizes], Y)
+
+
+def test_other_errors_are_named():
+    with pytest.raises(TypeError, match="logits: got a tensor, expected a sequence"):
+        fastloss.DeepSupervision(fastloss.DiceLoss())(torch.zeros(2, 3, 8, 12), Y)
+    with pytest.raises(TypeError, match=r"logits\[1\]: got NoneType"):
+        fastloss.DeepSupervision(fastloss.DiceLoss())([torch.zeros(2, 3, 8, 12), None], Y)
+    with pytest.raises(TypeError, match="loss: got str"):
+        fastloss.DeepSupervision("dice")
+    with pytest.raises(ValueError, match=r"target: got an integer"):
+        fastloss.DeepSupervision(fastloss.DiceLoss())([torch.zeros(1, 3, 8, 12)], Y)
