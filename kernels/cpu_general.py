@@ -170,11 +170,13 @@ def _add_sums(acc, c, first, bits, t, p, present, u):
     """Adds the sums of a class to the columns of its terms."""
     no_inline()
     probability, weight, y = row(t, p), row(t, u), row(t, _Y)
-    acc[c, first + P] += rows.sum_p(probability, weight)
     if present and (has(bits, PY) or has(bits, Y)):
-        py, total = rows.sum_overlap(probability, y, weight)
+        total, py, true = rows.sum_overlap(probability, y, weight)
+        acc[c, first + P] += total
         acc[c, first + PY] += py
-        acc[c, first + Y] += total
+        acc[c, first + Y] += true
+    else:
+        acc[c, first + P] += rows.sum_p(probability, weight)
     if has(bits, P2) or has(bits, Y2) or has(bits, P2Y):
         p2, y2, p2y = rows.sum_squares(probability, y, weight)
         acc[c, first + P2] += p2

@@ -152,23 +152,41 @@ def _sum_classes(acc, t, z, o):
 
 
 @_fast
-def _sum_labels(acc, t, z, o, first, last, products):
-    """The sums over the voxels of each class."""
+def _sum_cross_entropy(acc, t, z, o, c, products):
     no_inline()
-    u, labels, m = pointer(t, U), label_pointer(t, LABELS), pointer(t, LARGEST)
+    labels, m, label = label_pointer(t, LABELS), pointer(t, LARGEST), np.int32(c + o.first_label)
+    if products:
+        acc[c, CE_POS] += rows.sum_log_products(t.n, pointer(t, TOTAL), labels, label)
+        acc[c, CE_POS] += rows.sum_below_max(t.n, class_pointer(t, z, c), m, labels, label)
+    else:
+        log_s, u = pointer(t, _LOG_SUM), pointer(t, U)
+        acc[c, CE_POS] += rows.sum_cross_entropy(t.n, log_s, class_pointer(t, z, c), m, u, labels, label)
+
+
+@_fast
+def _sum_one_label(acc, t, o, c, count, other_p):
+    """The sums where all voxels are of class c: those of p y and p have the same bits, which formulas lean on."""
+    no_inline()
+    if has(o.bits, P):
+        acc[c, PY] += acc[c, P] - other_p
+    elif has(o.bits, PY):
+        acc[c, PY] += rows.sum_p(t.n, pointer(t, _E + c), pointer(t, RU))
+    acc[c, Y] += count
+    acc[c, Y2] += count
+
+
+@_fast
+def _sum_labels(acc, t, o, first, last):
+    """The sums of p y and y over the voxels of each class."""
+    no_inline()
     for c in range(first, last):
         label = np.int32(c + o.first_label)
-        py, y = rows.sum_overlap(t.n, pointer(t, _E + c), pointer(t, RU), u, labels, label)
+        py, y = rows.sum_overlap(
+            t.n, pointer(t, _E + c), pointer(t, RU), pointer(t, U), label_pointer(t, LABELS), label
+        )
         acc[c, PY] += py
         acc[c, Y] += y
         acc[c, Y2] += y
-        if has(o.bits, CE_POS) and products:
-            acc[c, CE_POS] += rows.sum_log_products(t.n, pointer(t, TOTAL), labels, label)
-            acc[c, CE_POS] += rows.sum_below_max(t.n, class_pointer(t, z, c), m, labels, label)
-        elif has(o.bits, CE_POS):
-            acc[c, CE_POS] += rows.sum_cross_entropy(
-                t.n, pointer(t, _LOG_SUM), class_pointer(t, z, c), m, u, labels, label
-            )
 
 
 @_fast
@@ -224,19 +242,28 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
         exponentials(t, z, _E, classes)
         prefetch_classes(t, z, classes)
         first, last = _present(o, state, classes)
+        one_label = last - first == 1 and state[1] == 0
         # with a logarithm a voxel, one pass over all classes is the cheaper
-        together = own or (has(o.bits, CE_POS) and classes <= 4 and last - first > 1)
+        together = has(o.bits, CE_POS) and classes <= 4 and last - first > 1
         products = mask.code < 0 and t.n % rows.FOLD == 0
         if has(o.bits, NLL_POS) or (has(o.bits, CE_POS) and not (together or products)):
             rows.log_rows(t.n, pointer(t, _LOG_SUM), pointer(t, TOTAL))
+        other_p = acc[first, P] if one_label else 0.0
         _sum_classes(acc, t, z, o)
-        if together:
+        if own or together:
             _own_rows(t, z, o, classes, first, last)
+        if together:
             _sum_own_labels(acc, t, o, first, last)
-            if own:
-                _sum_own(acc, t, o, numbers, reals, first, last)
         else:
-            _sum_labels(acc, t, z, o, first, last, products)
+            if one_label:
+                _sum_one_label(acc, t, o, first, count, other_p)
+            else:
+                _sum_labels(acc, t, o, first, last)
+            if has(o.bits, CE_POS):
+                for c in range(first, last):
+                    _sum_cross_entropy(acc, t, z, o, c, products)
+        if own:
+            _sum_own(acc, t, o, numbers, reals, first, last)
     return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live
 
 

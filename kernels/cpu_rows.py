@@ -209,14 +209,14 @@ def sum_p(p, u):
 
 @_reduction
 def sum_overlap(p, y, u):
-    """Sums of p y and y."""
+    """Sums of p, p y and y: in one loop, so that the first two have the same bits where y is 1."""
     no_inline()
-    py, ys = p.dtype.type(0), p.dtype.type(0)
+    total, py, ys = p.dtype.type(0), p.dtype.type(0), p.dtype.type(0)
     for i in range(p.size):
-        weighted = y[i] * u[i]
-        ys += weighted
-        py += p[i] * weighted
-    return py, ys
+        total += p[i] * u[i]
+        ys += y[i] * u[i]
+        py += p[i] * u[i] * y[i]
+    return total, py, ys
 
 
 @_reduction
