@@ -28,7 +28,7 @@ from fastloss.terms import Plan
 from .cpu_general import backward_general, forward_general
 from .cpu_labels import backward_labels, forward_labels, serves
 from .cpu_memory import walk
-from .cpu_tile import SLOTS, columns, plan_numbers, plan_reals
+from .cpu_tile import SLOTS, columns, plan_numbers, plan_reals, with_target
 
 CHUNK = 16384  # voxels; a multiple of every tile
 _SERIAL_BELOW = 32768  # logits: a parallel region would cost more than it saves
@@ -65,11 +65,10 @@ def backward(
 ) -> Tensor:
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     gradient = torch.empty_like(logits)
-    batch, channels, voxels = _sizes(logits)
+    _, channels, voxels = _sizes(logits)
     if logits.numel():
         p = _prepare(plan, channels, logits.dtype)
-        coefficients = np.zeros((batch, channels, p.width), p.reals.dtype)
-        coefficients[..., p.columns] = grad_sums.detach().numpy()
+        coefficients = with_target(p.columns, grad_sums.detach().numpy(), p.width).astype(p.reals.dtype)
         walks = _walks(logits, target, mask, weight_map, plan, gradient)
         _pick(_BACKWARD[p.labels], logits)(coefficients, voxels, walks, p.numbers, p.tile, p.reals)
     return gradient

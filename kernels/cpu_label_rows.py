@@ -169,6 +169,17 @@ def sum_overlap(n, e, ru, u, labels, label):
 
 
 @_reduction
+def sum_squared_overlap(n, e, r, ru, labels, label):
+    """Sum of p^2 y."""
+    distinct_rows()
+    e, r, ru, labels = carray(e, n), carray(r, n), carray(ru, n), carray(labels, n)
+    total, zero = ru.dtype.type(0), ru.dtype.type(0)
+    for i in range(n):
+        total += e[i] * r[i] * (e[i] * ru[i]) if labels[i] == label else zero
+    return total
+
+
+@_reduction
 def sum_where(n, values, u, labels, label):
     distinct_rows()
     values, u, labels = carray(values, n), carray(u, n), carray(labels, n)
@@ -340,31 +351,14 @@ def add_product(n, out, x, y):
         out[i] += x[i] * y[i]
 
 
-@_elementwise
-def square(n, out, x):
-    distinct_rows()
-    out, x = carray(out, n), carray(x, n)
-    for i in range(n):
-        out[i] = x[i] * x[i]
+# The gradient. With a = the coefficient of p (for the own class with that of p y added: the two may cancel), h = the
+# derivative by -log p of what else depends on the own class, and t = h - sum over the classes of p a: it is
+# p (a + t) u, less h u for the own class
 
 
 @_elementwise
-def squared_overlap_slope(n, out, p):
-    """Derivative of p^2 by l."""
-    distinct_rows()
-    out, p = carray(out, n), carray(p, n)
-    two = p.dtype.type(-2)
-    for i in range(n):
-        out[i] = two * p[i] * p[i]
-
-
-# The gradient. With a = the coefficient of p, h = the derivative by -log p of what depends on the own class, and
-# t = h - sum over the classes of p a: it is p (a + t) u, less h u for the own class
-
-
-@_elementwise
-def slope_of_four(n, t, h, e0, e1, e2, e3, r, labels, label, a, b, g):
-    """h and t of a p + b p y + g y (-log p); a, b and g have a coefficient a class."""
+def slope_of_four(n, t, h, e0, e1, e2, e3, r, labels, label, a, own_a, g):
+    """h and t of a p + (own_a - a) p y + g y (-log p); a, own_a and g have a coefficient a class."""
     distinct_rows()
     t, h, e0, e1, e2, e3, r, labels = (
         carray(t, n),
@@ -378,21 +372,21 @@ def slope_of_four(n, t, h, e0, e1, e2, e3, r, labels, label, a, b, g):
     )
     zero = h.dtype.type(0)
     a0, a1, a2, a3 = a
-    b0, b1, b2, b3 = b
+    o0, o1, o2, o3 = own_a
     g0, g1, g2, g3 = g
     l0, l1, l2, l3 = four_labels(label)
     for i in range(n):
-        x0, x1, x2, x3, s, k = e0[i], e1[i], e2[i], e3[i], r[i], labels[i]
-        x = x0 if k == l0 else x1 if k == l1 else x2 if k == l2 else x3
-        own_b = b0 if k == l0 else b1 if k == l1 else b2 if k == l2 else b3 if k == l3 else zero
-        own_g = g0 if k == l0 else g1 if k == l1 else g2 if k == l2 else g3 if k == l3 else zero
-        slope = own_g - own_b * (x * s)
+        k = labels[i]
+        dot = (e0[i] * (o0 if k == l0 else a0) + e1[i] * (o1 if k == l1 else a1)) + (
+            e2[i] * (o2 if k == l2 else a2) + e3[i] * (o3 if k == l3 else a3)
+        )
+        slope = g0 if k == l0 else g1 if k == l1 else g2 if k == l2 else g3 if k == l3 else zero
         h[i] = slope
-        t[i] = slope - s * ((x0 * a0 + x1 * a1) + (x2 * a2 + x3 * a3))
+        t[i] = slope - r[i] * dot
 
 
 @_elementwise
-def gradient_of_four(n, out0, out1, out2, out3, e0, e1, e2, e3, ru, t, h, u, labels, label, a):
+def gradient_of_four(n, out0, out1, out2, out3, e0, e1, e2, e3, ru, t, h, u, labels, label, a, own_a):
     distinct_rows()
     out0, out1, out2, out3, e0, e1, e2, e3, ru, t, h, u, labels = (
         carray(out0, n),
@@ -411,14 +405,15 @@ def gradient_of_four(n, out0, out1, out2, out3, e0, e1, e2, e3, ru, t, h, u, lab
     )
     zero = h.dtype.type(0)
     a0, a1, a2, a3 = a
+    o0, o1, o2, o3 = own_a
     l0, l1, l2, l3 = four_labels(label)
     for i in range(n):
         x, s, own = ru[i], t[i], h[i] * u[i]
         k = labels[i]
-        out0[i] = e0[i] * x * (a0 + s) - (own if k == l0 else zero)
-        out1[i] = e1[i] * x * (a1 + s) - (own if k == l1 else zero)
-        out2[i] = e2[i] * x * (a2 + s) - (own if k == l2 else zero)
-        out3[i] = e3[i] * x * (a3 + s) - (own if k == l3 else zero)
+        out0[i] = e0[i] * x * ((o0 if k == l0 else a0) + s) - (own if k == l0 else zero)
+        out1[i] = e1[i] * x * ((o1 if k == l1 else a1) + s) - (own if k == l1 else zero)
+        out2[i] = e2[i] * x * ((o2 if k == l2 else a2) + s) - (own if k == l2 else zero)
+        out3[i] = e3[i] * x * ((o3 if k == l3 else a3) + s) - (own if k == l3 else zero)
 
 
 @_elementwise
@@ -430,26 +425,27 @@ def subtract_dot(n, t, e, r, a):
 
 
 @_elementwise
-def subtract_squared_dot(n, t, e, r, a2):
-    """What a p^2 with coefficient a2 adds."""
+def subtract_squared_dot(n, t, e, r, labels, label, a2, own_a2):
+    """What a2 p^2 + (own_a2 - a2) p^2 y adds."""
     distinct_rows()
-    t, e, r = carray(t, n), carray(e, n), carray(r, n)
-    two = a2 + a2
+    t, e, r, labels = carray(t, n), carray(e, n), carray(r, n), carray(labels, n)
+    two, own_two = a2 + a2, own_a2 + own_a2
     for i in range(n):
         p = e[i] * r[i]
-        t[i] -= p * (two * p)
+        t[i] -= p * ((own_two if labels[i] == label else two) * p)
 
 
 @_elementwise
-def add_overlap_slope(n, t, h, e, r, labels, label, b, g):
-    """Of b p y + g y (-log p)."""
+def subtract_own_dot(n, t, h, e, r, labels, label, a, own_a, g):
+    """The same for a class that occurs, with g y (-log p)."""
     distinct_rows()
     t, h, e, r, labels = carray(t, n), carray(h, n), carray(e, n), carray(r, n), carray(labels, n)
     zero = h.dtype.type(0)
     for i in range(n):
-        slope = g - b * (e[i] * r[i]) if labels[i] == label else zero
+        hit = labels[i] == label
+        slope = g if hit else zero
         h[i] += slope
-        t[i] += slope
+        t[i] += slope - e[i] * r[i] * (own_a if hit else a)
 
 
 @_elementwise
@@ -469,7 +465,7 @@ def gradient(n, out, e, ru, t, a):
 
 
 @_elementwise
-def own_gradient(n, out, e, ru, t, a, h, u, labels, label):
+def own_gradient(n, out, e, ru, t, a, own_a, h, u, labels, label):
     distinct_rows()
     out, e, ru, t, h, u, labels = (
         carray(out, n),
@@ -482,16 +478,17 @@ def own_gradient(n, out, e, ru, t, a, h, u, labels, label):
     )
     zero = h.dtype.type(0)
     for i in range(n):
-        out[i] = e[i] * ru[i] * (a + t[i]) - (h[i] * u[i] if labels[i] == label else zero)
+        hit = labels[i] == label
+        out[i] = e[i] * ru[i] * ((own_a if hit else a) + t[i]) - (h[i] * u[i] if hit else zero)
 
 
 @_elementwise
-def add_squared_gradient(n, out, e, r, ru, a2):
+def add_squared_gradient(n, out, e, r, ru, labels, label, a2, own_a2):
     distinct_rows()
-    out, e, r, ru = carray(out, n), carray(e, n), carray(r, n), carray(ru, n)
-    two = a2 + a2
+    out, e, r, ru, labels = carray(out, n), carray(e, n), carray(r, n), carray(ru, n), carray(labels, n)
+    two, own_two = a2 + a2, own_a2 + own_a2
     for i in range(n):
-        out[i] += e[i] * ru[i] * (two * (e[i] * r[i]))
+        out[i] += e[i] * ru[i] * ((own_two if labels[i] == label else two) * (e[i] * r[i]))
 
 
 @_elementwise

@@ -164,13 +164,17 @@ def _sum_cross_entropy(acc, t, z, o, c, products):
 
 
 @_fast
-def _sum_one_label(acc, t, o, c, count, other_p):
-    """The sums where all voxels are of class c: those of p y and p have the same bits, which formulas lean on."""
+def _sum_one_label(acc, t, o, c, count, other_p, other_p2):
+    """The sums where all voxels are of class c: with and without y they have the same bits, which formulas lean on."""
     no_inline()
     if has(o.bits, P):
         acc[c, PY] += acc[c, P] - other_p
     elif has(o.bits, PY):
         acc[c, PY] += rows.sum_p(t.n, pointer(t, _E + c), pointer(t, RU))
+    if has(o.bits, P2):
+        acc[c, P2Y] += acc[c, P2] - other_p2
+    elif has(o.bits, P2Y):
+        acc[c, P2Y] += rows.sum_p2(t.n, pointer(t, _E + c), pointer(t, R), pointer(t, RU))
     acc[c, Y] += count
     acc[c, Y2] += count
 
@@ -190,6 +194,17 @@ def _sum_labels(acc, t, o, first, last):
 
 
 @_fast
+def _sum_squares(acc, t, o, first, last):
+    """The sums of p^2 y over the voxels of each class."""
+    no_inline()
+    if has(o.bits, P2Y):
+        r, ru, labels = pointer(t, R), pointer(t, RU), label_pointer(t, LABELS)
+        for c in range(first, last):
+            e = pointer(t, _E + c)
+            acc[c, P2Y] += rows.sum_squared_overlap(t.n, e, r, ru, labels, np.int32(c + o.first_label))
+
+
+@_fast
 def _sum_own_labels(acc, t, o, first, last):
     """The same, from the rows of each voxel's own class."""
     no_inline()
@@ -206,18 +221,14 @@ def _sum_own_labels(acc, t, o, first, last):
 
 @_fast
 def _sum_own(acc, t, o, numbers, reals, first, last):
-    """The sums of terms that need p of the own class."""
+    """The sums of the terms with a power."""
     no_inline()
     value, u, labels = pointer(t, _SLOPE), pointer(t, U), label_pointer(t, LABELS)
-    for j in range(-1 if has(o.bits, P2Y) else 0, o.powers):
-        if j < 0:
-            rows.square(t.n, value, pointer(t, _OWN_P))
-        else:
-            power_values(
-                row(t, _SLOPE), power_kind(numbers, j) // 2, reals[1 + j], row(t, _OWN_L), row(t, _OWN_Q), reals[0]
-            )
+    for j in range(o.powers):
+        kind = power_kind(numbers, j) // 2
+        power_values(row(t, _SLOPE), kind, reals[1 + j], row(t, _OWN_L), row(t, _OWN_Q), reals[0])
         for c in range(first, last):
-            acc[c, P2Y if j < 0 else SLOTS + j] += rows.sum_where(t.n, value, u, labels, np.int32(c + o.first_label))
+            acc[c, SLOTS + j] += rows.sum_where(t.n, value, u, labels, np.int32(c + o.first_label))
 
 
 @_fast
@@ -227,7 +238,7 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
     acc, walks, numbers, reals = bare(acc), bare(walks), bare(numbers), bare(reals)
     o, classes, bad_labels = options_of(numbers), acc.shape[0], 0
     logits, target, mask = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2)
-    own = o.powers > 0 or has(o.bits, P2Y)
+    own = o.powers > 0
     buffer = tile_buffer(_E + 2 * classes, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
@@ -248,17 +259,19 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
         products = mask.code < 0 and t.n % rows.FOLD == 0
         if has(o.bits, NLL_POS) or (has(o.bits, CE_POS) and not (together or products)):
             rows.log_rows(t.n, pointer(t, _LOG_SUM), pointer(t, TOTAL))
-        other_p = acc[first, P] if one_label else 0.0
+        other_p, other_p2 = (acc[first, P], acc[first, P2]) if one_label else (0.0, 0.0)
         _sum_classes(acc, t, z, o)
         if own or together:
             _own_rows(t, z, o, classes, first, last)
         if together:
             _sum_own_labels(acc, t, o, first, last)
+            _sum_squares(acc, t, o, first, last)
         else:
             if one_label:
-                _sum_one_label(acc, t, o, first, count, other_p)
+                _sum_one_label(acc, t, o, first, count, other_p, other_p2)
             else:
                 _sum_labels(acc, t, o, first, last)
+                _sum_squares(acc, t, o, first, last)
             if has(o.bits, CE_POS):
                 for c in range(first, last):
                     _sum_cross_entropy(acc, t, z, o, c, products)
@@ -272,20 +285,17 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
 
 @_fast
 def _add_own_slopes(t, o, k, numbers, reals, first, last):
-    """Adds to h and t the slopes by -log p of the terms that need p of the own class."""
+    """Adds to h and t the slopes by -log p of the terms with a power."""
     no_inline()
     slope, by_q, coefficient = pointer(t, _SLOPE), pointer(t, _SLOPE_Q), pointer(t, _COEFFICIENT)
-    for j in range(-1 if has(o.bits, P2Y) else 0, o.powers):
-        column = P2Y if j < 0 else SLOTS + j
-        if j < 0:
-            rows.squared_overlap_slope(t.n, slope, pointer(t, _OWN_P))
-        else:
-            kind = power_kind(numbers, j) // 2
-            power_slopes(row(t, _SLOPE), row(t, _SLOPE_Q), kind, reals[1 + j], row(t, _OWN_L), row(t, _OWN_Q), reals[0])
-            rows.add_product(t.n, slope, by_q, pointer(t, _OWN_P))  # dq/dl = p
+    for j in range(o.powers):
+        kind = power_kind(numbers, j) // 2
+        power_slopes(row(t, _SLOPE), row(t, _SLOPE_Q), kind, reals[1 + j], row(t, _OWN_L), row(t, _OWN_Q), reals[0])
+        rows.add_product(t.n, slope, by_q, pointer(t, _OWN_P))  # dq/dl = p
         set_zero(row(t, _COEFFICIENT))
         for c in range(first, last):
-            rows.fill_where(t.n, coefficient, k[c, column], label_pointer(t, LABELS), np.int32(c + o.first_label))
+            label = np.int32(c + o.first_label)
+            rows.fill_where(t.n, coefficient, k[c, SLOTS + j], label_pointer(t, LABELS), label)
         rows.add_product(t.n, pointer(t, _H), coefficient, slope)
         rows.add_product(t.n, pointer(t, _T), coefficient, slope)
 
@@ -323,25 +333,27 @@ def _simple_slopes(t, o, k, first, last):
     set_zero(row(t, _H))
     set_zero(row(t, _T))
     for c in range(classes):
-        rows.subtract_dot(t.n, pointer(t, _T), pointer(t, _E + c), pointer(t, R), k[c, P])
-    for c in range(first, last):
-        e, label = pointer(t, _E + c), np.int32(c + o.first_label)
-        rows.add_overlap_slope(
-            t.n, pointer(t, _T), pointer(t, _H), e, pointer(t, R), labels, label, k[c, PY], k[c, CE_POS]
-        )
+        dot, h, e, r = pointer(t, _T), pointer(t, _H), pointer(t, _E + c), pointer(t, R)
+        if first <= c < last:
+            own_a, label = k[c, PY], np.int32(c + o.first_label)
+            rows.subtract_own_dot(t.n, dot, h, e, r, labels, label, k[c, P], own_a, k[c, CE_POS])
+        else:
+            rows.subtract_dot(t.n, dot, e, r, k[c, P])
 
 
 @_fast
 def _slopes(t, z, o, k, numbers, reals, first, last):
     """h and t of the gradient."""
     no_inline()
+    labels = label_pointer(t, LABELS)
     _simple_slopes(t, o, k, first, last)
-    if o.powers > 0 or has(o.bits, P2Y):
+    if o.powers > 0:
         _own_rows(t, z, o, k.shape[0], first, last)
         _add_own_slopes(t, o, k, numbers, reals, first, last)
-    if has(o.bits, P2):
+    if has(o.bits, P2) or has(o.bits, P2Y):
         for c in range(k.shape[0]):
-            rows.subtract_squared_dot(t.n, pointer(t, _T), pointer(t, _E + c), pointer(t, R), k[c, P2])
+            e, label, own_a2 = pointer(t, _E + c), np.int32(c + o.first_label), k[c, P2Y]
+            rows.subtract_squared_dot(t.n, pointer(t, _T), e, pointer(t, R), labels, label, k[c, P2], own_a2)
     if has(o.bits, NLL_POS):
         total = k.dtype.type(0)
         for c in range(k.shape[0]):
@@ -379,12 +391,14 @@ def _gradients(t, o, k, results, first, last):
             labels,
             np.int32(o.first_label),
             _coefficients_of_four(k, P),
+            _coefficients_of_four(k, PY),
         )
         return
     for c in range(classes):
         out, e = class_pointer(t, results, c), pointer(t, _E + c)
         if first <= c < last:
-            rows.own_gradient(t.n, out, e, ru, slope, k[c, P], h, u, labels, np.int32(c + o.first_label))
+            own_a, label = k[c, PY], np.int32(c + o.first_label)
+            rows.own_gradient(t.n, out, e, ru, slope, k[c, P], own_a, h, u, labels, label)
         else:
             rows.gradient(t.n, out, e, ru, slope, k[c, P])
 
@@ -396,8 +410,10 @@ def _write(t, o, k, gradient, b, v, first, last):
     _gradients(t, o, k, results, first, last)
     for c in range(k.shape[0]):
         out = class_pointer(t, results, c)
-        if has(o.bits, P2):
-            rows.add_squared_gradient(t.n, out, pointer(t, _E + c), pointer(t, R), pointer(t, RU), k[c, P2])
+        if has(o.bits, P2) or has(o.bits, P2Y):
+            e, label, own_a2 = pointer(t, _E + c), np.int32(c + o.first_label), k[c, P2Y]
+            labels = label_pointer(t, LABELS)
+            rows.add_squared_gradient(t.n, out, e, pointer(t, R), pointer(t, RU), labels, label, k[c, P2], own_a2)
         if has(o.bits, NLL_POS):
             rows.subtract_weight(t.n, out, pointer(t, U), k[c, NLL_POS])
         if not results.in_place:

@@ -259,12 +259,13 @@ def sum_log_complement(l, y, u):
 
 
 @_elementwise
-def add_polynomial_derivative(d, p, j, y, u, a, b, a2, b2):
-    """Of a p + b p y + a2 p^2 + b2 p^2 y."""
+def add_polynomial_derivative(d, p, j, y, u, a, own_a, a2, own_a2):
+    """Of a p + a2 p^2 where y is 0, of own_a p + own_a2 p^2 where it is 1."""
     no_inline()
-    two = p.dtype.type(2)
+    one, two = p.dtype.type(1), p.dtype.type(2)
     for i in range(d.size):
-        d[i] += u[i] * j[i] * (a + y[i] * b + two * p[i] * (a2 + y[i] * b2))
+        other = one - y[i]
+        d[i] += u[i] * j[i] * ((a * other + own_a * y[i]) + two * p[i] * (a2 * other + own_a2 * y[i]))
 
 
 @_elementwise

@@ -72,6 +72,19 @@ def columns(terms: tuple[Term, ...]) -> np.ndarray:
     return np.array([next(powers) if t.kind in POWER_KINDS else KINDS.index(t.kind) + MAPPED * t.mapped for t in terms])
 
 
+def with_target(columns: np.ndarray, grad_sums: np.ndarray, width: int) -> np.ndarray:
+    """The coefficients by column; those of p y and p^2 y with those of p and p^2 added, as they apply where y is 1.
+
+    Added here in float64, since the two may cancel but for a small part.
+    """
+    coefficients = np.zeros((*grad_sums.shape[:2], width))
+    coefficients[..., columns] = grad_sums
+    for first in (0, MAPPED):
+        coefficients[..., first + PY] += coefficients[..., first + P]
+        coefficients[..., first + P2Y] += coefficients[..., first + P2]
+    return coefficients
+
+
 @_inlined
 def has(bits, column):
     return (bits >> column) & 1 != 0
