@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .gpu_terms import compare, plus, soften, term_derivative, times
+from .gpu_terms import clamped_slope, compare, minus, plus, soften, term_derivative, times
 
 
 @triton.jit
@@ -87,29 +87,33 @@ def read_truth(
 
 @triton.jit
 def slopes(
-    coefficients,
-    map_value,
-    p,
-    minus_log,
-    minus_log_rest,
-    one,
-    truth,
-    KINDS: tl.constexpr,
-    MAPPED: tl.constexpr,
-):
-    """Derivatives of the weighted sum of terms by p, -log p and -log(1-p) of one channel."""
+    coefficients, map_value, parts, one, truth, KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr,
+    DENSE: tl.constexpr, COUPLED: tl.constexpr,
+):  # fmt: skip
+    """Derivatives of the weighted sum of terms by p, -log p and -log(1-p) of one channel.
+
+    ``COUPLED``, for a softmax, makes the third p d/dp of the functions of 1 - p: what :func:`through_rest` takes.
+    """
     by_p = ()
     by_log = ()
     by_log_rest = ()
+    steep = ()  # by -log p, growing without bound as p nears 1
     for k in tl.static_range(len(KINDS)):
-        a, b, c = term_derivative(KINDS[k], p, minus_log, minus_log_rest, one, truth)
+        a, b, c = term_derivative(KINDS[k], POWERS[k], parts, one, truth, DENSE)
         factor = coefficients[k]
         if MAPPED[k]:
             factor = factor * map_value
         by_p = plus(by_p, times(factor, a))
-        by_log = plus(by_log, times(factor, b))
+        if KINDS[k] == "log_power_pos":
+            steep = plus(steep, times(factor, b))
+        else:
+            by_log = plus(by_log, times(factor, b))
         by_log_rest = plus(by_log_rest, times(factor, c))
-    return by_p, by_log, by_log_rest
+    if COUPLED:
+        # A steep slope b would lose its digits in p b - b, and keeps them as a function of 1 - p: -(1 - p) b.
+        return by_p, by_log, minus(times(parts[0], clamped_slope(by_log_rest, parts[1])), steep)
+    else:
+        return by_p, plus(by_log, steep), by_log_rest
 
 
 @triton.jit
