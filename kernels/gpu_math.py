@@ -14,15 +14,22 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def natural_log(x, excess):
-    """log(x) of a normal, finite x or NaN; ``excess`` is x - 1, with digits that the difference lacks near 1."""
+    """log(x) of a normal, finite x or NaN.
+
+    ``excess``, ``(value,)`` or ``()``: x - 1 with digits that the difference lacks, for full relative accuracy near 1.
+    """
     if x.dtype == tl.float64:
-        return tl.log(x) + tl.where(x > 0.5, (excess - (x - 1.0)) / x, 0.0)
+        log = tl.log(x)
+        if len(excess) > 0:
+            log += tl.where(x > 0.5, (excess[0] - (x - 1.0)) / x, 0.0)
+        return log
     # x = 2^exponent (1 + m), 1 + m from sqrt(1/2) to sqrt(2); minimax polynomial of log(1 + m) / m.
     # A third cheaper than tl.log2, which also minds denormal and infinite arguments.
     bits = x.to(tl.int32, bitcast=True)
     exponent = (bits - 0x3F3504F3) >> 23
     m = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
-    m = tl.where(exponent == 0, excess, m)
+    if len(excess) > 0:
+        m = tl.where(exponent == 0, excess[0], m)
     series = m * 0.08722294121980667 - 0.14366813004016876
     series = m * series + 0.14952275156974792
     series = m * series - 0.1656239777803421
@@ -36,7 +43,7 @@ def natural_log(x, excess):
 
 @triton.jit
 def normalise(total, rest):
-    """log(total) and 1 / total, for the sum of a softmax: total = 1 + rest, or NaN."""
+    """log(total) and 1 / total, for the sum of a softmax: total = 1 + rest, or NaN; see :func:`natural_log`."""
     log = natural_log(total, rest)
     guess = tl.exp2(log * -LOG2_E)
     return log, guess - guess * (total * guess - 1.0)  # one Newton step makes the reciprocal exact
@@ -44,7 +51,7 @@ def normalise(total, rest):
 
 @triton.jit
 def power(x, EXPONENT: tl.constexpr):
-    """x^EXPONENT for x >= 0, with 0^0 = 1; NaN stays unless the exponent is 0."""
+    """x^EXPONENT for x >= 0, with 0^0 = 1, and x > 0 for a negative exponent; NaN stays if the exponent is positive."""
     if EXPONENT == 0:
         return tl.zeros_like(x) + 1.0
     elif EXPONENT == 0.5:
@@ -55,8 +62,14 @@ def power(x, EXPONENT: tl.constexpr):
         return x * x
     elif EXPONENT == 3:
         return x * x * x
-    else:
+    elif x.dtype == tl.float64:
         return tl.exp2(EXPONENT * tl.log2(x))
+    else:
+        exact = tl.exp2(natural_log(x, ()) * (EXPONENT * LOG2_E))
+        if EXPONENT > 0:
+            return tl.where((x > 0.0) & (x < float("inf")), exact, x)
+        else:
+            return tl.where(x < float("inf"), exact, 0.0)
 
 
 @triton.jit
@@ -91,7 +104,7 @@ def sigmoid(z):
 @triton.jit
 def minus_log_clamped(p, excess):
     """-log(max(p, EPSILON)), ``excess`` being p - 1; a select, not a maximum, so that NaN stays."""
-    return -natural_log(tl.where(p < EPSILON, EPSILON, p), excess)
+    return -natural_log(tl.where(p < EPSILON, EPSILON, p), (excess,))
 
 
 @triton.jit

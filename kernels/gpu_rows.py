@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from .gpu_math import LOG2_E, minus_log_clamped, normalise
-from .gpu_terms import minus, plus, quiet, term_value, through_rest, times
+from .gpu_terms import plus, quiet, term_value, through_softmax, uncoupled
 from .gpu_tiles import offsets, read, read_truth, slopes, weigh, within, write
 
 # Below any logit, yet finite: a difference of two of them must not be NaN.
@@ -58,7 +58,7 @@ def softmax_rows(
     rest = tl.sum(rest, axis=0)[None, :] + (tl.sum(tl.where(leads, 1.0, 0.0).to(REAL), axis=0)[None, :] - 1.0)
     # NaN where the maximum is infinite or every channel is -inf.
     rest = rest + tl.where(tl.abs(top) < -lowest, 0.0, float("nan"))
-    log_total, reciprocal = normalise(rest + 1.0, rest)
+    log_total, reciprocal = normalise(rest + 1.0, (rest,))
     return top, tl.where(counted, rest, 0.0), log_total, tl.where(counted, reciprocal, 0.0)
 
 
@@ -124,7 +124,7 @@ def rows_slopes(
     KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr, SELECT: tl.constexpr, DENSE: tl.constexpr,
     AXES: tl.constexpr, CHANNELS: tl.constexpr, REAL: tl.constexpr,
 ):  # fmt: skip
-    """p, 1 - p and the :func:`slopes` of a row of channels."""
+    """p, 1 - p and the :func:`uncoupled` slopes of a row of channels."""
     present = inside & (channel < CHANNELS)
     parts = probability_rows(logits, softmax, place, channel, inside, counted, SELECT, CHANNELS, REAL)
     truth_place = offsets(target, sample, voxel, AXES[1])
@@ -137,8 +137,9 @@ def rows_slopes(
     for k in tl.static_range(len(KINDS)):
         at = coefficients + (sample * CHANNELS + channel) * len(KINDS) + k
         scale = scale + (tl.load(at, channel < CHANNELS, other=0),)
-    by_p, by_log, by_rest = slopes(scale, map_value, parts, one, truth, KINDS, POWERS, MAPPED, DENSE, True)
-    return parts[0], parts[1], by_p, by_log, by_rest
+    by = slopes(scale, map_value, parts, one, truth, KINDS, POWERS, MAPPED, DENSE)
+    v, rest = uncoupled(by, parts[0], parts[1])
+    return parts[0], parts[1], v, rest
 
 
 @triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
@@ -164,27 +165,26 @@ def backward_rows(
         place = offsets(logits, sample, voxel, AXES[0])
         grad_place = offsets(grad, sample, voxel, AXES[4])
         softmax = softmax_rows(logits, place, inside, counted, SELECT, CHANNELS, ROWS, BLOCK, REAL)
-        shift = tl.zeros([ROWS, BLOCK], REAL)
-        rest_total = shift
-        rest_quiet = shift
+        total = tl.zeros([ROWS, BLOCK], REAL)
+        rest_total = total
+        rest_quiet = total
         for start in range(0, CHANNELS, ROWS):
             channel = start + tl.arange(0, ROWS)[:, None]
-            p, q, by_p, by_log, by_rest = rows_slopes(
+            p, q, v, rest = rows_slopes(
                 place, sample, voxel, channel, inside, target, weight_map, coefficients, labels, counted, one,
                 logits, softmax, KINDS, POWERS, MAPPED, SELECT, DENSE, AXES, CHANNELS, REAL,
             )  # fmt: skip
-            shift = plus((shift,), minus(by_log, times(p, by_p)))[0]
-            rest_total = plus((rest_total,), by_rest)[0]
-            rest_quiet = plus((rest_quiet,), quiet(by_rest, p))[0]
-        shift = tl.sum(shift, axis=0)[None, :]
+            total = plus((total,), v)[0]
+            rest_total = plus((rest_total,), rest)[0]
+            rest_quiet = plus((rest_quiet,), quiet(rest, p))[0]
+        total = tl.sum(total, axis=0)[None, :]
         rest_total = tl.sum(rest_total, axis=0)[None, :]
         rest_quiet = tl.sum(rest_quiet, axis=0)[None, :]
         for start in range(0, CHANNELS, ROWS):
             channel = start + tl.arange(0, ROWS)[:, None]
-            p, q, by_p, by_log, by_rest = rows_slopes(
+            p, q, v, rest = rows_slopes(
                 place, sample, voxel, channel, inside, target, weight_map, coefficients, labels, counted, one,
                 logits, softmax, KINDS, POWERS, MAPPED, SELECT, DENSE, AXES, CHANNELS, REAL,
             )  # fmt: skip
-            slope = minus(times(p, plus(by_p, (shift,))), by_log)
-            slope = plus(slope, through_rest(by_rest, (rest_total,), (rest_quiet,), p, q))
+            slope = through_softmax(v, rest, ((total,), (rest_total,), (rest_quiet,)), p, q)
             write(grad, grad_place, channel, inside & (channel < CHANNELS), counted, slope, weight, SELECT)

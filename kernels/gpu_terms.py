@@ -196,6 +196,16 @@ def clamped_slope(by_log, p):
 
 
 @triton.jit
+def uncoupled(slopes, p, q):
+    """What a channel of a softmax adds: p d/dp of its terms, and (apart) of those that are functions of 1 - p.
+
+    A steep slope b by -log p would lose its digits in the difference p b - b; as a function of 1 - p it keeps them.
+    """
+    by_p, by_log, by_log_rest, steep = slopes
+    return minus(times(p, by_p), by_log), minus(times(p, clamped_slope(by_log_rest, q)), steep)
+
+
+@triton.jit
 def quiet(v, p):
     """v but for the channel that leads."""
     if len(v) == 0:
@@ -205,21 +215,26 @@ def quiet(v, p):
 
 
 @triton.jit
-def through_rest(v, total, rest, p, q):
-    """Derivative by the logit, for v = p d/dp of functions of log(1 - p): v q - p (the others' v).
+def through_softmax(v, rest, totals, p, q):
+    """Derivative by the logit: v - p (the sum of v), and for functions of 1 - p: v q - p (the others' v).
 
-    ``total`` sums v over the channels, ``rest`` over those that do not lead (p <= 1/2). The leading channel's
-    v may be 10^7 times the others', so that their sum cannot be had as a difference.
+    ``totals`` sums v, ``rest`` and ``rest`` of the channels that do not lead (p <= 1/2). The leading channel's
+    ``rest`` may be 10^7 times the others', so that their sum cannot be had as a difference.
     """
-    if len(v) == 0:
-        return v
+    total, rest_total, rest_quiet = totals
+    slope = minus(v, times(p, total))
+    if len(rest) == 0:
+        return slope
     else:
-        return (v[0] * q - p * tl.where(p > 0.5, rest[0], total[0] - v[0]),)
+        others = tl.where(p > 0.5, rest_quiet[0], rest_total[0] - rest[0])
+        return plus(slope, (rest[0] * q - p * others,))
 
 
 @triton.jit
-def through_channel(by_p, by_log, by_log_rest, p, q, ACTIVATION: tl.constexpr):
-    """Derivative by the logit, from those by p, -log p and -log(1-p): sigmoid or plain probabilities."""
+def through_channel(slopes, p, q, ACTIVATION: tl.constexpr):
+    """Derivative by the logit for sigmoid or plain probabilities."""
+    by_p, by_log, by_log_rest, steep = slopes
+    by_log = plus(by_log, steep)
     if ACTIVATION == "sigmoid":
         return minus(plus(times(p * q, by_p), times(p, by_log_rest)), times(q, by_log))
     else:

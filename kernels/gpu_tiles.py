@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .gpu_terms import clamped_slope, compare, minus, plus, soften, term_derivative, times
+from .gpu_terms import compare, plus, soften, term_derivative, times
 
 
 @triton.jit
@@ -88,16 +88,16 @@ def read_truth(
 @triton.jit
 def slopes(
     coefficients, map_value, parts, one, truth, KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr,
-    DENSE: tl.constexpr, COUPLED: tl.constexpr,
+    DENSE: tl.constexpr,
 ):  # fmt: skip
-    """Derivatives of the weighted sum of terms by p, -log p and -log(1-p) of one channel.
+    """Derivatives of the weighted sum of terms by p, -log p, -log(1-p) of one channel.
 
-    ``COUPLED``, for a softmax, makes the third p d/dp of the functions of 1 - p: what :func:`through_rest` takes.
+    The fourth is by -log p again, for terms that are steep: it grows without bound as p nears 1.
     """
     by_p = ()
     by_log = ()
     by_log_rest = ()
-    steep = ()  # by -log p, growing without bound as p nears 1
+    steep = ()
     for k in tl.static_range(len(KINDS)):
         a, b, c = term_derivative(KINDS[k], POWERS[k], parts, one, truth, DENSE)
         factor = coefficients[k]
@@ -109,11 +109,7 @@ def slopes(
         else:
             by_log = plus(by_log, times(factor, b))
         by_log_rest = plus(by_log_rest, times(factor, c))
-    if COUPLED:
-        # A steep slope b would lose its digits in p b - b, and keeps them as a function of 1 - p: -(1 - p) b.
-        return by_p, by_log, minus(times(parts[0], clamped_slope(by_log_rest, parts[1])), steep)
-    else:
-        return by_p, plus(by_log, steep), by_log_rest
+    return by_p, by_log, by_log_rest, steep
 
 
 @triton.jit

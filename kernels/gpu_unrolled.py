@@ -12,12 +12,15 @@ import triton
 import triton.language as tl
 
 from .gpu_math import LOG2_E, minus_log_clamped, normalise, probability
-from .gpu_terms import minus, plus, quiet, term_value, through_channel, through_rest, times
+from .gpu_terms import plus, quiet, term_value, through_channel, through_softmax, uncoupled
 from .gpu_tiles import offsets, read, read_truth, slopes, weigh, within, write
 
 
 @triton.jit
-def softmax_parts(logits, place, inside, counted, SELECT: tl.constexpr, CHANNELS: tl.constexpr, REAL: tl.constexpr):
+def softmax_parts(
+    logits, place, inside, counted, KINDS: tl.constexpr, SELECT: tl.constexpr, CHANNELS: tl.constexpr,
+    REAL: tl.constexpr,
+):  # fmt: skip
     """Per channel z - max, exp(z - max) and the others' sum of it; the log of the sum; its reciprocal."""
     z = ()
     highest = 0.0
@@ -38,11 +41,21 @@ def softmax_parts(logits, place, inside, counted, SELECT: tl.constexpr, CHANNELS
         after = after + (after[c] + power[CHANNELS - 1 - c],)
     for c in tl.static_range(CHANNELS):
         others = others + (before[c] + after[CHANNELS - 1 - c],)
-    rest = others[0]  # of the channel that leads: the sum without its 1
-    for c in tl.static_range(CHANNELS - 1):
-        rest = tl.minimum(rest, others[c + 1])
+    rest = ()
+    for k in tl.static_range(len(KINDS)):
+        if KINDS[k] == "log_power_pos":  # the one term that needs all digits of -log p near p = 1
+            rest = (lowest(others, CHANNELS),)
     log_total, reciprocal = normalise(before[CHANNELS], rest)
     return below, power, others, log_total, tl.where(counted, reciprocal, 0.0)
+
+
+@triton.jit
+def lowest(values, COUNT: tl.constexpr):
+    """The lowest of a tuple, elementwise: of the others' sums, that of the channel that leads."""
+    least = values[0]
+    for i in tl.static_range(COUNT - 1):
+        least = tl.minimum(least, values[i + 1])
+    return least
 
 
 @triton.jit
@@ -97,7 +110,7 @@ def forward_unrolled(
         truth_place = offsets(target, sample, voxel, AXES[1])
         if ACTIVATION == "softmax":
             below, power, others, log_total, reciprocal = softmax_parts(
-                logits, place, inside, counted, SELECT, CHANNELS, REAL
+                logits, place, inside, counted, KINDS, SELECT, CHANNELS, REAL
             )
         added = ()
         for c in tl.static_range(CHUNK):
@@ -164,14 +177,12 @@ def backward_unrolled(
         map_value = one
         if ACTIVATION == "softmax":
             below, power, others, log_total, reciprocal = softmax_parts(
-                logits, place, inside, counted, SELECT, CHANNELS, REAL
+                logits, place, inside, counted, KINDS, SELECT, CHANNELS, REAL
             )
-            direct = ()
-            by_logs = ()
-            rests = ()
+            found = ()
+            total = ()
             rest_total = ()
             rest_quiet = ()
-            shift = ()  # what the softmax couples: the sum of by_log minus the sum of p * by_p
         for c in tl.static_range(CHUNK):
             present = inside
             if CHANNELS % CHUNK != 0:
@@ -186,22 +197,19 @@ def backward_unrolled(
             if weight_map is not None:
                 map_place = offsets(weight_map, sample, voxel, AXES[3])
                 map_value = read(weight_map, map_place, first + c, present, counted, SELECT, REAL)
-            by_p, by_log, by_rest = slopes(
-                scale[c], map_value, parts, one, truth, KINDS, POWERS, MAPPED, DENSE, ACTIVATION == "softmax"
-            )
+            by = slopes(scale[c], map_value, parts, one, truth, KINDS, POWERS, MAPPED, DENSE)
             if ACTIVATION == "softmax":
-                rest_total = plus(rest_total, by_rest)
-                rest_quiet = plus(rest_quiet, quiet(by_rest, parts[0]))
-                shift = plus(shift, minus(by_log, times(parts[0], by_p)))
-                direct = direct + (by_p,)
-                by_logs = by_logs + (by_log,)
-                rests = rests + (by_rest,)
+                v, rest = uncoupled(by, parts[0], parts[1])
+                found = found + ((v, rest),)
+                total = plus(total, v)
+                rest_total = plus(rest_total, rest)
+                rest_quiet = plus(rest_quiet, quiet(rest, parts[0]))
             else:
-                slope = through_channel(by_p, by_log, by_rest, parts[0], parts[1], ACTIVATION)
+                slope = through_channel(by, parts[0], parts[1], ACTIVATION)
                 write(grad, grad_place, first + c, present, counted, slope, weight, SELECT)
         if ACTIVATION == "softmax":
+            totals = total, rest_total, rest_quiet
             for c in tl.static_range(CHUNK):
-                p = power[c] * reciprocal
-                slope = minus(times(p, plus(direct[c], shift)), by_logs[c])
-                slope = plus(slope, through_rest(rests[c], rest_total, rest_quiet, p, others[c] * reciprocal))
+                p, q, _l, _m = softmax_channel(c, below, power, others, log_total, reciprocal)
+                slope = through_softmax(found[c][0], found[c][1], totals, p, q)
                 write(grad, grad_place, c, inside, counted, slope, weight, SELECT)
