@@ -19,10 +19,7 @@ def natural_log(x, excess):
     ``excess``, ``(value,)`` or ``()``: x - 1 with digits that the difference lacks, for full relative accuracy near 1.
     """
     if x.dtype == tl.float64:
-        log = tl.log(x)
-        if len(excess) > 0:
-            log += tl.where(x > 0.5, (excess[0] - (x - 1.0)) / x, 0.0)
-        return log
+        return tl.log(x) + lost_digits(x, excess)
     # x = 2^exponent (1 + m), 1 + m from sqrt(1/2) to sqrt(2); minimax polynomial of log(1 + m) / m.
     # A third cheaper than tl.log2, which also minds denormal and infinite arguments.
     bits = x.to(tl.int32, bitcast=True)
@@ -39,6 +36,15 @@ def natural_log(x, excess):
     series = m * series - 0.49999988079071045
     log = (m * series + 1.0) * m + exponent.to(tl.float32) * LN_2
     return log + 0.0 * x  # 0 * x carries NaN
+
+
+@triton.jit
+def lost_digits(x, excess):
+    """What log(x) lacks because x was rounded."""
+    if len(excess) == 0:
+        return tl.zeros_like(x)
+    else:
+        return tl.where(x > 0.5, (excess[0] - (x - 1.0)) / x, 0.0)
 
 
 @triton.jit
