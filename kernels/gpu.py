@@ -191,6 +191,7 @@ def _inputs(
     axes = tuple(1 if t is None else _axes(t, f) for t, f in zip(tensors, first, strict=True))
     constants = {
         "KINDS": tuple(term.kind for term in plan.terms),
+        "POWERS": tuple(term.power for term in plan.terms),
         "MAPPED": tuple(term.mapped for term in plan.terms),
         "ACTIVATION": plan.activation,
         "IGNORE": ignore,

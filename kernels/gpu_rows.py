@@ -11,18 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .gpu_terms import (
-    LOG2_E,
-    clamped_slope,
-    minus,
-    minus_log_clamped,
-    normalise,
-    plus,
-    quiet,
-    term_value,
-    through_rest,
-    times,
-)
+from .gpu_math import LOG2_E, minus_log_clamped, normalise
+from .gpu_terms import plus, quiet, term_value, through_softmax, uncoupled
 from .gpu_tiles import offsets, read, read_truth, slopes, weigh, within, write
 
 # Below any logit, yet finite: a difference of two of them must not be NaN.
@@ -67,7 +57,8 @@ def softmax_rows(
     rest = tl.where(leads, rest, (rest + 1.0) * tl.exp2((highest - top) * LOG2_E))
     rest = tl.sum(rest, axis=0)[None, :] + (tl.sum(tl.where(leads, 1.0, 0.0).to(REAL), axis=0)[None, :] - 1.0)
     # NaN where the maximum is infinite or every channel is -inf.
-    log_total, reciprocal = normalise(rest + tl.where(tl.abs(top) < -lowest, 1.0, float("nan")))
+    rest = rest + tl.where(tl.abs(top) < -lowest, 0.0, float("nan"))
+    log_total, reciprocal = normalise(rest + 1.0, (rest,))
     return top, tl.where(counted, rest, 0.0), log_total, tl.where(counted, reciprocal, 0.0)
 
 
@@ -76,18 +67,19 @@ def probability_rows(
     logits, softmax, place, channel, inside, counted, SELECT: tl.constexpr, CHANNELS: tl.constexpr,
     REAL: tl.constexpr,
 ):  # fmt: skip
-    """p, 1 - p and -log p of a row of channels."""
+    """p, 1 - p, -log p and -log(1-p) of a row of channels."""
     top, rest, log_total, reciprocal = softmax
     z = read_rows(logits, place, channel, inside, counted, float("-inf"), SELECT, CHANNELS, REAL)
     p = tl.exp2((z - top) * LOG2_E) * reciprocal
-    return p, tl.where(z == top, rest * reciprocal, 1.0 - p), log_total - (z - top)
+    q = tl.where(z == top, rest * reciprocal, 1.0 - p)
+    return p, q, log_total - (z - top), minus_log_clamped(q, -p)
 
 
 @triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def forward_rows(
     logits, target, mask, weight_map, partial, voxels, programs, tiles,
-    KINDS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr, IGNORE: tl.constexpr,
-    DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
+    KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr,
+    IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Partial sums [B, programs, CHANNELS, K], updated in place tile after tile."""
@@ -108,12 +100,12 @@ def forward_rows(
             row = start + tl.arange(0, ROWS)
             channel = row[:, None]
             present = inside & (channel < CHANNELS)
-            p, q, minus_log = probability_rows(logits, softmax, place, channel, inside, counted, SELECT, CHANNELS, REAL)
+            parts = probability_rows(logits, softmax, place, channel, inside, counted, SELECT, CHANNELS, REAL)
             truth = read_truth(
                 target, truth_place, channel, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
             )
             for k in tl.static_range(len(KINDS)):
-                value = term_value(KINDS[k], p, minus_log, minus_log_clamped(q), one, truth, DENSE)
+                value = term_value(KINDS[k], POWERS[k], parts, one, truth, DENSE)
                 if MAPPED[k]:
                     map_place = offsets(weight_map, sample, voxel, AXES[3])
                     value *= read(weight_map, map_place, channel, present, counted, SELECT, REAL)
@@ -129,12 +121,12 @@ def forward_rows(
 def rows_slopes(
     place, sample, voxel, channel, inside, target, weight_map, coefficients, labels, counted, one, logits,
     softmax,
-    KINDS: tl.constexpr, MAPPED: tl.constexpr, SELECT: tl.constexpr, DENSE: tl.constexpr, AXES: tl.constexpr,
-    CHANNELS: tl.constexpr, REAL: tl.constexpr,
+    KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr, SELECT: tl.constexpr, DENSE: tl.constexpr,
+    AXES: tl.constexpr, CHANNELS: tl.constexpr, REAL: tl.constexpr,
 ):  # fmt: skip
-    """p, 1 - p and what the derivatives by p, -log p and -log(1-p) come to for a row of channels."""
+    """p, 1 - p and the :func:`uncoupled` slopes of a row of channels."""
     present = inside & (channel < CHANNELS)
-    p, q, minus_log = probability_rows(logits, softmax, place, channel, inside, counted, SELECT, CHANNELS, REAL)
+    parts = probability_rows(logits, softmax, place, channel, inside, counted, SELECT, CHANNELS, REAL)
     truth_place = offsets(target, sample, voxel, AXES[1])
     truth = read_truth(target, truth_place, channel, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL)
     map_value = one
@@ -145,15 +137,16 @@ def rows_slopes(
     for k in tl.static_range(len(KINDS)):
         at = coefficients + (sample * CHANNELS + channel) * len(KINDS) + k
         scale = scale + (tl.load(at, channel < CHANNELS, other=0),)
-    by_p, by_log, by_log_rest = slopes(scale, map_value, p, minus_log, minus_log_clamped(q), one, truth, KINDS, MAPPED)
-    return p, q, by_p, by_log, times(p, clamped_slope(by_log_rest, q))
+    by = slopes(scale, map_value, parts, one, truth, KINDS, POWERS, MAPPED, DENSE)
+    v, rest = uncoupled(by, parts[0], parts[1])
+    return parts[0], parts[1], v, rest
 
 
 @triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def backward_rows(
     logits, target, mask, weight_map, coefficients, grad, voxels, programs, tiles,
-    KINDS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr, IGNORE: tl.constexpr,
-    DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
+    KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr,
+    IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Gradient in three sweeps over the channels: log-sum-exp, what couples the channels, gradient."""
@@ -166,30 +159,32 @@ def backward_rows(
         voxel = (tile * BLOCK + tl.arange(0, BLOCK).to(INDEX))[None, :]
         inside = within(voxel, voxels, EVEN)
         labels, counted, one, weight = weigh(target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL)
+        if CHANNELS % ROWS != 0:
+            # Rows past the last channel, where -log p is infinite, must not be hit.
+            labels = tl.where(labels < CHANNELS, labels, -1)
         place = offsets(logits, sample, voxel, AXES[0])
         grad_place = offsets(grad, sample, voxel, AXES[4])
         softmax = softmax_rows(logits, place, inside, counted, SELECT, CHANNELS, ROWS, BLOCK, REAL)
-        shift = tl.zeros([ROWS, BLOCK], REAL)
-        rest_total = shift
-        rest_quiet = shift
+        total = tl.zeros([ROWS, BLOCK], REAL)
+        rest_total = total
+        rest_quiet = total
         for start in range(0, CHANNELS, ROWS):
             channel = start + tl.arange(0, ROWS)[:, None]
-            p, q, by_p, by_log, by_rest = rows_slopes(
+            p, q, v, rest = rows_slopes(
                 place, sample, voxel, channel, inside, target, weight_map, coefficients, labels, counted, one,
-                logits, softmax, KINDS, MAPPED, SELECT, DENSE, AXES, CHANNELS, REAL,
+                logits, softmax, KINDS, POWERS, MAPPED, SELECT, DENSE, AXES, CHANNELS, REAL,
             )  # fmt: skip
-            shift = plus((shift,), minus(by_log, times(p, by_p)))[0]
-            rest_total = plus((rest_total,), by_rest)[0]
-            rest_quiet = plus((rest_quiet,), quiet(by_rest, p))[0]
-        shift = tl.sum(shift, axis=0)[None, :]
+            total = plus((total,), v)[0]
+            rest_total = plus((rest_total,), rest)[0]
+            rest_quiet = plus((rest_quiet,), quiet(rest, p))[0]
+        total = tl.sum(total, axis=0)[None, :]
         rest_total = tl.sum(rest_total, axis=0)[None, :]
         rest_quiet = tl.sum(rest_quiet, axis=0)[None, :]
         for start in range(0, CHANNELS, ROWS):
             channel = start + tl.arange(0, ROWS)[:, None]
-            p, q, by_p, by_log, by_rest = rows_slopes(
+            p, q, v, rest = rows_slopes(
                 place, sample, voxel, channel, inside, target, weight_map, coefficients, labels, counted, one,
-                logits, softmax, KINDS, MAPPED, SELECT, DENSE, AXES, CHANNELS, REAL,
+                logits, softmax, KINDS, POWERS, MAPPED, SELECT, DENSE, AXES, CHANNELS, REAL,
             )  # fmt: skip
-            slope = minus(times(p, plus(by_p, (shift,))), by_log)
-            slope = plus(slope, through_rest(by_rest, (rest_total,), (rest_quiet,), p, q))
+            slope = through_softmax(v, rest, ((total,), (rest_total,), (rest_quiet,)), p, q)
             write(grad, grad_place, channel, inside & (channel < CHANNELS), counted, slope, weight, SELECT)

@@ -1,7 +1,7 @@
-"""Voxel terms and activations for the Triton kernels; elementwise, so they fit tiles of any shape.
+"""Voxel terms for the Triton kernels; elementwise, so they fit tiles of any shape.
 
 A voxel of weight 0 is made *neutral* before its terms are formed: ``p = y = 0`` and ``one = rest = 0``. Terms
-must be zero there, so write ``one`` for the constant 1 and ``rest`` for 1 - y.
+must be zero there, so write ``one`` for the constant 1, ``rest`` for 1 - y, and choose 1 - p and the logarithms.
 
 Adding a term is one branch in :func:`term_value` and one in :func:`term_derivative`.
 """
@@ -11,16 +11,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastloss import terms
+from .gpu_math import EPSILON, power
 
-EPSILON = tl.constexpr(terms.EPSILON)
-LOG2_E = tl.constexpr(1.4426950408889634)
-LN_2 = tl.constexpr(0.6931471805599453)
+VANISHED = tl.constexpr(1e-14)  # a probability below it equals minus the logarithm of its complement
 
 
 @triton.jit
-def term_value(KIND: tl.constexpr, p, minus_log, minus_log_rest, one, truth, DENSE: tl.constexpr):
-    """A term's value; ``minus_log`` is -log p, ``minus_log_rest`` -log(1-p); ``truth``: :func:`compare`."""
+def term_value(KIND: tl.constexpr, POWER: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
+    """A term's value; ``parts``: p, 1 - p, -log p and -log(1-p); ``truth``: :func:`compare`."""
+    p, q, minus_log, minus_log_rest = parts
     y, hit, rest, miss = truth
     if KIND == "p":
         return p
@@ -36,21 +35,37 @@ def term_value(KIND: tl.constexpr, p, minus_log, minus_log_rest, one, truth, DEN
         return y * y
     elif KIND == "p2y":
         return p * p * y
+    elif KIND == "nll_pos":
+        return one * minus_log
+    elif KIND == "nll_neg":
+        return one * minus_log_rest
     elif KIND == "ce_pos":
-        # Selected: -log p may be infinite where y = 0.
-        return tl.where(hit, y * minus_log if DENSE else minus_log, 0.0)
+        return choose(hit, y, minus_log, DENSE)
+    elif KIND == "ce_neg":
+        return choose(miss, rest, minus_log_rest, DENSE)
+    elif KIND == "focal_pos":
+        return choose(hit, y, power(q, POWER) * minus_log, DENSE)
+    elif KIND == "focal_neg":
+        return choose(miss, rest, power(p, POWER) * minus_log_rest, DENSE)
+    elif KIND == "log_power_pos":
+        return choose(hit, y, power(at_least_epsilon(minus_log), POWER), DENSE)
+    elif KIND == "log_power_neg":
+        return choose(miss, rest, power(at_least_epsilon(minus_log_rest), POWER), DENSE)
+    elif KIND == "miss_pos":
+        return choose(hit, y, power(q, POWER), DENSE)
     else:
-        tl.static_assert(KIND == "ce_neg")
-        return tl.where(miss, rest * minus_log_rest if DENSE else minus_log_rest, 0.0)
+        tl.static_assert(KIND == "miss_neg")
+        return choose(miss, rest, power(p, POWER), DENSE)
 
 
 @triton.jit
-def term_derivative(KIND: tl.constexpr, p, minus_log, minus_log_rest, one, truth):
-    """A term's derivatives by ``p``, ``minus_log`` and ``minus_log_rest``, each ``(value,)``; ``()`` is zero.
+def term_derivative(KIND: tl.constexpr, POWER: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
+    """A term's derivatives by p, -log p and -log(1-p), each ``(value,)``; ``()`` is zero.
 
     The logarithms are kept apart because theirs with respect to the logits stay finite when p is 0 or 1.
     """
-    y, _, rest, _ = truth
+    p, q, minus_log, minus_log_rest = parts
+    y, hit, rest, miss = truth
     if KIND == "p":
         return (one,), (), ()
     elif KIND == "py":
@@ -59,13 +74,70 @@ def term_derivative(KIND: tl.constexpr, p, minus_log, minus_log_rest, one, truth
         return (2 * p,), (), ()
     elif KIND == "p2y":
         return (2 * p * y,), (), ()
+    elif KIND == "nll_pos":
+        return (), (one,), ()
+    elif KIND == "nll_neg":
+        return (), (), (one,)
     elif KIND == "ce_pos":
         return (), (y,), ()
     elif KIND == "ce_neg":
         return (), (), (rest,)
+    elif KIND == "focal_pos":
+        by_q, by_log = focal_slopes(q, minus_log, hit, y, POWER, DENSE)
+        return minus((), by_q), by_log, ()
+    elif KIND == "focal_neg":
+        by_p, by_log = focal_slopes(p, minus_log_rest, miss, rest, POWER, DENSE)
+        return by_p, (), by_log
+    elif KIND == "log_power_pos":
+        return (), log_power_slope(minus_log, hit, y, POWER, DENSE), ()
+    elif KIND == "log_power_neg":
+        return (), (), log_power_slope(minus_log_rest, miss, rest, POWER, DENSE)
+    elif KIND == "miss_pos":
+        return minus((), power_slope(q, hit, y, POWER, DENSE)), (), ()
+    elif KIND == "miss_neg":
+        return power_slope(p, miss, rest, POWER, DENSE), (), ()
     else:
         tl.static_assert(KIND == "y" or KIND == "y2" or KIND == "count")
         return (), (), ()
+
+
+@triton.jit
+def choose(hit, y, value, DENSE: tl.constexpr):
+    """y * value; selected, since the value may be infinite where y = 0."""
+    return tl.where(hit, y * value if DENSE else value, 0.0)
+
+
+@triton.jit
+def at_least_epsilon(x):
+    """A select, not a maximum, so that NaN stays."""
+    return tl.where(x < EPSILON, EPSILON, x)
+
+
+@triton.jit
+def power_slope(x, hit, y, POWER: tl.constexpr, DENSE: tl.constexpr):
+    """Derivative of y x^POWER by x."""
+    return (choose(hit, y, POWER * power(x, POWER - 1), DENSE),)
+
+
+@triton.jit
+def log_power_slope(log, hit, y, POWER: tl.constexpr, DENSE: tl.constexpr):
+    """Derivative of y max(log, EPSILON)^POWER by log."""
+    if POWER == 0:
+        return ()
+    else:
+        return (tl.where(log <= EPSILON, 0.0, power_slope(log, hit, y, POWER, DENSE)[0]),)
+
+
+@triton.jit
+def focal_slopes(x, log, hit, y, POWER: tl.constexpr, DENSE: tl.constexpr):
+    """Derivatives of y x^POWER log by x and by log, where log = -log(1 - x)."""
+    by_log = choose(hit, y, power(x, POWER), DENSE)
+    if POWER == 0:
+        return (), (by_log,)
+    elif POWER >= 1:
+        return (choose(hit, y, POWER * power(x, POWER - 1) * log, DENSE),), (by_log,)
+    else:  # x^(POWER - 1) is infinite at x = 0, where log / x tends to 1
+        return (POWER * by_log * tl.where(hit & (x > VANISHED), log / x, 1.0),), (by_log,)
 
 
 @triton.jit
@@ -81,74 +153,6 @@ def soften(y, one):
     """The truth of one channel from a dense target."""
     rest = one - y
     return y, y != 0, rest, rest != 0
-
-
-@triton.jit
-def normalise(total):
-    """log(total) and 1 / total, for the sum of a softmax (at least 1, or NaN)."""
-    if total.dtype == tl.float64:
-        log = tl.log(total)
-    else:
-        # total = 2^exponent (1 + m), 1 + m from sqrt(1/2) to sqrt(2); minimax polynomial of log(1 + m) / m.
-        # A third cheaper than tl.log2, which also minds denormal and infinite arguments.
-        bits = total.to(tl.int32, bitcast=True)
-        exponent = (bits - 0x3F3504F3) >> 23
-        m = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
-        series = m * 0.08722294121980667 - 0.14366813004016876
-        series = m * series + 0.14952275156974792
-        series = m * series - 0.1656239777803421
-        series = m * series + 0.19956833124160767
-        series = m * series - 0.25002074241638184
-        series = m * series + 0.3333418667316437
-        series = m * series - 0.49999988079071045
-        log = (m * series + 1.0) * m + exponent.to(tl.float32) * LN_2
-    guess = tl.exp2(log * -LOG2_E)
-    error = total * guess - 1.0  # one Newton step makes the reciprocal exact
-    return log + 0.0 * error, guess - guess * error  # 0 * error carries NaN
-
-
-@triton.jit
-def log1p_unit(u, reciprocal):
-    """log(1 + u) for u in [0, 1], of full relative accuracy; ``reciprocal`` is 1 / (1 + u)."""
-    if u.dtype == tl.float64:
-        return tl.log(1.0 + u) + (u - ((1.0 + u) - 1.0)) * reciprocal
-    # Minimax polynomial of log1p(u) / u: relative error 5e-9 before rounding.
-    series = u * -0.0032439809549254 + 0.0198512619733810
-    series = u * series - 0.0569591596722603
-    series = u * series + 0.1060361713171005
-    series = u * series - 0.1530556976795197
-    series = u * series + 0.1967593133449554
-    series = u * series - 0.2495413273572922
-    series = u * series + 0.3332996368408203
-    series = u * series - 0.4999990165233612
-    return u * (u * series + 1.0)
-
-
-@triton.jit
-def sigmoid(z):
-    """p, 1 - p, -log p and -log(1-p) of a logit, each of full relative accuracy."""
-    u = tl.exp2(-tl.abs(z) * LOG2_E)
-    larger = 1.0 / (1.0 + u)
-    softplus = log1p_unit(u, larger)
-    positive = z >= 0
-    p = tl.where(positive, larger, u * larger)
-    q = tl.where(positive, u * larger, larger)
-    return p, q, softplus + tl.where(positive, 0.0, -z), softplus + tl.where(positive, z, 0.0)
-
-
-@triton.jit
-def minus_log_clamped(p):
-    """-log(max(p, EPSILON)); a select, not a maximum, so that NaN stays."""
-    return -tl.log(tl.where(p < EPSILON, EPSILON, p))
-
-
-@triton.jit
-def probability(z, ACTIVATION: tl.constexpr):
-    """p, 1 - p, -log p and -log(1-p) for the activations that treat each channel on its own."""
-    if ACTIVATION == "sigmoid":
-        return sigmoid(z)
-    else:
-        return z, 1.0 - z, minus_log_clamped(z), minus_log_clamped(1.0 - z)
 
 
 @triton.jit
@@ -192,6 +196,16 @@ def clamped_slope(by_log, p):
 
 
 @triton.jit
+def uncoupled(slopes, p, q):
+    """What a channel of a softmax adds: p d/dp of its terms, and (apart) of those that are functions of 1 - p.
+
+    A steep slope b by -log p would lose its digits in the difference p b - b; as a function of 1 - p it keeps them.
+    """
+    by_p, by_log, by_log_rest, steep = slopes
+    return minus(times(p, by_p), by_log), minus(times(p, clamped_slope(by_log_rest, q)), steep)
+
+
+@triton.jit
 def quiet(v, p):
     """v but for the channel that leads."""
     if len(v) == 0:
@@ -201,21 +215,26 @@ def quiet(v, p):
 
 
 @triton.jit
-def through_rest(v, total, rest, p, q):
-    """Derivative by the logit, for v = p d/dp of functions of log(1 - p): v q - p (the others' v).
+def through_softmax(v, rest, totals, p, q):
+    """Derivative by the logit: v - p (the sum of v), and for functions of 1 - p: v q - p (the others' v).
 
-    ``total`` sums v over the channels, ``rest`` over those that do not lead (p <= 1/2). The leading channel's
-    v may be 10^7 times the others', so that their sum cannot be had as a difference.
+    ``totals`` sums v, ``rest`` and ``rest`` of the channels that do not lead (p <= 1/2). The leading channel's
+    ``rest`` may be 10^7 times the others', so that their sum cannot be had as a difference.
     """
-    if len(v) == 0:
-        return v
+    total, rest_total, rest_quiet = totals
+    slope = minus(v, times(p, total))
+    if len(rest) == 0:
+        return slope
     else:
-        return (v[0] * q - p * tl.where(p > 0.5, rest[0], total[0] - v[0]),)
+        others = tl.where(p > 0.5, rest_quiet[0], rest_total[0] - rest[0])
+        return plus(slope, (rest[0] * q - p * others,))
 
 
 @triton.jit
-def through_channel(by_p, by_log, by_log_rest, p, q, ACTIVATION: tl.constexpr):
-    """Derivative by the logit, from those by p, -log p and -log(1-p): sigmoid or plain probabilities."""
+def through_channel(slopes, p, q, ACTIVATION: tl.constexpr):
+    """Derivative by the logit for sigmoid or plain probabilities."""
+    by_p, by_log, by_log_rest, steep = slopes
+    by_log = plus(by_log, steep)
     if ACTIVATION == "sigmoid":
         return minus(plus(times(p * q, by_p), times(p, by_log_rest)), times(q, by_log))
     else:

@@ -87,29 +87,29 @@ def read_truth(
 
 @triton.jit
 def slopes(
-    coefficients,
-    map_value,
-    p,
-    minus_log,
-    minus_log_rest,
-    one,
-    truth,
-    KINDS: tl.constexpr,
-    MAPPED: tl.constexpr,
-):
-    """Derivatives of the weighted sum of terms by p, -log p and -log(1-p) of one channel."""
+    coefficients, map_value, parts, one, truth, KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr,
+    DENSE: tl.constexpr,
+):  # fmt: skip
+    """Derivatives of the weighted sum of terms by p, -log p, -log(1-p) of one channel.
+
+    The fourth is by -log p again, for terms that are steep: it grows without bound as p nears 1.
+    """
     by_p = ()
     by_log = ()
     by_log_rest = ()
+    steep = ()
     for k in tl.static_range(len(KINDS)):
-        a, b, c = term_derivative(KINDS[k], p, minus_log, minus_log_rest, one, truth)
+        a, b, c = term_derivative(KINDS[k], POWERS[k], parts, one, truth, DENSE)
         factor = coefficients[k]
         if MAPPED[k]:
             factor = factor * map_value
         by_p = plus(by_p, times(factor, a))
-        by_log = plus(by_log, times(factor, b))
+        if KINDS[k] == "log_power_pos":
+            steep = plus(steep, times(factor, b))
+        else:
+            by_log = plus(by_log, times(factor, b))
         by_log_rest = plus(by_log_rest, times(factor, c))
-    return by_p, by_log, by_log_rest
+    return by_p, by_log, by_log_rest, steep
 
 
 @triton.jit

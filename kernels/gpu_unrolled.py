@@ -11,25 +11,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .gpu_terms import (
-    LOG2_E,
-    clamped_slope,
-    minus,
-    minus_log_clamped,
-    normalise,
-    plus,
-    probability,
-    quiet,
-    term_value,
-    through_channel,
-    through_rest,
-    times,
-)
+from .gpu_math import LOG2_E, minus_log_clamped, normalise, probability
+from .gpu_terms import plus, quiet, term_value, through_channel, through_softmax, uncoupled
 from .gpu_tiles import offsets, read, read_truth, slopes, weigh, within, write
 
 
 @triton.jit
-def softmax_parts(logits, place, inside, counted, SELECT: tl.constexpr, CHANNELS: tl.constexpr, REAL: tl.constexpr):
+def softmax_parts(
+    logits, place, inside, counted, KINDS: tl.constexpr, SELECT: tl.constexpr, CHANNELS: tl.constexpr,
+    REAL: tl.constexpr,
+):  # fmt: skip
     """Per channel z - max, exp(z - max) and the others' sum of it; the log of the sum; its reciprocal."""
     z = ()
     highest = 0.0
@@ -50,8 +41,29 @@ def softmax_parts(logits, place, inside, counted, SELECT: tl.constexpr, CHANNELS
         after = after + (after[c] + power[CHANNELS - 1 - c],)
     for c in tl.static_range(CHANNELS):
         others = others + (before[c] + after[CHANNELS - 1 - c],)
-    log_total, reciprocal = normalise(before[CHANNELS])
+    rest = ()
+    for k in tl.static_range(len(KINDS)):
+        if KINDS[k] == "log_power_pos":  # the one term that needs all digits of -log p near p = 1
+            rest = (lowest(others, CHANNELS),)
+    log_total, reciprocal = normalise(before[CHANNELS], rest)
     return below, power, others, log_total, tl.where(counted, reciprocal, 0.0)
+
+
+@triton.jit
+def lowest(values, COUNT: tl.constexpr):
+    """The lowest of a tuple, elementwise: of the others' sums, that of the channel that leads."""
+    least = values[0]
+    for i in tl.static_range(COUNT - 1):
+        least = tl.minimum(least, values[i + 1])
+    return least
+
+
+@triton.jit
+def softmax_channel(c: tl.constexpr, below, power, others, log_total, reciprocal):
+    """p, 1 - p, -log p and -log(1-p) of one channel."""
+    p = power[c] * reciprocal
+    q = others[c] * reciprocal
+    return p, q, log_total - below[c], minus_log_clamped(q, -p)
 
 
 @triton.jit
@@ -74,8 +86,8 @@ def stack(parts, COUNT: tl.constexpr, SIZE: tl.constexpr):
 @triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def forward_unrolled(
     logits, target, mask, weight_map, partial, voxels, programs, tiles,
-    KINDS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr, IGNORE: tl.constexpr,
-    DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
+    KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr,
+    IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
     CHUNK: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Partial sums [B, programs, CHANNELS, K]; a program walks ``tiles`` tiles of LANES * VECTOR voxels."""
@@ -98,7 +110,7 @@ def forward_unrolled(
         truth_place = offsets(target, sample, voxel, AXES[1])
         if ACTIVATION == "softmax":
             below, power, others, log_total, reciprocal = softmax_parts(
-                logits, place, inside, counted, SELECT, CHANNELS, REAL
+                logits, place, inside, counted, KINDS, SELECT, CHANNELS, REAL
             )
         added = ()
         for c in tl.static_range(CHUNK):
@@ -106,18 +118,16 @@ def forward_unrolled(
             if CHANNELS % CHUNK != 0:
                 present = voxel < tl.where(first + c < CHANNELS, voxels, 0)
             if ACTIVATION == "softmax":
-                p = power[c] * reciprocal
-                minus_log = log_total - below[c]
-                minus_log_rest = minus_log_clamped(others[c] * reciprocal)
+                parts = softmax_channel(c, below, power, others, log_total, reciprocal)
             else:
                 z = read(logits, place, first + c, present, counted, SELECT, REAL)
-                p, _q, minus_log, minus_log_rest = probability(z, ACTIVATION)
-                p = tl.where(counted, p, 0.0)
+                p, q, minus_log, minus_log_rest = probability(z, ACTIVATION)
+                parts = tl.where(counted, p, 0.0), q, minus_log, minus_log_rest
             truth = read_truth(
                 target, truth_place, first + c, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
             )
             for k in tl.static_range(TERMS):
-                value = term_value(KINDS[k], p, minus_log, minus_log_rest, one, truth, DENSE)
+                value = term_value(KINDS[k], POWERS[k], parts, one, truth, DENSE)
                 if MAPPED[k]:
                     map_place = offsets(weight_map, sample, voxel, AXES[3])
                     value *= read(weight_map, map_place, first + c, present, counted, SELECT, REAL)
@@ -137,8 +147,8 @@ def forward_unrolled(
 @triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def backward_unrolled(
     logits, target, mask, weight_map, coefficients, grad, voxels, programs, tiles,
-    KINDS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr, IGNORE: tl.constexpr,
-    DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
+    KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr,
+    IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
     CHUNK: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the logits from the coefficients [B, CHANNELS, K] of the sums."""
@@ -167,49 +177,39 @@ def backward_unrolled(
         map_value = one
         if ACTIVATION == "softmax":
             below, power, others, log_total, reciprocal = softmax_parts(
-                logits, place, inside, counted, SELECT, CHANNELS, REAL
+                logits, place, inside, counted, KINDS, SELECT, CHANNELS, REAL
             )
-            direct = ()
-            by_logs = ()
-            rests = ()
+            found = ()
+            total = ()
             rest_total = ()
             rest_quiet = ()
-            shift = ()  # what the softmax couples: the sum of by_log minus the sum of p * by_p
         for c in tl.static_range(CHUNK):
             present = inside
             if CHANNELS % CHUNK != 0:
                 present = voxel < tl.where(first + c < CHANNELS, voxels, 0)
             if ACTIVATION == "softmax":
-                p = power[c] * reciprocal
-                minus_log = log_total - below[c]
-                q = others[c] * reciprocal
-                minus_log_rest = minus_log_clamped(q)
+                parts = softmax_channel(c, below, power, others, log_total, reciprocal)
             else:
-                z = read(logits, place, first + c, present, counted, SELECT, REAL)
-                p, q, minus_log, minus_log_rest = probability(z, ACTIVATION)
+                parts = probability(read(logits, place, first + c, present, counted, SELECT, REAL), ACTIVATION)
             truth = read_truth(
                 target, truth_place, first + c, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
             )
             if weight_map is not None:
                 map_place = offsets(weight_map, sample, voxel, AXES[3])
                 map_value = read(weight_map, map_place, first + c, present, counted, SELECT, REAL)
-            by_p, by_log, by_log_rest = slopes(
-                scale[c], map_value, p, minus_log, minus_log_rest, one, truth, KINDS, MAPPED
-            )
+            by = slopes(scale[c], map_value, parts, one, truth, KINDS, POWERS, MAPPED, DENSE)
             if ACTIVATION == "softmax":
-                by_rest = times(p, clamped_slope(by_log_rest, q))
-                rest_total = plus(rest_total, by_rest)
-                rest_quiet = plus(rest_quiet, quiet(by_rest, p))
-                shift = plus(shift, minus(by_log, times(p, by_p)))
-                direct = direct + (by_p,)
-                by_logs = by_logs + (by_log,)
-                rests = rests + (by_rest,)
+                v, rest = uncoupled(by, parts[0], parts[1])
+                found = found + ((v, rest),)
+                total = plus(total, v)
+                rest_total = plus(rest_total, rest)
+                rest_quiet = plus(rest_quiet, quiet(rest, parts[0]))
             else:
-                slope = through_channel(by_p, by_log, by_log_rest, p, q, ACTIVATION)
+                slope = through_channel(by, parts[0], parts[1], ACTIVATION)
                 write(grad, grad_place, first + c, present, counted, slope, weight, SELECT)
         if ACTIVATION == "softmax":
+            totals = total, rest_total, rest_quiet
             for c in tl.static_range(CHUNK):
-                p = power[c] * reciprocal
-                slope = minus(times(p, plus(direct[c], shift)), by_logs[c])
-                slope = plus(slope, through_rest(rests[c], rest_total, rest_quiet, p, others[c] * reciprocal))
+                p, q, _l, _m = softmax_channel(c, below, power, others, log_total, reciprocal)
+                slope = through_softmax(found[c][0], found[c][1], totals, p, q)
                 write(grad, grad_place, c, inside, counted, slope, weight, SELECT)

@@ -101,6 +101,7 @@ class _Voxels:
             return simple[term.kind], 0.0, 0.0
         name, side = term.kind.rsplit("_", 1)
         y, q, l, sign = self._side(side)
+        l = torch.where(y != 0, l, 1)  # infinite where a class is ruled out
         g, by_p, by_l = term.power, 0.0, y
         if name == "nll":
             by_l = 1.0

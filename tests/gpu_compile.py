@@ -22,7 +22,7 @@ from gpu_common import DICE_CE, make_problem
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from fastloss.terms import KINDS
+from fastloss.terms import KINDS, POWER_KINDS
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -32,6 +32,22 @@ TARGETS = {
 }
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ACTIVATIONS = ("softmax", "sigmoid", "none")
+BF16 = torch.bfloat16
+REGION = ("p", "py", "y", "count")
+UNIONS = {  # the terms that losses ask for
+    "dice and cross-entropy": DICE_CE,
+    "focal": ("count", "focal_pos(2.0)"),
+    "focal of both sides": ("count", "focal_pos(2.0)", "focal_neg(2.0)"),
+    "fractional focal": ("count", "focal_pos(1.5)", "focal_pos(0.5)"),
+    "dice and focal": (*REGION, "focal_pos(2.0)"),
+    "dice, cross-entropy and focal": (*REGION, "ce_pos", "focal_pos(2.0)"),
+    "exponential logarithmic": (*REGION, "log_power_pos(0.3)"),
+    "combo": (*REGION, "ce_pos", "ce_neg"),
+    "squared error": ("py", "p2", "p2y", "y", "count"),
+    "smoothed cross-entropy": ("ce_pos", "nll_pos", "y", "count"),
+    "unified focal": (*REGION, "ce_neg", "focal_neg(1.5)", "miss_pos(1.5)"),
+    "every term": (*KINDS, *(f"{kind}(1.5)" for kind in POWER_KINDS)),
+}
 
 
 class PretendedDriver:
@@ -58,41 +74,60 @@ def cases(everything=False):
     """Name -> options of :func:`make_problem`, plus what the pass needs besides."""
     found = {}
 
-    def add(**options):
-        shown = " ".join(str(v).removeprefix("torch.") for k, v in options.items() if k != "terms")
-        found[f"{shown} {len(options.get('terms', DICE_CE))} terms"] = options
+    def add(activation, channels, dtype, union="dice and cross-entropy", **options):
+        shown = " ".join(str(v).removeprefix("torch.") for v in (activation, channels, dtype, union, *options.values()))
+        found[shown] = {
+            "activation": activation,
+            "channels": channels,
+            "dtype": dtype,
+            "terms": UNIONS[union],
+            **options,
+        }
 
-    for activation, channels, dense in itertools.product(ACTIVATIONS, (4, 40), (False, True)):
-        add(activation=activation, channels=channels, dtype=torch.bfloat16, dense=dense)
-        for dtype in (torch.float16, torch.float32):
-            if everything or (channels == 4 and not dense):
-                add(activation=activation, channels=channels, dtype=dtype, dense=dense)
-    for activation, channels in itertools.product(ACTIVATIONS, (3, 40)):
-        if everything or activation == "softmax" or (activation, channels) == ("sigmoid", 3):
-            add(activation=activation, channels=channels, dtype=torch.float64)
-            add(activation=activation, channels=channels, dtype=torch.bfloat16, ignore=(0, 255), mask="bool")
-            add(activation=activation, channels=channels, dtype=torch.float32, mask="weight", map_channels=1)
-    for channels in (2, 5, 8, 12, 16, 150) if everything else (2, 8):
-        for dtype in (torch.bfloat16, torch.float32):
-            add(activation="softmax", channels=channels, dtype=dtype)
-    add(
-        activation="softmax",
-        channels=4,
-        dtype=torch.bfloat16,
-        terms=KINDS,
-        map_channels=4,
-        target_dtype=torch.int64,
-    )
-    add(activation="softmax", channels=4, dtype=torch.bfloat16, shape=(16, 16, 33))
-    add(activation="softmax", channels=4, dtype=torch.bfloat16, volume="huge")
-    add(activation="softmax", channels=4, dtype=torch.bfloat16, volume="sliced")
-    add(activation="sigmoid", channels=1, dtype=torch.bfloat16, terms=KINDS)
+    add_essentials(add)
+    if everything:
+        add_product(add)
     return found
+
+
+def add_essentials(add):
+    """What a change is most likely to break: the losses' unions of terms, and one of each family and layout."""
+    for union in ("dice and cross-entropy", "focal", "dice and focal", "exponential logarithmic", "combo"):
+        add("softmax", 4, BF16, union)
+    add("softmax", 40, BF16, "dice and focal")
+    add("softmax", 3, torch.float32, "dice and focal", mask="weight", map_channels=1)
+    add("softmax", 3, torch.float64, "exponential logarithmic")
+    add("sigmoid", 3, BF16, "focal of both sides", ignore=(0, 255))
+    add("none", 4, torch.float16, "dice and focal", dense=True)
+
+
+def add_product(add):
+    for activation, channels in itertools.product(ACTIVATIONS, (3, 4, 40)):
+        for dense, dtype in itertools.product((False, True), (BF16, torch.float16, torch.float32)):
+            add(activation, channels, dtype, dense=dense)
+        add(activation, channels, torch.float64)
+        add(activation, channels, BF16, ignore=(0, 255), mask="bool")
+        add(activation, channels, torch.float32, mask="weight", map_channels=1)
+    for channels, dtype in itertools.product((2, 5, 8, 12, 16, 150), (BF16, torch.float32)):
+        add("softmax", channels, dtype)
+    for union in UNIONS:
+        for activation, channels, dtype in (
+            *itertools.product(("softmax",), (2, 3, 4, 5), (BF16, torch.float32)),
+            ("softmax", 40, BF16),
+            ("sigmoid", 4, BF16),
+        ):
+            add(activation, channels, dtype, union)
+        add("softmax", 4, BF16, union, dense=True)
+    for volume in ("huge", "sliced"):
+        add("softmax", 4, BF16, volume=volume)
+    add("softmax", 4, BF16, shape=(16, 16, 33))
+    add("softmax", 4, BF16, "every term", map_channels=4, target_dtype=torch.int64)
+    add("sigmoid", 1, BF16, "every term")
 
 
 def launches(options):
     """The forward and the backward launch of a case."""
-    options = {"shape": (16, 16, 32), "terms": DICE_CE, "target_dtype": torch.uint8, **options}
+    options = {"shape": (16, 16, 32), "target_dtype": torch.uint8, **options}
     volume = options.pop("volume", "plain")
     if options.get("dense"):
         options["target_dtype"] = torch.float32

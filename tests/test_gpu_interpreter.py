@@ -24,10 +24,10 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(before)
 
 
-def check(problem):
+def check(problem, single=1e-6, double=1e-12):
     """Against the float64 values: a few roundings of float32, and one of the gradient's own dtype."""
     dtype = problem.logits.dtype
-    rounding = 1e-12 if dtype == torch.float64 else 1e-6
+    rounding = double if dtype == torch.float64 else single
     step = {torch.bfloat16: 2**-7, torch.float16: 2**-10}.get(dtype, 0)
     for name in ("forward", "backward"):
         got, want = getattr(problem, name)(gpu).double(), getattr(problem.doubled(), name)(reference)
