@@ -212,6 +212,8 @@ def execute(folder):
     for channels, activation, dtype, terms, shape in (
         (4, "softmax", torch.bfloat16, DICE_CE, (32, 32, 32)),
         (4, "softmax", torch.float32, DICE_CE, (32, 32, 32)),
+        (4, "softmax", torch.bfloat16, UNIONS["focal"], (32, 32, 32)),
+        (4, "softmax", torch.bfloat16, UNIONS["dice and focal"], (32, 32, 32)),
         (4, "softmax", torch.float16, ("count", "p2", "p2y", "ce_neg"), (16, 16, 33)),
         (20, "softmax", torch.bfloat16, DICE_CE, (16, 16, 17)),
         (20, "softmax", torch.float32, ("p2", "ce_neg"), (16, 16, 17)),
@@ -220,14 +222,9 @@ def execute(folder):
     ):
         # The executor knows no comparison of packed bfloat16, which sm_90 uses for the sign of a logit.
         driver.set_active(PretendedDriver("sm_90" if activation == "softmax" else "sm_80"))
-        options = {
-            "channels": channels,
-            "activation": activation,
-            "dtype": dtype,
-            "terms": terms,
-            "shape": shape,
-        }
-        problem, *passes = launches(options)
+        problem, *passes = launches(
+            {"channels": channels, "activation": activation, "dtype": dtype, "terms": terms, "shape": shape}
+        )
         for direction, (launch, out) in zip(("forward", "backward"), passes, strict=True):
             out.fill_(float("nan"))
             kernel = compile_launch(launch)
@@ -240,7 +237,7 @@ def execute(folder):
             step = {torch.bfloat16: 2**-8, torch.float16: 2**-11}.get(dtype, 0) if direction == "backward" else 0
             due = nbytes(problem.logits) * (1 if direction == "forward" else 2) + nbytes(problem.target)
             rows.append({
-                "name": f"{direction} C={channels} {activation} {dtype} {len(terms)} terms",
+                "name": f"{direction} C={channels} {activation} {dtype} {' '.join(terms)}",
                 "error": float(((got - want).abs() - step * want.abs()).max() / want.abs().max()),
                 "moved": (stats.unique_load_bytes + stats.unique_store_bytes) / due,
                 "reread": stats.l1_reuse,

@@ -17,7 +17,7 @@ def rows():
 
 
 def test_compiled_code_gives_the_reference_values(rows):
-    assert len(rows) >= 14
+    assert len(rows) >= 18
     assert {row["name"]: row["error"] for row in rows if not row["error"] <= 2e-6} == {}
 
 
