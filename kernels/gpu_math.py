@@ -19,23 +19,24 @@ def natural_log(x, excess):
     ``excess``, ``(value,)`` or ``()``: x - 1 with digits that the difference lacks, for full relative accuracy near 1.
     """
     if x.dtype == tl.float64:
-        return tl.log(x) + lost_digits(x, excess)
-    # x = 2^exponent (1 + m), 1 + m from sqrt(1/2) to sqrt(2); minimax polynomial of log(1 + m) / m.
-    # A third cheaper than tl.log2, which also minds denormal and infinite arguments.
-    bits = x.to(tl.int32, bitcast=True)
-    exponent = (bits - 0x3F3504F3) >> 23
-    m = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
-    if len(excess) > 0:
-        m = tl.where(exponent == 0, excess[0], m)
-    series = m * 0.08722294121980667 - 0.14366813004016876
-    series = m * series + 0.14952275156974792
-    series = m * series - 0.1656239777803421
-    series = m * series + 0.19956833124160767
-    series = m * series - 0.25002074241638184
-    series = m * series + 0.3333418667316437
-    series = m * series - 0.49999988079071045
-    log = (m * series + 1.0) * m + exponent.to(tl.float32) * LN_2
-    return log + 0.0 * x  # 0 * x carries NaN
+        log = tl.log(x) + lost_digits(x, excess)
+    else:
+        # x = 2^exponent (1 + m), 1 + m from sqrt(1/2) to sqrt(2); minimax polynomial of log(1 + m) / m.
+        # A third cheaper than tl.log2, which also minds denormal and infinite arguments.
+        bits = x.to(tl.int32, bitcast=True)
+        exponent = (bits - 0x3F3504F3) >> 23
+        m = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
+        if len(excess) > 0:
+            m = tl.where(exponent == 0, excess[0], m)
+        series = m * 0.08722294121980667 - 0.14366813004016876
+        series = m * series + 0.14952275156974792
+        series = m * series - 0.1656239777803421
+        series = m * series + 0.19956833124160767
+        series = m * series - 0.25002074241638184
+        series = m * series + 0.3333418667316437
+        series = m * series - 0.49999988079071045
+        log = (m * series + 1.0) * m + exponent.to(tl.float32) * LN_2 + 0.0 * x  # 0 * x carries NaN
+    return log
 
 
 @triton.jit
