@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastloss.terms import Plan
+from fastloss.terms import POWER_KINDS, Plan
 
 from . import gpu_rows, gpu_unrolled
 from .layout import spatial_layout
@@ -25,6 +25,7 @@ INTERPRETED_WARPS = 16  # the interpreter's time is a matter of programs and ope
 VECTOR_BYTES = 16  # the widest load of a thread
 UNROLLED_REGISTERS = 192  # for a thread's share of the channels and the sums
 CHUNK_REGISTERS = 64  # the same where channels are independent
+POWER_REGISTERS = 8  # of these, what a term with a power takes besides
 PROGRAMS = 512  # at least: one wave on the largest devices, at four programs a multiprocessor
 MAX_TILES = 64  # keeps a program far below 2^22 voxels: counts stay exact in float32
 
@@ -146,7 +147,8 @@ def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
     lanes = _warp_size() * _warps()
     double = logits.dtype == torch.float64
     if plan.activation != "softmax":
-        chunk = _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * (vector + terms))))
+        needed = vector + terms + POWER_REGISTERS * sum(term.kind in POWER_KINDS for term in plan.terms)
+        chunk = _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * needed)))
     elif not double and channels * 2 * (vector + terms) <= UNROLLED_REGISTERS:
         chunk = channels
     else:
