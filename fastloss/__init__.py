@@ -1,6 +1,6 @@
 """fastloss: segmentation losses for PyTorch as fused kernels, on the CPU and on GPUs."""
 
-from .base import CompoundLoss, SumLoss
+from .base import CompoundLoss, SegmentationLoss, SumLoss
 from .compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
 from .confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
 from .deep_supervision import DeepSupervision
@@ -31,6 +31,7 @@ __all__ = [
     "MCCLoss",
     "PolyLoss",
     "SensitivitySpecificityLoss",
+    "SegmentationLoss",
     "SumLoss",
     "TverskyLoss",
     "UnifiedFocalLoss",

@@ -1,4 +1,5 @@
-"""The bases of all losses on sums: ``SumLoss``, and ``CompoundLoss`` for several in one pass."""
+"""The bases of all losses: ``SegmentationLoss`` has their options, ``SumLoss`` is a formula on the sums of a fused
+pass, ``CompoundLoss`` several of those in one pass."""
 
 from __future__ import annotations
 
@@ -28,12 +29,8 @@ def ratio(numerator: Tensor, denominator: Tensor, empty: float) -> Tensor:
     return torch.where(nothing, empty, numerator / torch.where(nothing, 1.0, denominator))
 
 
-class SumLoss(nn.Module):
-    """A loss that is a formula on voxel sums: one fused pass forward, one backward.
-
-    A loss of your own names its terms and gives a formula that turns the sums, each ``[B, C]``, into a value per
-    sample and class; the options below do the rest. Override :meth:`from_sums` instead of :meth:`formula` where
-    the loss is no table of values per class.
+class SegmentationLoss(nn.Module):
+    """The options that all losses share, and the reduction of a table of values per sample and class.
 
     Args:
         activation: ``"softmax"``, ``"sigmoid"`` or None (the input holds probabilities).
@@ -43,17 +40,8 @@ class SumLoss(nn.Module):
         class_weight: one weight for each channel, the background's included, multiplied into the table.
         reduction: of the table ``[B, C]``: ``"mean"``, ``"sum"`` or ``"none"``.
         validate: see :func:`fastloss.voxel_sums`.
-
-    Shapes: logits ``[B, C, *S]``, target ``[B, *S]``, ``[B, 1, *S]`` or dense ``[B, C, *S]``; the loss is a scalar,
-    or ``[B, C]`` (``[1, C]`` with ``batch``; without the background's column if that is dropped) for
-    ``reduction="none"``. It is float32, or float64 for float64 logits. Where every voxel is ignored, and for an
-    empty batch, it is 0 with a zero gradient.
-
-    Raises:
-        ValueError, TypeError: naming the argument, what came and what was expected.
     """
 
-    terms: tuple[str, ...] = ()
     class_weight: Tensor | None
     _class_vectors: tuple[str, ...] = ()
 
@@ -76,10 +64,6 @@ class SumLoss(nn.Module):
         self.reduction = check_reduction(reduction)
         self.validate = validate
         self.register_class_vector("class_weight", check_class_weight(class_weight))
-        if not self.terms:
-            raise ValueError(f"terms: {type(self).__name__} names none, expected a tuple of terms")
-        for name in self.terms:
-            parse_term(name)
 
     def register_class_vector(self, name: str, value: Tensor | None) -> None:
         """A buffer of numbers for the channels: moves with the module and stays float64."""
@@ -92,18 +76,6 @@ class SumLoss(nn.Module):
 
     def check_target(self, target: Tensor) -> None:
         """Raises ValueError for a target that the formula does not hold for."""
-
-    def formula(self, sums: Sums) -> Tensor:
-        """The value per sample and class, ``[B, C]``, from the sums of the terms."""
-        raise NotImplementedError(f"{type(self).__name__} has no formula")
-
-    def from_sums(self, sums: Sums) -> Tensor:
-        """The loss from the sums of its terms; sums of parts of a volume, or of ranks, may be added first."""
-        return self.reduce(self.formula(self.merge(sums)))
-
-    def merge(self, sums: Sums) -> Sums:
-        """With ``batch``, the sums over the samples, ``[1, C]``."""
-        return {name: value.sum(0, keepdim=True) for name, value in sums.items()} if self.batch else sums
 
     def reduce(self, table: Tensor) -> Tensor:
         """The table ``[B, C]`` weighted, without the background if that is dropped, and reduced."""
@@ -127,21 +99,6 @@ class SumLoss(nn.Module):
             check_weight_length(self.class_weight, table.shape[1])
         return self.class_weight
 
-    def forward(
-        self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None, weight_map: Tensor | None = None
-    ) -> Tensor:
-        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
-        self.check_target(target)
-        sums = checked_sums(
-            logits, target, mask, weight_map, self.terms, self.activation, self.ignore_index, self.validate
-        )
-        named = dict(zip(self.terms, sums.unbind(-1), strict=True))
-        for name in named:
-            if name.removeprefix(MAP_PREFIX) in CONSTANT_KINDS:  # no gradient, which a formula may make infinite
-                named[name] = named[name].detach()
-        loss = self.from_sums(named)
-        return loss if logits.dtype == torch.float64 else loss.to(torch.float32)
-
     def extra_repr(self) -> str:
         shown = {
             "activation": None if self.activation == "none" else self.activation,
@@ -159,6 +116,64 @@ class SumLoss(nn.Module):
             if vector is not None:
                 setattr(self, name, vector.to(getattr(self, name).device))  # .half() must not round the weights
         return self
+
+
+class SumLoss(SegmentationLoss):
+    """A loss that is a formula on voxel sums: one fused pass forward, one backward.
+
+    A loss of your own names its terms and gives a formula that turns the sums, each ``[B, C]``, into a value per
+    sample and class; the options below do the rest. Override :meth:`from_sums` instead of :meth:`formula` where
+    the loss is no table of values per class.
+
+    Args:
+        **options: those of every loss: ``activation`` (``"softmax"``, ``"sigmoid"`` or None for probabilities),
+            ``include_background``, ``batch``, ``ignore_index``, ``class_weight``, ``reduction``, ``validate``; see
+            :class:`fastloss.SegmentationLoss`.
+
+    Shapes: logits ``[B, C, *S]``, target ``[B, *S]``, ``[B, 1, *S]`` or dense ``[B, C, *S]``; the loss is a scalar,
+    or ``[B, C]`` (``[1, C]`` with ``batch``; without the background's column if that is dropped) for
+    ``reduction="none"``. It is float32, or float64 for float64 logits. Where every voxel is ignored, and for an
+    empty batch, it is 0 with a zero gradient.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what was expected.
+    """
+
+    terms: tuple[str, ...] = ()
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        if not self.terms:
+            raise ValueError(f"terms: {type(self).__name__} names none, expected a tuple of terms")
+        for name in self.terms:
+            parse_term(name)
+
+    def formula(self, sums: Sums) -> Tensor:
+        """The value per sample and class, ``[B, C]``, from the sums of the terms."""
+        raise NotImplementedError(f"{type(self).__name__} has no formula")
+
+    def from_sums(self, sums: Sums) -> Tensor:
+        """The loss from the sums of its terms; sums of parts of a volume, or of ranks, may be added first."""
+        return self.reduce(self.formula(self.merge(sums)))
+
+    def merge(self, sums: Sums) -> Sums:
+        """With ``batch``, the sums over the samples, ``[1, C]``."""
+        return {name: value.sum(0, keepdim=True) for name, value in sums.items()} if self.batch else sums
+
+    def forward(
+        self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None, weight_map: Tensor | None = None
+    ) -> Tensor:
+        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
+        self.check_target(target)
+        sums = checked_sums(
+            logits, target, mask, weight_map, self.terms, self.activation, self.ignore_index, self.validate
+        )
+        named = dict(zip(self.terms, sums.unbind(-1), strict=True))
+        for name in named:
+            if name.removeprefix(MAP_PREFIX) in CONSTANT_KINDS:  # no gradient, which a formula may make infinite
+                named[name] = named[name].detach()
+        loss = self.from_sums(named)
+        return loss if logits.dtype == torch.float64 else loss.to(torch.float32)
 
 
 class CompoundLoss(SumLoss):

@@ -72,7 +72,8 @@ def _module(name: str) -> ModuleType:
 _chosen: dict[tuple[str, str], ModuleType] = {}
 
 
-def _choose(forced: str, device: torch.device) -> ModuleType:
+def choose(forced: str, device: torch.device) -> ModuleType:
+    """The back end that serves a device, or the one that is forced."""
     key = (forced, device.type)
     if key not in _chosen:
         wanted = forced or {"cpu": "numba", "cuda": "triton"}.get(device.type, "reference")
@@ -116,16 +117,16 @@ def _voxel_sums(
     backend: str,
 ) -> Tensor:
     plan = _plan(terms, activation, ignore, dense)
-    module = _choose(backend, logits.device)
+    module = choose(backend, logits.device)
     if hasattr(module, "forward_with_bad_labels"):
         sums, bad_labels = module.forward_with_bad_labels(logits, target, mask, weight_map, plan)
     else:
         sums = module.forward(logits, target, mask, weight_map, plan)
         bad_labels = validate and not dense
     if validate and bad_labels:
-        _check_labels(target, mask, plan, logits.shape[1])
+        check_labels(target, mask, plan, logits.shape[1])
     if validate == VALIDATE_ALL and not bool(torch.isfinite(sums).all()):
-        _check_logits(logits, target, mask, plan)
+        check_logits(logits, target, mask, plan)
     return sums
 
 
@@ -143,7 +144,7 @@ def _voxel_sums_backward(
     backend: str,
 ) -> Tensor:
     plan = _plan(terms, activation, ignore, dense)
-    module = _choose(backend, logits.device)
+    module = choose(backend, logits.device)
     gradient: Tensor = module.backward(grad_sums, logits, target, mask, weight_map, plan)
     return gradient
 
@@ -177,7 +178,8 @@ def _uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
     return left_out if mask is None else left_out | (mask == 0)
 
 
-def _check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int) -> None:
+def check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int) -> None:
+    """Raises ValueError for the first counted voxel whose label is no class."""
     target = target.long()
     bad = ((target < 0) | (target >= label_count(channels))) & ~_uncounted(target, mask, plan)
     if bad.any():
@@ -189,7 +191,8 @@ def _check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int
         )
 
 
-def _check_logits(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan) -> None:
+def check_logits(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan) -> None:
+    """Raises ValueError for the first logit of a counted voxel that is not finite."""
     bad = ~torch.isfinite(logits) & ~_uncounted(target, mask, plan).unsqueeze(1)
     if bad.any():
         index = tuple(bad.nonzero()[0].tolist())
@@ -204,7 +207,7 @@ def _check_logits(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Pla
 _DOUBLE = "fastloss losses have first derivatives only: differentiate the reference in plain PyTorch for a second one"
 
 
-class _FirstDerivativeOnly(torch.autograd.Function):
+class FirstDerivativeOnly(torch.autograd.Function):
     """The gradient under create_graph=True: a further derivative raises instead of being silently wrong."""
 
     @staticmethod
@@ -244,7 +247,7 @@ class _VoxelSums(torch.autograd.Function):
         logits, target, mask, weight_map = ctx.saved_tensors
         gradient = torch.ops.fastloss.voxel_sums_backward(grad_sums, logits, target, mask, weight_map, *ctx.options)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            gradient = _FirstDerivativeOnly.apply(gradient, grad_sums, logits)
+            gradient = FirstDerivativeOnly.apply(gradient, grad_sums, logits)
         return gradient, None, None, None, None
 
 
