@@ -1,6 +1,7 @@
 """fastloss: segmentation losses for PyTorch as fused kernels, on the CPU and on GPUs."""
 
 from .base import CompoundLoss, SegmentationLoss, SumLoss
+from .boundary import BoundaryLoss, DistancePenaltyLoss, HausdorffDTLoss, ShapeAwareLoss
 from .compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
 from .confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
 from .deep_supervision import DeepSupervision
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BalancedCrossEntropyLoss",
+    "BoundaryLoss",
     "ComboLoss",
     "CompoundLoss",
     "CrossEntropyLoss",
@@ -22,16 +24,19 @@ __all__ = [
     "DiceCELoss",
     "DiceFocalLoss",
     "DiceLoss",
+    "DistancePenaltyLoss",
     "ExpLogLoss",
     "FocalLoss",
     "FocalTverskyLoss",
     "GeneralizedDiceLoss",
+    "HausdorffDTLoss",
     "JaccardLoss",
     "LogCoshDiceLoss",
     "MCCLoss",
     "PolyLoss",
     "SegmentationLoss",
     "SensitivitySpecificityLoss",
+    "ShapeAwareLoss",
     "SumLoss",
     "TverskyLoss",
     "UnifiedFocalLoss",

@@ -1,0 +1,87 @@
+"""Distance fields of tensors on any device, as an operator: what the boundary losses multiply voxels by.
+
+The transforms run in C++ on the CPU. From a GPU the masks travel as one byte a voxel through pinned memory, and the
+field comes back the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .distance import distance_field
+from .terms import first_label
+
+_library = torch.library.Library("fastloss", "FRAGMENT")
+_library.define(
+    "distance_field(Tensor voxels, float[] spacing, str mode, bool root, bool signed, bool double) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _on_cpu(voxels: Tensor, spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool) -> Tensor:
+    return distance_field(voxels, list(spacing), mode, root=root, signed=signed, double=double)
+
+
+def _on_device(voxels: Tensor, spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool) -> Tensor:
+    here = torch.empty(voxels.shape, dtype=voxels.dtype, pin_memory=voxels.is_cuda)
+    here.copy_(voxels)  # waits for the device
+    field = _on_cpu(here, spacing, mode, root, signed, double)
+    return (field.pin_memory() if voxels.is_cuda else field).to(voxels.device, non_blocking=voxels.is_cuda)
+
+
+def _fake(voxels: Tensor, spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool) -> Tensor:
+    return torch.empty(voxels.shape, dtype=torch.float64 if double else torch.float32, device=voxels.device)
+
+
+_library.impl("distance_field", _on_cpu, "CPU")
+for _key in ("CUDA", "MPS", "XPU"):
+    _library.impl("distance_field", _on_device, _key)
+torch.library.register_fake("fastloss::distance_field", _fake, lib=_library)
+
+
+def field_of(
+    volumes: Tensor, spacing: Sequence[float], mode: str, dtype: torch.dtype, *, root: bool = True, signed: bool = False
+) -> Tensor:
+    """Distances in mm (``root=False``: squares) of ``[..., *S]``, one spacing for each axis of S; float32 or float64.
+
+    ``mode`` is ``"mask"`` for :func:`fastloss.distance.edt`, ``"sides"`` for ``boundary_distance`` (``signed``:
+    ``signed_edt``), ``"labels"`` for ``label_edt``.
+    """
+    double = dtype == torch.float64
+    field: Tensor = torch.ops.fastloss.distance_field(volumes, list(spacing), mode, root, signed, double)
+    return field
+
+
+def class_masks(target: Tensor, dense: bool, channels: int, ignore: tuple[int, ...]) -> Tensor:
+    """bool ``[B, C, *S]``: the voxels of each class; an ignored label is background of every class."""
+    if dense:
+        return target > 0.5 if target.is_floating_point() else target != 0
+    masks = torch.zeros((target.shape[0], channels, *target.shape[1:]), dtype=torch.bool, device=target.device)
+    for channel in range(channels):
+        label = channel + first_label(channels)
+        if label not in ignore and (target.dtype == torch.bool or label <= torch.iinfo(target.dtype).max):
+            masks[:, channel] = target == label
+    return masks
+
+
+def predicted_masks(logits: Tensor, activation: str) -> Tensor:
+    """bool ``[B, C, *S]``: where p > 1/2; nowhere where the logits are NaN."""
+    z = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    if activation == "softmax":
+        return z.softmax(1) > 0.5
+    return z > (0.0 if activation == "sigmoid" else 0.5)
+
+
+def contours(masks: Tensor) -> Tensor:
+    """bool ``[B, C, *S]``: the voxels of each mask with a face neighbour outside it; the volume's edge is no side."""
+    if masks.numel() == 0:
+        return masks
+    inside = masks.clone()
+    for axis in range(2, masks.ndim):
+        length = masks.shape[axis] - 1
+        inside.narrow(axis, 1, length).logical_and_(masks.narrow(axis, 0, length))
+        inside.narrow(axis, 0, length).logical_and_(masks.narrow(axis, 1, length))
+    return masks & ~inside
