@@ -88,6 +88,10 @@ LOSSES: dict[str, LossRow] = {
     "combo": LossRow("ComboLoss"),
     "exp_log": LossRow("ExpLogLoss"),
     "unified_focal": LossRow("UnifiedFocalLoss", {"smooth": 1e-7}, (monai_unified,)),
+    "boundary": LossRow("BoundaryLoss"),
+    "hausdorff_dt": LossRow("HausdorffDTLoss", {}, (monai("HausdorffDTLoss"),)),
+    "distance_penalty": LossRow("DistancePenaltyLoss"),
+    "shape_aware": LossRow("ShapeAwareLoss"),
 }
 
 

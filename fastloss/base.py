@@ -165,7 +165,7 @@ class SumLoss(SegmentationLoss):
         """With ``batch``, the sums over the samples, ``[1, C]``."""
         return {name: value.sum(0, keepdim=True) for name, value in sums.items()} if self.batch else sums
 
-    def voxel_map(self, logits: Tensor, target: Tensor, maps: Tensor | None) -> Tensor:
+    def voxel_map(self, logits: Tensor, target: Tensor, mask: Tensor | None, maps: Tensor | None) -> Tensor:
         """The voxel weight map of a loss that makes its own, from ``maps`` where the caller has the labels' part."""
         raise NotImplementedError(f"{type(self).__name__} has no voxel_map")
 
@@ -187,7 +187,7 @@ class SumLoss(SegmentationLoss):
             if weight_map is not None:
                 raise ValueError(f"weight_map: given, but {type(self).__name__} makes its own; expected maps= or mask=")
             with torch.no_grad():
-                weight_map = self.voxel_map(logits, target, maps)
+                weight_map = self.voxel_map(logits, target, mask, maps)
         elif maps is not None:
             raise ValueError(f"maps: given, but {type(self).__name__} takes no distances; expected None")
         sums = checked_sums(
@@ -242,9 +242,9 @@ class CompoundLoss(SumLoss):
         for loss in self.losses:
             loss.check_target(target)  # type: ignore[operator]
 
-    def voxel_map(self, logits: Tensor, target: Tensor, maps: Tensor | None) -> Tensor:
+    def voxel_map(self, logits: Tensor, target: Tensor, mask: Tensor | None, maps: Tensor | None) -> Tensor:
         (member,) = (loss for loss in self.losses if loss.makes_map)
-        found: Tensor = member.voxel_map(logits, target, maps)  # type: ignore[operator]
+        found: Tensor = member.voxel_map(logits, target, mask, maps)  # type: ignore[operator]
         return found
 
     def from_sums(self, sums: Sums) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from .base import SumLoss, Sums, ratio
 from .distance_inputs import spacing_per_axis
 from .distribution import VoxelLoss
-from .fields import class_masks, contours, field_of, predicted_masks
-from .inputs import check_inputs, check_maps, check_positive
+from .fields import class_masks, contours, counted, field_of, predicted_masks
+from .inputs import Inputs, check_inputs, check_maps, check_positive
 
 
 class DistanceLoss(SumLoss):
@@ -24,6 +24,7 @@ class DistanceLoss(SumLoss):
     """
 
     makes_map = True
+    map_name = ""  # equal in losses whose label_map is the same
 
     def __init__(self, *, spacing: float | Sequence[float] | None = None, **options: Any):
         super().__init__(**options)
@@ -50,18 +51,18 @@ class DistanceLoss(SumLoss):
         """:meth:`label_map` of a checked target."""
         raise NotImplementedError(f"{type(self).__name__} has no map_of")
 
-    def complete(self, maps: Tensor, logits: Tensor, target: Tensor, dense: bool) -> Tensor:
+    def complete(self, maps: Tensor, inputs: Inputs) -> Tensor:
         """The voxel map, from the labels' part and the prediction; ``maps`` is not modified."""
         return maps
 
-    def voxel_map(self, logits: Tensor, target: Tensor, maps: Tensor | None) -> Tensor:
-        logits, target, _, _, dense = check_inputs(logits, target, None, None, self.activation, bool(self.ignore_index))
+    def voxel_map(self, logits: Tensor, target: Tensor, mask: Tensor | None, maps: Tensor | None) -> Tensor:
+        inputs = check_inputs(logits, target, mask, None, self.activation, bool(self.ignore_index))
         if maps is None:
             dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-            maps = self.map_of(target, dense, logits.shape[1], dtype)
+            maps = self.map_of(inputs.target, inputs.dense, logits.shape[1], dtype)
         else:
-            maps = check_maps(maps, logits)
-        return self.complete(maps, logits, target, dense)
+            maps = check_maps(maps, inputs.logits)
+        return self.complete(maps, inputs)
 
     def field(
         self, volumes: Tensor, axes: int, mode: str, dtype: torch.dtype, *, root: bool = True, signed: bool = False
@@ -105,6 +106,7 @@ class BoundaryLoss(DistanceLoss):
     """
 
     terms = ("count", "map*p")
+    map_name = "signed"
 
     def __init__(self, *, include_background: bool = False, **options: Any):
         super().__init__(include_background=include_background, **options)
@@ -142,6 +144,7 @@ class HausdorffDTLoss(DistanceLoss):
 
     # (p - y)² apart for both sides, whose difference would cancel; of a soft y the rest is a constant
     terms = ("count", "map*miss_pos(2.0)", "map*miss_neg(2.0)", "map*y", "map*y2")
+    map_name = "signed"
 
     def __init__(
         self, *, alpha: float = 2.0, one_sided: bool = False, include_background: bool = False, **options: Any
@@ -155,11 +158,11 @@ class HausdorffDTLoss(DistanceLoss):
         masks = self.masks(target, dense, channels)
         return self.field(masks, masks.ndim - 2, "sides", dtype, signed=True)
 
-    def complete(self, maps: Tensor, logits: Tensor, target: Tensor, dense: bool) -> Tensor:
+    def complete(self, maps: Tensor, inputs: Inputs) -> Tensor:
         truth = maps.square() if self.alpha == 2 else maps.abs().pow_(self.alpha)
         if self.one_sided:
             return truth
-        masks = self.dropped(predicted_masks(logits, self.activation))
+        masks = self.dropped(counted(predicted_masks(inputs.logits, self.activation), inputs, self.ignore_index))
         field = self.field(masks, masks.ndim - 2, "sides", maps.dtype, root=self.alpha != 2)
         return (field if self.alpha == 2 else field.pow_(self.alpha)).add_(truth)
 
@@ -201,13 +204,19 @@ class DistancePenaltyLoss(_WeightedVoxelLoss):
     Source: Caliva et al. 2019, arXiv:1908.03679.
     """
 
+    map_name = "penalty"
+
     def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype) -> Tensor:
         axes = target.ndim - (2 if dense else 1)
         if self.exclusive(channels):
-            regions, count = (target.argmax(1) if dense else target).unsqueeze(1), channels
+            regions, count = (_largest(target) if dense else target).unsqueeze(1), channels
         else:
             regions, count = class_masks(target, dense, channels, self.ignore_index), 2
         return _penalty(self.field(regions, axes, "labels", dtype), regions, count)
+
+
+def _largest(target: Tensor) -> Tensor:
+    return (target.byte() if target.dtype == torch.bool else target).argmax(1)
 
 
 def _penalty(distance: Tensor, regions: Tensor, count: int) -> Tensor:
@@ -246,6 +255,8 @@ class ShapeAwareLoss(_WeightedVoxelLoss):
     segmentation".
     """
 
+    map_name = "contour"
+
     def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype) -> Tensor:
         truth = self._truth(target, dense, channels)
         distance = self.field(~contours(truth), truth.ndim - 2, "mask", dtype)
@@ -254,19 +265,20 @@ class ShapeAwareLoss(_WeightedVoxelLoss):
     def _truth(self, target: Tensor, dense: bool, channels: int) -> Tensor:
         return class_masks(target, dense, channels, self.ignore_index)
 
-    def complete(self, maps: Tensor, logits: Tensor, target: Tensor, dense: bool) -> Tensor:
+    def complete(self, maps: Tensor, inputs: Inputs) -> Tensor:
+        logits = inputs.logits
         channels = logits.shape[1]
         classes = self.exclusive(channels)
         if classes:
-            best, index = logits.max(1)
-            predicted = class_masks(index.masked_fill_(best.isnan(), -1), False, channels, ())
+            predicted = class_masks(logits.argmax(1), False, channels, ())
         else:
             predicted = predicted_masks(logits, self.activation)
+        predicted = counted(predicted, inputs, self.ignore_index)
         contour = contours(predicted)
         size = contour.flatten(2).sum(2)
         far = torch.where(contour, maps, 0.0).flatten(2).sum(2, dtype=torch.float64) / size.clamp_min(1)
         column = far.to(maps.dtype).reshape(*far.shape, *[1] * (logits.ndim - 2))
-        truth = self._truth(target, dense, channels)
+        truth = self._truth(inputs.target, inputs.dense, channels)
         wrong = (truth & ~predicted) if classes else (truth ^ predicted)
         if not classes:
             return torch.where(wrong, column + 1, 1.0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .distance import distance_field
+from .inputs import Inputs
 from .terms import first_label
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
@@ -67,8 +68,17 @@ def class_masks(target: Tensor, dense: bool, channels: int, ignore: tuple[int, .
     return masks
 
 
+def counted(masks: Tensor, inputs: Inputs, ignore: tuple[int, ...]) -> Tensor:
+    """The masks ``[B, C, *S]`` of a prediction, in place, without the voxels whose logits are not to matter."""
+    for label in () if inputs.dense else ignore:
+        masks &= (inputs.target.long() != label).unsqueeze(1)  # a small dtype would wrap the label
+    if inputs.mask is not None:
+        masks &= (inputs.mask != 0).unsqueeze(1)
+    return masks
+
+
 def predicted_masks(logits: Tensor, activation: str) -> Tensor:
-    """bool ``[B, C, *S]``: where p > 1/2; nowhere where the logits are NaN."""
+    """bool ``[B, C, *S]``: where p > 1/2."""
     z = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     if activation == "softmax":
         return z.softmax(1) > 0.5

@@ -34,6 +34,11 @@ CASES = [
     ("exp_log", {"gamma": [0.5, 0.3]}, {"class_frequency": [0.7, 0.2, 0.1], "gamma": 1.0}),
     ("unified_focal", {}, {"weight": 0.3, "delta": 0.7}),
     ("unified_focal", {"symmetric": True, "batch": True}, {"symmetric": True, "gamma": 0.2}),
+    ("boundary", {"class_weight": [1.0, 0.5, 2.0]}, {"spacing": "1.5 0.5 1", "batch": True}),
+    ("hausdorff_dt", {"spacing": "3 1 0.7"}, {"alpha": 1.0, "include_background": True}),
+    ("hausdorff_dt", {"one_sided": True, "batch": True}, {"spacing": "0.5 2 1"}),
+    ("distance_penalty", {"spacing": "3 1 0.7", "class_weight": [1.0, 0.5, 2.0]}, {}),
+    ("shape_aware", {}, {"spacing": "1.5 0.5 1"}),
 ]
 
 
@@ -58,6 +63,8 @@ def main():
         for activation, options in zip(("softmax", "sigmoid"), of_activations, strict=True):
             name = f"p{index:02}{activation[:2]}"
             logits, labels = problem(index, activation)
+            if "spacing" in options:  # one number for each axis
+                options = options | {"spacing": [float(x) for x in options["spacing"].split()[: labels.ndim - 1]]}
             y, weight = oracle.one_hot(labels, 3), oracle.counted(labels, (255,))
             value, gradient = oracle.gradient(
                 lambda z, call=(loss, y, weight, activation), o=options: plain.value(call[0], z, *call[1:], **o),
