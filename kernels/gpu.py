@@ -162,16 +162,22 @@ def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
     vector = max(1, VECTOR_BYTES // logits.element_size())
     lanes = _warp_size() * _warps()
     double = logits.dtype == torch.float64
+    powers = sum(term.kind in POWER_KINDS for term in plan.terms)
     if plan.activation != "softmax":
-        needed = vector + terms + POWER_REGISTERS * sum(term.kind in POWER_KINDS for term in plan.terms)
+        needed = vector + terms + POWER_REGISTERS * powers
         chunk = _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * needed)))
-    elif not double and channels * 2 * (vector + terms) <= UNROLLED_REGISTERS:
+    elif not double and channels * _registers(vector, terms, powers, plan.dense) <= UNROLLED_REGISTERS:
         chunk = channels
     else:
         block = vector * _warp_size()
         return _Tile(block, 1, {"CHANNELS": channels, "ROWS": _warps(), "BLOCK": block})
     constants = {"CHANNELS": channels, "CHUNK": chunk, "LANES": lanes, "VECTOR": vector}
     return _Tile(vector * lanes, -(-channels // chunk), constants)
+
+
+def _registers(vector: int, terms: int, powers: int, dense: bool) -> int:
+    """What a channel of a softmax takes of a thread."""
+    return 2 * ((1 + dense) * vector + terms) + POWER_REGISTERS * powers
 
 
 def _chunk(channels: int, limit: int) -> int:
