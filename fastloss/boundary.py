@@ -51,18 +51,18 @@ class DistanceLoss(SumLoss):
         """:meth:`label_map` of a checked target."""
         raise NotImplementedError(f"{type(self).__name__} has no map_of")
 
-    def complete(self, maps: Tensor, inputs: Inputs) -> Tensor:
-        """The voxel map, from the labels' part and the prediction; ``maps`` is not modified."""
-        return maps
+    def complete(self, maps: Tensor | None, inputs: Inputs) -> Tensor:
+        """The voxel map, from the prediction and the labels' part, which is not modified, or None if not known yet."""
+        return self.map_for(inputs) if maps is None else maps
+
+    def map_for(self, inputs: Inputs) -> Tensor:
+        """:meth:`label_map` for the inputs of a pass."""
+        dtype = torch.float64 if inputs.logits.dtype == torch.float64 else torch.float32
+        return self.map_of(inputs.target, inputs.dense, inputs.logits.shape[1], dtype)
 
     def voxel_map(self, logits: Tensor, target: Tensor, mask: Tensor | None, maps: Tensor | None) -> Tensor:
         inputs = check_inputs(logits, target, mask, None, self.activation, bool(self.ignore_index))
-        if maps is None:
-            dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-            maps = self.map_of(inputs.target, inputs.dense, logits.shape[1], dtype)
-        else:
-            maps = check_maps(maps, inputs.logits)
-        return self.complete(maps, inputs)
+        return self.complete(None if maps is None else check_maps(maps, inputs.logits), inputs)
 
     def field(
         self, volumes: Tensor, axes: int, mode: str, dtype: torch.dtype, *, root: bool = True, signed: bool = False
@@ -158,13 +158,21 @@ class HausdorffDTLoss(DistanceLoss):
         masks = self.masks(target, dense, channels)
         return self.field(masks, masks.ndim - 2, "sides", dtype, signed=True)
 
-    def complete(self, maps: Tensor, inputs: Inputs) -> Tensor:
-        truth = maps.square() if self.alpha == 2 else maps.abs().pow_(self.alpha)
+    def complete(self, maps: Tensor | None, inputs: Inputs) -> Tensor:
+        dtype = torch.float64 if inputs.logits.dtype == torch.float64 else torch.float32
+        if maps is None:
+            truth = self._powers(self.masks(inputs.target, inputs.dense, inputs.logits.shape[1]), dtype)
+        else:
+            truth = maps.square() if self.alpha == 2 else maps.abs().pow_(self.alpha)
         if self.one_sided:
             return truth
-        masks = self.dropped(counted(predicted_masks(inputs.logits, self.activation), inputs, self.ignore_index))
-        field = self.field(masks, masks.ndim - 2, "sides", maps.dtype, root=self.alpha != 2)
-        return (field if self.alpha == 2 else field.pow_(self.alpha)).add_(truth)
+        masks = counted(predicted_masks(inputs.logits, self.activation), inputs, self.ignore_index)
+        return self._powers(self.dropped(masks), dtype).add_(truth)
+
+    def _powers(self, masks: Tensor, dtype: torch.dtype) -> Tensor:
+        """d^α; squares need no root."""
+        field = self.field(masks, masks.ndim - 2, "sides", dtype, root=self.alpha != 2)
+        return field if self.alpha == 2 else field.pow_(self.alpha)
 
     def formula(self, sums: Sums) -> Tensor:
         error = sums["map*miss_pos(2.0)"] + sums["map*miss_neg(2.0)"] + sums["map*y2"] - sums["map*y"]
@@ -265,19 +273,19 @@ class ShapeAwareLoss(_WeightedVoxelLoss):
     def _truth(self, target: Tensor, dense: bool, channels: int) -> Tensor:
         return class_masks(target, dense, channels, self.ignore_index)
 
-    def complete(self, maps: Tensor, inputs: Inputs) -> Tensor:
-        logits = inputs.logits
+    def complete(self, maps: Tensor | None, inputs: Inputs) -> Tensor:
+        maps, logits = self.map_for(inputs) if maps is None else maps, inputs.logits
         channels = logits.shape[1]
         classes = self.exclusive(channels)
         if classes:
-            predicted = class_masks(logits.argmax(1), False, channels, ())
+            predicted = class_masks(logits.max(1)[1], False, channels, ())  # argmax is 14 times slower on the CPU
         else:
             predicted = predicted_masks(logits, self.activation)
         predicted = counted(predicted, inputs, self.ignore_index)
         contour = contours(predicted)
-        size = contour.flatten(2).sum(2)
-        far = torch.where(contour, maps, 0.0).flatten(2).sum(2, dtype=torch.float64) / size.clamp_min(1)
-        column = far.to(maps.dtype).reshape(*far.shape, *[1] * (logits.ndim - 2))
+        size = torch.count_nonzero(contour.flatten(2), 2)
+        far = torch.where(contour, maps, 0.0).flatten(2).sum(2) / size.clamp_min(1)
+        column = far.reshape(*far.shape, *[1] * (logits.ndim - 2))
         truth = self._truth(inputs.target, inputs.dense, channels)
         wrong = (truth & ~predicted) if classes else (truth ^ predicted)
         if not classes:

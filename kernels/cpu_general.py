@@ -288,7 +288,8 @@ def _add_derivatives(t, d, steep, p, u, k, c, first):
     no_inline()
     weight, y = row(t, u), row(t, _Y)
     a, b, a2, b2 = k[c, first + P], k[c, first + PY], k[c, first + P2], k[c, first + P2Y]
-    rows.add_polynomial_derivative(d, row(t, p), row(t, _J), y, weight, a, b, a2, b2)
+    if a != 0 or b != 0 or a2 != 0 or b2 != 0:
+        rows.add_polynomial_derivative(d, row(t, p), row(t, _J), y, weight, a, b, a2, b2)
     if k[c, first + CE_POS] != 0:
         rows.add_log_derivative(d, row(t, _J_OVER_P), y, weight, k[c, first + CE_POS])
     if k[c, first + CE_NEG] != 0:
