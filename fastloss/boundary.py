@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import SumLoss, Sums, ratio
 from .distance_inputs import spacing_per_axis
 from .distribution import VoxelLoss
-from .fields import class_masks, contours, counted, field_of, predicted_masks
+from .fields import class_masks, contours, counted, fields_of, predicted_masks
 from .inputs import Inputs, check_inputs, check_maps, check_positive
 
 
@@ -64,12 +64,19 @@ class DistanceLoss(SumLoss):
         inputs = check_inputs(logits, target, mask, None, self.activation, bool(self.ignore_index))
         return self.complete(None if maps is None else check_maps(maps, inputs.logits), inputs)
 
-    def field(
-        self, volumes: Tensor, axes: int, mode: str, dtype: torch.dtype, *, root: bool = True, signed: bool = False
-    ) -> Tensor:
+    def fields(
+        self,
+        volumes: list[Tensor],
+        axes: int,
+        mode: str,
+        dtype: torch.dtype,
+        *,
+        root: bool = True,
+        signed: bool = False,
+    ) -> list[Tensor]:
         """Distances of volumes, whose last axes are spatial."""
         spacing = spacing_per_axis(self.spacing, axes, "logits")
-        return field_of(volumes, spacing, mode, dtype, root=root, signed=signed)
+        return fields_of(volumes, spacing, mode, dtype, root=root, signed=signed)
 
     def masks(self, target: Tensor, dense: bool, channels: int) -> Tensor:
         """The classes whose distances count, ``[B, C, *S]``; that of a dropped background is empty."""
@@ -113,7 +120,7 @@ class BoundaryLoss(DistanceLoss):
 
     def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype) -> Tensor:
         masks = self.masks(target, dense, channels)
-        return self.field(masks, masks.ndim - 2, "sides", dtype, signed=True)
+        return self.fields([masks], masks.ndim - 2, "sides", dtype, signed=True)[0]
 
     def formula(self, sums: Sums) -> Tensor:
         return ratio(sums["map*p"], sums["count"], 0.0)
@@ -156,23 +163,21 @@ class HausdorffDTLoss(DistanceLoss):
 
     def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype) -> Tensor:
         masks = self.masks(target, dense, channels)
-        return self.field(masks, masks.ndim - 2, "sides", dtype, signed=True)
+        return self.fields([masks], masks.ndim - 2, "sides", dtype, signed=True)[0]
 
     def complete(self, maps: Tensor | None, inputs: Inputs) -> Tensor:
+        masks = [] if maps is not None else [self.masks(inputs.target, inputs.dense, inputs.logits.shape[1])]
+        if not self.one_sided:
+            predicted = counted(predicted_masks(inputs.logits, self.activation), inputs, self.ignore_index)
+            masks.append(self.dropped(predicted))
         dtype = torch.float64 if inputs.logits.dtype == torch.float64 else torch.float32
-        if maps is None:
-            truth = self._powers(self.masks(inputs.target, inputs.dense, inputs.logits.shape[1]), dtype)
-        else:
-            truth = maps.square() if self.alpha == 2 else maps.abs().pow_(self.alpha)
-        if self.one_sided:
-            return truth
-        masks = counted(predicted_masks(inputs.logits, self.activation), inputs, self.ignore_index)
-        return self._powers(self.dropped(masks), dtype).add_(truth)
-
-    def _powers(self, masks: Tensor, dtype: torch.dtype) -> Tensor:
-        """d^α; squares need no root."""
-        field = self.field(masks, masks.ndim - 2, "sides", dtype, root=self.alpha != 2)
-        return field if self.alpha == 2 else field.pow_(self.alpha)
+        squares = self.alpha == 2  # which need no root
+        powers = self.fields(masks, inputs.logits.ndim - 2, "sides", dtype, root=not squares)
+        if not squares:
+            powers = [field.pow_(self.alpha) for field in powers]
+        if maps is not None:
+            powers.append(maps.square() if squares else maps.abs().pow_(self.alpha))
+        return powers[0] if self.one_sided else powers[0].add_(powers[1])
 
     def formula(self, sums: Sums) -> Tensor:
         error = sums["map*miss_pos(2.0)"] + sums["map*miss_neg(2.0)"] + sums["map*y2"] - sums["map*y"]
@@ -220,7 +225,7 @@ class DistancePenaltyLoss(_WeightedVoxelLoss):
             regions, count = (_largest(target) if dense else target).unsqueeze(1), channels
         else:
             regions, count = class_masks(target, dense, channels, self.ignore_index), 2
-        return _penalty(self.field(regions, axes, "labels", dtype), regions, count)
+        return _penalty(self.fields([regions], axes, "labels", dtype)[0], regions, count)
 
 
 def _largest(target: Tensor) -> Tensor:
@@ -267,7 +272,7 @@ class ShapeAwareLoss(_WeightedVoxelLoss):
 
     def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype) -> Tensor:
         truth = self._truth(target, dense, channels)
-        distance = self.field(~contours(truth), truth.ndim - 2, "mask", dtype)
+        (distance,) = self.fields([~contours(truth)], truth.ndim - 2, "mask", dtype)
         return distance.masked_fill_(distance == torch.inf, 0.0)
 
     def _truth(self, target: Tensor, dense: bool, channels: int) -> Tensor:

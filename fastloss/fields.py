@@ -6,7 +6,7 @@ field comes back the same way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,43 +17,75 @@ from .terms import first_label
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
 _library.define(
-    "distance_field(Tensor voxels, float[] spacing, str mode, bool root, bool signed, bool double) -> Tensor",
+    "distance_fields(Tensor[] volumes, float[] spacing, str mode, bool root, bool signed, bool double) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
-def _on_cpu(voxels: Tensor, spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool) -> Tensor:
-    return distance_field(voxels, list(spacing), mode, root=root, signed=signed, double=double)
+def _on_cpu(
+    volumes: list[Tensor], spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool
+) -> list[Tensor]:
+    return [distance_field(v, list(spacing), mode, root=root, signed=signed, double=double) for v in volumes]
 
 
-def _on_device(voxels: Tensor, spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool) -> Tensor:
-    here = torch.empty(voxels.shape, dtype=voxels.dtype, pin_memory=voxels.is_cuda)
-    here.copy_(voxels)  # waits for the device
-    field = _on_cpu(here, spacing, mode, root, signed, double)
-    return (field.pin_memory() if voxels.is_cuda else field).to(voxels.device, non_blocking=voxels.is_cuda)
+def _on_device(
+    volumes: list[Tensor], spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool
+) -> list[Tensor]:
+    """All copies are under way before the first transform, which runs while the next volume travels."""
+    arrivals = [_leave(volume) for volume in volumes]
+    fields = []
+    for volume, (here, wait) in zip(volumes, arrivals, strict=True):
+        wait()
+        (field,) = _on_cpu([here], spacing, mode, root, signed, double)
+        pinned = volume.is_cuda
+        fields.append((field.pin_memory() if pinned else field).to(volume.device, non_blocking=pinned))
+    return fields
 
 
-def _fake(voxels: Tensor, spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool) -> Tensor:
-    return torch.empty(voxels.shape, dtype=torch.float64 if double else torch.float32, device=voxels.device)
+def _leave(volume: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    """A copy on the CPU that is under way, and what waits for it."""
+    if not volume.is_cuda:
+        return volume.cpu(), lambda: None
+    here = torch.empty(volume.shape, dtype=volume.dtype, pin_memory=True)
+    with torch.cuda.device(volume.device):
+        here.copy_(volume, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+    return here, event.synchronize
 
 
-_library.impl("distance_field", _on_cpu, "CPU")
+def _fake(
+    volumes: list[Tensor], spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool
+) -> list[Tensor]:
+    dtype = torch.float64 if double else torch.float32
+    return [torch.empty(volume.shape, dtype=dtype, device=volume.device) for volume in volumes]
+
+
+_library.impl("distance_fields", _on_cpu, "CPU")
 for _key in ("CUDA", "MPS", "XPU"):
-    _library.impl("distance_field", _on_device, _key)
-torch.library.register_fake("fastloss::distance_field", _fake, lib=_library)
+    _library.impl("distance_fields", _on_device, _key)
+torch.library.register_fake("fastloss::distance_fields", _fake, lib=_library)
 
 
-def field_of(
-    volumes: Tensor, spacing: Sequence[float], mode: str, dtype: torch.dtype, *, root: bool = True, signed: bool = False
-) -> Tensor:
-    """Distances in mm (``root=False``: squares) of ``[..., *S]``, one spacing for each axis of S; float32 or float64.
+def fields_of(
+    volumes: list[Tensor],
+    spacing: Sequence[float],
+    mode: str,
+    dtype: torch.dtype,
+    *,
+    root: bool = True,
+    signed: bool = False,
+) -> list[Tensor]:
+    """Distances in mm (``root=False``: squares) of each ``[..., *S]``, one spacing for each axis of S.
 
     ``mode`` is ``"mask"`` for :func:`fastloss.distance.edt`, ``"sides"`` for ``boundary_distance`` (``signed``:
-    ``signed_edt``), ``"labels"`` for ``label_edt``.
+    ``signed_edt``), ``"labels"`` for ``label_edt``; ``dtype`` float32 or float64.
     """
+    if not volumes:
+        return []
     double = dtype == torch.float64
-    field: Tensor = torch.ops.fastloss.distance_field(volumes, list(spacing), mode, root, signed, double)
-    return field
+    fields: list[Tensor] = torch.ops.fastloss.distance_fields(volumes, list(spacing), mode, root, signed, double)
+    return fields
 
 
 def class_masks(target: Tensor, dense: bool, channels: int, ignore: tuple[int, ...]) -> Tensor:

@@ -151,7 +151,12 @@ def test_forms_of_the_target_have_one_map(loss):
 
 def test_a_step_with_maps_computes_no_distance(monkeypatch):
     logits, labels = blobs((7, 8))
-    monkeypatch.setattr(DistanceLoss, "field", lambda *_, **__: pytest.fail("a distance was computed"))
+
+    def computed(self, volumes, *_, **__):
+        assert not volumes, "a distance was computed"
+        return []
+
+    monkeypatch.setattr(DistanceLoss, "fields", computed)
     for loss in (fastloss.BoundaryLoss(), fastloss.HausdorffDTLoss(one_sided=True)):
         loss(logits, labels, maps=torch.ones(2, 3, 7, 8))
     fastloss.DistancePenaltyLoss()(logits, labels, maps=torch.ones(2, 1, 7, 8))
@@ -188,7 +193,8 @@ def test_compiles_without_breaks_in_any_size(loss):
 def test_operator_checks():
     masks = torch.rand(2, 3, 5, 6) > 0.5
     for mode, root, signed, double in (("mask", True, False, False), ("sides", False, False, True)):
-        torch.library.opcheck(torch.ops.fastloss.distance_field, (masks, [1.0, 2.0], mode, root, signed, double))
+        arguments = ([masks, ~masks], [1.0, 2.0], mode, root, signed, double)
+        torch.library.opcheck(torch.ops.fastloss.distance_fields, arguments)
 
 
 # Wrong input
