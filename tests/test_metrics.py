@@ -192,6 +192,20 @@ def test_absent_classes():
     torch.testing.assert_close(pooled.dice(), torch.tensor([12 / 13, 0, 0, NAN]).double(), equal_nan=True)
 
 
+def test_pooled_samples_by_hand():
+    truth = torch.tensor([[0, 0, 1, 1, 1, 2], [0, 0, 0, 0, 1, 1]])
+    guess = torch.tensor([[0, 1, 1, 1, 2, 2], [0, 0, 2, 0, 1, 1]])
+    counts = confusion_counts(guess, truth, classes=4).pooled()
+    # class 0: TP 4 FN 2 TN 6; class 1: TP 4 FP 1 FN 1 TN 6; class 2: TP 1 FP 2 TN 9
+    expected = {
+        "dice": [4 / 5, 4 / 5, 1 / 2, NAN],
+        "sensitivity": [2 / 3, 4 / 5, 1, NAN],
+        "specificity": [1, 6 / 7, 9 / 11, NAN],
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(getattr(counts, name)(), torch.tensor(values).double(), equal_nan=True)
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 5), (2, 0, 5), (2, 5, 0)])
 def test_no_voxels(shape):
     empty = torch.zeros(shape, dtype=torch.uint8)
