@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ from torch import Tensor
 from .inputs import check_choice, check_ignore_index
 
 MAX_AXES = 3
+Place = tuple[slice, ...]  # of the first one or two spatial axes
 
 
 class Slab(NamedTuple):
-    """Some rows of a sample's first spatial axis: labels, or masks where the classes may overlap.
+    """A part of a sample: labels, or masks where the classes may overlap.
 
     A voxel that does not count is in no class: its label is C, its masks are False.
     """
 
-    rows: slice
+    place: Place  # in the space
     prediction: Tensor  # int64 [n, ...], or bool [C, n, ...]
     target: Tensor  # the same
     counted: int  # voxels that count
@@ -50,36 +52,36 @@ class Segmentations:
         return range(0 if include_background or self.classes == 1 else 1, self.classes)
 
     def slabs(self, sample: int) -> Iterator[Slab]:
-        """The sample from the first row to the last."""
-        row_voxels = math.prod(self.space[1:])
-        if row_voxels == 0:
+        """The sample, part by part."""
+        if 0 in self.space:
             return
         # small enough for a CPU's caches and for torch to start no threads; elsewhere few and large steps
-        rows = max(1, (2**15 if self.target.device.type == "cpu" else 2**24) // row_voxels)
-        for start in range(0, self.space[0], rows):
-            yield self._slab(sample, slice(start, min(start + rows, self.space[0])))
+        voxels = 2**15 if self.target.device.type == "cpu" else 2**24
+        steps = [max(1, voxels // math.prod(self.space[axis + 1 :])) for axis in (0, 1)]
+        starts = itertools.product(*(range(0, size, step) for size, step in zip(self.space, steps, strict=False)))
+        for start in starts:
+            yield self._slab(sample, tuple(slice(a, a + step) for a, step in zip(start, steps, strict=False)))
 
-    def _slab(self, sample: int, rows: slice) -> Slab:
-        prediction, target = (self._hard(volume, sample, rows) for volume in (self.prediction, self.target))
-        counted = None if self.mask is None else self.mask[sample, rows].bool()
+    def _slab(self, sample: int, place: Place) -> Slab:
+        prediction, target = (self._hard(volume, sample, place) for volume in (self.prediction, self.target))
+        counted = None if self.mask is None else self.mask[sample][place].bool()
         for label in self.ignore:
             kept = target != label
             counted = kept if counted is None else counted & kept
-        self._check_range("prediction", prediction, counted, sample, rows.start)
-        self._check_range("target", target, counted, sample, rows.start)
-        voxels = (rows.stop - rows.start) * math.prod(self.space[1:])
+        self._check_range("prediction", prediction, counted, sample, place)
+        self._check_range("target", target, counted, sample, place)
         return Slab(
-            rows,
+            place,
             self._only_counted(prediction, counted),
             self._only_counted(target, counted),
-            voxels if counted is None else int(counted.sum()),
+            target.shape[-len(self.space) :].numel() if counted is None else int(counted.sum()),
         )
 
-    def _hard(self, volume: Tensor, sample: int, rows: slice) -> Tensor:
+    def _hard(self, volume: Tensor, sample: int, place: Place) -> Tensor:
         """int64 labels or bool masks."""
         if volume.ndim == len(self.space) + 1:
-            return volume[sample, rows].long()
-        part = volume[sample, :, rows]
+            return volume[sample][place].long()
+        part = volume[sample][(slice(None), *place)]
         if not part.dtype.is_floating_point:
             return part.bool()
         return part.max(0).indices if self.activation == "softmax" else part > 0  # argmax takes eight times as long
@@ -93,7 +95,7 @@ class Segmentations:
         classes = torch.arange(self.classes, device=labels.device) if self.classes > 1 else labels.new_ones(1)
         return labels == classes.view(-1, *[1] * len(self.space))
 
-    def _check_range(self, name: str, labels: Tensor, counted: Tensor | None, sample: int, first_row: int) -> None:
+    def _check_range(self, name: str, labels: Tensor, counted: Tensor | None, sample: int, place: Place) -> None:
         last = max(self.classes - 1, 1)  # of one class: its background and itself
         if labels.dtype == torch.bool or (int(labels.min()) >= 0 and int(labels.max()) <= last):
             return
@@ -102,11 +104,13 @@ class Segmentations:
             bad &= counted
         if not bad.any():
             return
-        row, *place = bad.nonzero()[0].tolist()
+        found = tuple(bad.nonzero()[0].tolist())
+        first = [*(part.start for part in place), 0, 0]
+        index = (sample, *(a + b for a, b in zip(found, first, strict=False)))
         ignore = f" or an ignore_index {self.ignore or '(none is set)'}" if name == "target" else ""
         raise ValueError(
-            f"{name}: label {labels[(row, *place)].item()} at index {(sample, first_row + row, *place)} (sample, then "
-            f"axes) is no class, expected 0 to {last}{ignore}"
+            f"{name}: label {labels[found].item()} at index {index} (sample, then axes) "
+            f"is no class, expected 0 to {last}{ignore}"
         )
 
 

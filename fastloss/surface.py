@@ -26,7 +26,7 @@ class SurfaceDistances:
 
     Attributes:
         to_target, to_prediction: of each sample and class the distance from every surface voxel of the prediction to
-            the truth's surface, and the reverse: float32 vectors, empty where there is no surface.
+            the truth's surface, and the reverse: float32 NumPy vectors, empty where there is no surface.
         classes: the classes of the tables' columns.
         device: of the tables.
     """
@@ -43,7 +43,7 @@ class SurfaceDistances:
             percentile: 0 to 100: the larger of the two directions' percentiles, interpolated linearly.
             one_sided: only from the prediction's surface to the truth's.
         """
-        if percentile is not None and not 0 <= percentile <= 100:
+        if percentile is not None and not (isinstance(percentile, (int, float)) and 0 <= percentile <= 100):
             raise ValueError(f"percentile: got {percentile!r}, expected None or a number from 0 to 100")
 
         def largest(mm: np.ndarray) -> float:
@@ -113,7 +113,10 @@ def surface_distances(
         spacing: voxel size in mm, one number or one per spatial axis; 1 where None.
         ignore_index, mask: a voxel that does not count is outside of every class, in prediction and truth.
 
-    The other arguments and the errors are those of :func:`confusion_counts`.
+    The other arguments and the errors are those of :func:`fastloss.metrics.confusion_counts`.
+
+    Surfaces and metrics are MONAI's (``get_mask_edges``, ``SurfaceDiceMetric(use_subvoxels=False)``), except that a
+    percentile of infinite distances is +inf, where MONAI has NaN.
     """
     given = check_segmentations(prediction, target, classes, activation, ignore_index, mask)
     spacing_mm = spacing_per_axis(spacing, len(given.space), "prediction")
@@ -132,13 +135,12 @@ def surface_distances(
 
 def _volumes(given: Segmentations, sample: int) -> list[np.ndarray]:
     """Prediction and truth of a sample as labels of few bytes, or as masks."""
-    channels, axis = ((given.classes,), 1) if given.overlapping else ((), 0)
+    channels, every = ((given.classes,), (slice(None),)) if given.overlapping else ((), ())
     dtype = np.bool_ if given.overlapping else np.min_scalar_type(given.classes)
     volumes = [np.empty((*channels, *given.space), dtype) for _ in range(2)]
-    rows = [np.moveaxis(volume, axis, 0) for volume in volumes]
     for slab in given.slabs(sample):
-        for volume, part in zip(rows, (slab.prediction, slab.target), strict=True):
-            volume[slab.rows] = np.moveaxis(part.numpy(force=True), axis, 0)
+        for volume, part in zip(volumes, (slab.prediction, slab.target), strict=True):
+            volume[every + slab.place] = part.numpy(force=True)
     return volumes
 
 

@@ -58,7 +58,7 @@ def test_labels(space):
         assert_counts(confusion_counts(guess, truth[:, None], classes=4), expected)
 
 
-@pytest.mark.parametrize("space", [(100_003,), (300, 301), (41, 40, 39)])
+@pytest.mark.parametrize("space", [(100_003,), (300, 301), (3, 40_000), (41, 40, 39), (2, 200, 201)])
 def test_volumes_of_many_slabs(space):
     guess, truth = labels(2, *space), labels(2, *space, seed=1)
     counts = confusion_counts(guess, truth, classes=4)
@@ -371,6 +371,16 @@ def test_errors(name):
     call, error, message = ERRORS[name]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("space", [(70_000,), (4, 40_000), (2, 300, 301)])
+def test_a_bad_label_is_found_in_any_slab(space):
+    truth = torch.zeros(2, *space, dtype=torch.int16)
+    truth.view(2, -1)[1, -2] = 9
+    place = ", ".join(str(size - 1) for size in space[:-1])
+    index = f"1, {place + ', ' if place else ''}{space[-1] - 2}"
+    with pytest.raises(ValueError, match=rf"target: label 9 at index \({index}\)"):
+        confusion_counts(truth.clamp(0, 1), truth, classes=2)
 
 
 def test_accumulator_wants_as_many_classes_as_before():
