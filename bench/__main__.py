@@ -1,4 +1,4 @@
-"""Command line: `python -m bench main | train | speed | edt`. A command imports what it needs when it runs."""
+"""Command line: `python -m bench main | train | speed | edt | metrics`. A command imports what it needs."""
 
 import math
 import time
@@ -257,6 +257,28 @@ def edt_command(quick, kind, size, masks, repeats, threads, json_file):
     refused = [f"{row['mask']}: {row['refused']}" for row in rows if row["refused"]]
     if refused:
         raise click.ClickException("not timed, as fields disagree: " + "; ".join(refused))
+
+
+@cli.command("metrics")
+@click.option("--shape", callback=shape_of, default="1,4,128,128,128", show_default=True, help="B,C and spatial sizes.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Interleaved rounds.")
+@threads_option
+@json_option
+def metrics_command(shape, repeats, threads, json_file):
+    """Metrics of blob label maps beside MONAI's."""
+    from bench.metrics_speed import measure, metrics_table
+    from bench.report import console, write_json
+
+    spacing = (3.0, 1.0, 1.0)[: len(shape) - 2]
+    rows = [measure(kind, shape, spacing, repeats) for kind in ("surface", "overlap")]
+    console.print(metrics_table(rows))
+    for note in sorted({note for row in rows for note in row["notes"]}):
+        console.print(note, markup=False)
+    if json_file:
+        write_json(json_file, rows)
+    refused = [f"{row['kind']}: {row['refused']}" for row in rows if row["refused"]]
+    if refused:
+        raise click.ClickException("not timed, as values disagree: " + "; ".join(refused))
 
 
 @cli.command("main")
