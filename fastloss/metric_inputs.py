@@ -56,8 +56,7 @@ class Segmentations:
         if 0 in self.space:
             return
         # small enough for a CPU's caches and for torch to start no threads; elsewhere few and large steps
-        channels = 1 if self.prediction.ndim == self.target.ndim == len(self.space) + 1 else self.classes
-        voxels = max(2**12, (2**15 - 1) // channels) if self.target.device.type == "cpu" else 2**24
+        voxels = 2**15 if self.target.device.type == "cpu" else 2**24
         steps = [max(1, voxels // math.prod(self.space[axis + 1 :])) for axis in (0, 1)]
         starts = itertools.product(*(range(0, size, step) for size, step in zip(self.space, steps, strict=False)))
         for start in starts:
