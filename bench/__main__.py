@@ -218,6 +218,44 @@ def speed(
     refuse(rows)
 
 
+@cli.command()
+@losses_option
+@click.option("--shape", callback=shape_of, default="1,4,80,80,80", help="B and C count; cubes are measured.")
+@click.option("--dtype", type=click.Choice(["float32", "float64", "float16", "bfloat16"]), default="float32")
+@click.option("--label-dtype", type=click.Choice(["uint8", "int64"]), default="uint8", help="For fastloss.")
+@click.option("--activation", type=click.Choice(["softmax", "sigmoid"]), default="softmax", show_default=True)
+@click.option("--budget", type=click.FloatRange(0.05), default=2.0, show_default=True, help="GiB for a training step.")
+@click.option("--compile/--no-compile", "compiled", default=False, show_default=True, help="Compiled peers as well.")
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Run fastloss at its largest cube.")
+@device_option
+@threads_option
+@json_option
+def memory(losses, shape, dtype, label_dtype, activation, budget, compiled, verify, device, threads, json_file):
+    """Peak memory of each loss and its peers, and the largest cubic patch within a budget."""
+    from bench.case import Case
+    from bench.memory import can_measure
+    from bench.patch import measure, patch_table
+    from bench.report import console, progress, write_json
+
+    case = Case("", shape, dtype, label_dtype, activation, "auto", device, threads)
+    if reason := can_measure(case):
+        raise click.ClickException(reason)
+    rows = []
+    with progress() as bars:
+        bar = bars.add_task("memory", total=len(losses), status="")
+        for name in losses:
+
+            def advance(stage: str, name=name):
+                bars.update(bar, status=f"{name}: {stage}")
+
+            rows.append(measure(case.for_loss(name), budget * 2**30, compiled, verify, advance))
+            bars.update(bar, advance=1, status="")
+    console.print(patch_table(rows))
+    print_notes(rows)
+    if json_file:
+        write_json(json_file, rows)
+
+
 def masks_of(context, parameter, text: str | None) -> list[str]:
     """Checked mask names of a comma-separated list."""
     from bench.edt_masks import MASKS
