@@ -84,7 +84,7 @@ class Segmentations:
         part = volume[sample][(slice(None), *place)]
         if not part.dtype.is_floating_point:
             return part.bool()
-        return part.max(0).indices if self.activation == "softmax" else part > 0  # argmax takes eight times as long
+        return _largest_channel(part) if self.activation == "softmax" else part > 0
 
     def _only_counted(self, volume: Tensor, counted: Tensor | None) -> Tensor:
         if volume.dtype == torch.bool:
@@ -152,6 +152,15 @@ def check_segmentations(
         if tensor is not None and tensor.device != prediction.device:
             raise ValueError(f"{name}: is on {tensor.device}, expected {prediction.device}, the prediction's device")
     return Segmentations(prediction, target, mask, count, space, activation, ignore)
+
+
+def _largest_channel(logits: Tensor) -> Tensor:
+    """The first channel of the largest logit; ``max`` over channels starts threads for every slab, argmax is slower."""
+    best, index = logits[0], torch.zeros(logits.shape[1:], dtype=torch.int64, device=logits.device)
+    for channel in range(1, logits.shape[0]):
+        index.masked_fill_(logits[channel] > best, channel)
+        best = torch.maximum(best, logits[channel])
+    return index
 
 
 def _check_form(prediction: Tensor, classes: int | None, activation: str | None) -> None:

@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from click.testing import CliRunner
+
 from bench.__main__ import cli
 from bench.case import Case
 from bench.memory import can_measure
 from bench.patch import Line
-from click.testing import CliRunner
 
 
 def test_the_largest_cube_fits_and_the_next_one_does_not():
