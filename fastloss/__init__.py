@@ -7,6 +7,7 @@ from .deep_supervision import DeepSupervision
 from .distribution import BalancedCrossEntropyLoss, CrossEntropyLoss, WeightedCrossEntropyLoss
 from .focal import FocalLoss, PolyLoss
 from .ops import backend
+from .ranked import DiceTopKLoss, LovaszLoss, TopKLoss
 from .region import DiceLoss, FocalTverskyLoss, JaccardLoss, LogCoshDiceLoss, TverskyLoss
 from .sums import voxel_sums
 from .unified import UnifiedFocalLoss
@@ -22,17 +23,20 @@ __all__ = [
     "DiceCELoss",
     "DiceFocalLoss",
     "DiceLoss",
+    "DiceTopKLoss",
     "ExpLogLoss",
     "FocalLoss",
     "FocalTverskyLoss",
     "GeneralizedDiceLoss",
     "JaccardLoss",
     "LogCoshDiceLoss",
+    "LovaszLoss",
     "MCCLoss",
     "PolyLoss",
-    "SensitivitySpecificityLoss",
     "SegmentationLoss",
+    "SensitivitySpecificityLoss",
     "SumLoss",
+    "TopKLoss",
     "TverskyLoss",
     "UnifiedFocalLoss",
     "WeightedCrossEntropyLoss",

@@ -12,6 +12,7 @@ from numba import njit
 from fastloss.terms import KINDS, POWER_KINDS, Plan
 
 from . import cpu_label_rows as rows
+from . import cpu_rows as rows_of_any
 from .cpu_math import INNER, no_inline
 from .cpu_memory import (
     bare,
@@ -19,6 +20,7 @@ from .cpu_memory import (
     class_row,
     class_rows,
     label_pointer,
+    label_row,
     pointer,
     prefetch_classes,
     row,
@@ -232,19 +234,35 @@ def _sum_own(acc, t, o, numbers, reals, first, last):
 
 
 @_fast
+def _store_losses(t, losses, b, v):
+    """Writes the cross-entropy of each voxel."""
+    no_inline()
+    rows_of_any.clear_unlabelled(row(t, _SLOPE), row(t, _OWN_L), label_row(t, LABELS))
+    rows_of_any.weigh_losses(row(t, _SLOPE), row(t, U))
+    store_row(row(t, _SLOPE), losses, b, np.int64(0), v)
+
+
+@_fast
 def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
-    """Adds the sums of voxels start to stop of sample b to acc ``[C, SLOTS + powers]``; returns the bad labels seen."""
+    """Adds the sums of voxels start to stop of sample b to acc ``[C, SLOTS + powers]``; returns the bad labels seen.
+
+    Where the walks name a volume of losses, writes each voxel's cross-entropy into it.
+    """
     no_inline()
     acc, walks, numbers, reals = bare(acc), bare(walks), bare(numbers), bare(reals)
     o, classes, bad_labels = options_of(numbers), acc.shape[0], 0
     logits, target, mask = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2)
-    own = o.powers > 0
+    losses = walk_of(walks, 4)
+    own = o.powers > 0 or losses.code >= 0
     buffer = tile_buffer(_E + 2 * classes, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
         state = load_weight(t, target, mask, o, numbers, b, v)
         bad_labels += state[1]
         if state[0] == EMPTY:
+            if losses.code >= 0:
+                rows_of_any.weigh_losses(row(t, _SLOPE), row(t, U))
+                store_row(row(t, _SLOPE), losses, b, np.int64(0), v)
             continue
         count = sum_row(row(t, U))
         for c in range(classes):
@@ -255,7 +273,7 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
         first, last = _present(o, state, classes)
         one_label = last - first == 1 and state[1] == 0
         # with a logarithm a voxel, one pass over all classes is the cheaper
-        together = has(o.bits, CE_POS) and classes <= 4 and last - first > 1
+        together = (has(o.bits, CE_POS) or losses.code >= 0) and classes <= 4 and last - first > 1
         products = mask.code < 0 and t.n % rows.FOLD == 0
         if has(o.bits, NLL_POS) or (has(o.bits, CE_POS) and not (together or products)):
             rows.log_rows(t.n, pointer(t, _LOG_SUM), pointer(t, TOTAL))
@@ -263,7 +281,9 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
         _sum_classes(acc, t, z, o)
         if own or together:
             _own_rows(t, z, o, classes, first, last)
-        if together:
+        if o.bits == 0:
+            pass  # no sums of these
+        elif together:
             _sum_own_labels(acc, t, o, first, last)
             _sum_squares(acc, t, o, first, last)
         else:
@@ -277,6 +297,8 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
                     _sum_cross_entropy(acc, t, z, o, c, products)
         if own:
             _sum_own(acc, t, o, numbers, reals, first, last)
+        if losses.code >= 0:
+            _store_losses(t, losses, b, v)
     return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live
 
 
