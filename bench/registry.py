@@ -13,11 +13,15 @@ from bench.peers import (
     Peer,
     cross_entropies,
     kornia_focal,
+    kornia_lovasz,
     kornia_overlap,
     monai,
     monai_dice_and_focal,
+    monai_dice_and_topk,
     monai_focal,
     monai_unified,
+    plain_lovasz,
+    topk_cross_entropies,
 )
 
 SMOOTH = 1e-5  # fastloss's default, set on both sides so that values agree
@@ -87,6 +91,10 @@ LOSSES: dict[str, LossRow] = {
     ),
     "combo": LossRow("ComboLoss"),
     "exp_log": LossRow("ExpLogLoss"),
+    "topk": LossRow("TopKLoss", {"k": 0.1}, topk_cross_entropies(0.1)),
+    "dice_topk": LossRow("DiceTopKLoss", _ours | {"k": 0.1}, (monai_dice_and_topk(_smooth, 0.1),)),
+    # kornia's form: the mean over all classes of each sample
+    "lovasz": LossRow("LovaszLoss", {"per_sample": True, "classes": "all"}, (kornia_lovasz, plain_lovasz)),
     "unified_focal": LossRow("UnifiedFocalLoss", {"smooth": 1e-7}, (monai_unified,)),
 }
 

@@ -104,12 +104,6 @@ def _topk_sums_backward(
         parts.append(each)
     if not parts:
         return torch.zeros_like(logits)
-    if len(parts) == 1 and grad_mean is not None and len(sides) == 1:
-        # the weights are all that chooses: as a mask they let tiles without any be skipped
-        chosen = weights[:, 0] if mask is None else weights[:, 0] * mask
-        plan = make_plan(sides, activation, tuple(ignore), dense)
-        single: Tensor = module.backward(parts[0], logits, target, chosen, None, plan)
-        return single
     mapped = () if grad_mean is None else tuple(f"map*{side}" for side in sides)
     names = (*(terms if grad_sums is not None else ()), *mapped)
     plan = make_plan(names, activation, tuple(ignore), dense)

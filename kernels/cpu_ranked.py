@@ -50,7 +50,8 @@ def _jaccard_of_weights(errors: Tensor, mask: Tensor | None, per_sample: bool) -
     """The same from signed errors, in float64 and by torch's sort."""
     counted = errors[:1].transpose(0, 1) != float(UNCOUNTED)
     weight = counted if mask is None else counted * mask.unsqueeze(1)
-    return jaccard_of_groups(errors.abs().transpose(0, 1), errors.signbit().transpose(0, 1), weight, per_sample)
+    true = errors.signbit()
+    return jaccard_of_groups(errors.abs().transpose(0, 1), lambda samples, c: true[c, samples], weight, per_sample)
 
 
 def is_weighted(mask: Tensor | None) -> bool:

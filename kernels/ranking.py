@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -54,10 +56,11 @@ def jaccard_of_class(errors: Tensor, foreground: Tensor, weight: Tensor) -> tupl
 
 
 def jaccard_of_groups(
-    errors: Tensor, foreground: Tensor, weight: Tensor, per_sample: bool
+    errors: Tensor, true_of: Callable[[slice, int], Tensor], weight: Tensor, per_sample: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`jaccard_of_class` for every class, of each sample or of the batch: values and foreground ``[B or 1, C]``,
-    and slopes by p ``[C, B, *S]`` of the type of ``errors`` ``[B, C, *S]``; weight ``[B, 1, *S]``."""
+    and slopes by p ``[C, B, *S]`` of the type of ``errors`` ``[B, C, *S]``. ``true_of(samples, c)`` is where class c is
+    true; weight ``[B, 1, *S]``."""
     batch, channels = errors.shape[:2]
     real = _sum_dtype(errors)
     slopes = torch.empty((channels, batch, *errors.shape[2:]), dtype=errors.dtype, device=errors.device)
@@ -69,7 +72,7 @@ def jaccard_of_groups(
     for i, samples in enumerate(groups):
         w = weight[samples].flatten()
         for c in range(channels):
-            true = foreground[samples, c].flatten()
+            true = true_of(samples, c).flatten()
             value, slope = jaccard_of_class(errors[samples, c].flatten(), true, w)
             values[i, c] = value
             sizes[i, c] = (w * true).sum(dtype=real)

@@ -34,6 +34,10 @@ CASES = [
     ("exp_log", {"gamma": [0.5, 0.3]}, {"class_frequency": [0.7, 0.2, 0.1], "gamma": 1.0}),
     ("unified_focal", {}, {"weight": 0.3, "delta": 0.7}),
     ("unified_focal", {"symmetric": True, "batch": True}, {"symmetric": True, "gamma": 0.2}),
+    ("topk", {"k": 0.2}, {"k": 0.2}),
+    ("dice_topk", {"k": 0.3, "batch": True}, {"squared": True, "topk_weight": 0.5}),
+    ("lovasz", {"class_weight": [1.0, 0.5, 2.0]}, {"include_background": False}),
+    ("lovasz", {"per_sample": True}, {"per_sample": True, "classes": "all"}),
 ]
 
 
