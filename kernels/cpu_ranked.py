@@ -34,7 +34,7 @@ def jaccard_with_bad_labels(
     batch, channels = logits.shape[:2]
     errors = torch.empty((channels, batch, *logits.shape[2:]), dtype=_real(logits))
     groups = batch if per_sample else 1
-    values, sizes = torch.zeros(2, groups, channels, dtype=torch.float64).unbind()
+    values, sizes = (torch.zeros(groups, channels, dtype=torch.float64) for _ in range(2))
     if not logits.numel():
         return values, sizes, errors, 0
     bad = write_errors(logits, target, mask, plan, errors.transpose(0, 1))

@@ -16,7 +16,9 @@ import fastloss
 
 def test_every_loss_has_a_row():
     losses = {getattr(fastloss, name) for name in fastloss.__all__ if name.endswith("Loss")}
-    assert losses - {fastloss.SumLoss, fastloss.CompoundLoss} == {row.cls for row in LOSSES + RANKED}
+    assert losses - {fastloss.SegmentationLoss, fastloss.SumLoss, fastloss.CompoundLoss} == {
+        row.cls for row in LOSSES + RANKED
+    }
 
 
 # Against the plain versions
