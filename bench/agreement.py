@@ -29,10 +29,11 @@ def differences(ours: Contestant, theirs: Contestant) -> tuple[float, float]:
     return abs(a - b) / max(abs(b), 1e-12), float(off)
 
 
-def disagreement(value_off: float, gradient_off: float, dtype: torch.dtype) -> str | None:
-    """What is beyond the dtype's tolerance, in words, or None."""
+def disagreement(value_off: float, gradient_off: float, dtype: torch.dtype, rough: float = 0.0) -> str | None:
+    """What is beyond the dtype's tolerance, in words, or None; ``rough`` is what a peer's own gradient is off by."""
     found = []
     value_allowed, gradient_allowed = TOLERANCES[dtype]
+    gradient_allowed = max(gradient_allowed, rough)
     for what, off, allowed in (
         ("value", value_off, value_allowed),
         ("gradient", gradient_off, gradient_allowed),

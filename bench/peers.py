@@ -81,6 +81,48 @@ def cross_entropies(weights: Callable[[str, int], list[float]] | None = None) ->
     )
 
 
+def _build_topk(activation: str, classes: int, k: float) -> Loss:
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if activation == "softmax":
+            losses = F.cross_entropy(logits, target, reduction="none").flatten()
+        else:
+            losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten()
+        return losses.topk(max(1, int(k * losses.numel())), sorted=False).values.mean()
+
+    return loss
+
+
+def topk_cross_entropies(k: float) -> tuple[Peer, Peer]:
+    """nnU-Net's `TopKLoss` in torch: the voxels' cross-entropies and `torch.topk`."""
+    build = partial(_build_topk, k=k)
+    return (
+        Peer("F.cross_entropy + topk", "torch", build, index_labels, ("softmax",)),
+        Peer("F.binary_cross_entropy_with_logits + topk", "torch", build, one_hot_labels, ("sigmoid",)),
+    )
+
+
+def _build_lovasz(activation: str, classes: int) -> Loss:
+    def of_sample(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        values = []
+        for c in range(classes):
+            errors, order = ((labels == c).float() - probabilities[c]).abs().sort(descending=True)
+            true = (labels == c).float()[order]
+            total = true.sum()
+            jaccard = 1 - (total - true.cumsum(0)) / (total + (1 - true).cumsum(0))
+            values.append(torch.dot(errors, torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])))
+        return torch.stack(values).mean()
+
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        probabilities, labels = logits.softmax(1).flatten(2), target.flatten(1)
+        return torch.stack([of_sample(p, y) for p, y in zip(probabilities, labels, strict=True)]).mean()
+
+    return loss
+
+
+# the authors' code, class by class, in today's torch
+plain_lovasz = Peer("Lovász, class by class", "torch", _build_lovasz, index_labels, ("softmax",))
+
+
 # MONAI
 
 
@@ -119,6 +161,17 @@ def monai_dice_and_focal(dice: dict, focal: dict) -> Peer:
     """The two losses added up: `DiceFocalLoss` has a sigmoid focal loss whatever its activation."""
     build = partial(_build_monai_dice_and_focal, dice=dice, focal=focal)
     return Peer("DiceLoss + FocalLoss", "monai", build, channel_labels, ("softmax",))
+
+
+def _build_monai_dice_and_topk(activation: str, classes: int, dice: dict, k: float) -> Loss:
+    first, second = _build_monai(activation, classes, "DiceLoss", dice), _build_topk(activation, classes, k)
+    return lambda logits, target: first(logits, target) + second(logits, target[:, 0])
+
+
+def monai_dice_and_topk(dice: dict, k: float) -> Peer:
+    """MONAI's Dice loss and nnU-Net's top-k loss added up: MONAI has no sum of them."""
+    build = partial(_build_monai_dice_and_topk, dice=dice, k=k)
+    return Peer("DiceLoss + topk", "monai", build, channel_labels, ("softmax",))
 
 
 def _build_monai_unified(activation: str, classes: int) -> Loss:
@@ -167,3 +220,13 @@ def kornia_focal(gamma: float) -> tuple[Peer, Peer]:
         Peer("focal_loss", "kornia", build, index_labels, ("softmax",)),
         Peer("binary_focal_loss_with_logits", "kornia", build, one_hot_labels, ("sigmoid",)),
     )
+
+
+def _build_kornia_lovasz(activation: str, classes: int) -> Loss:
+    import kornia.losses
+
+    function = kornia.losses.lovasz_softmax_loss
+    return lambda logits, target: function(logits.flatten(2)[:, :, None], target.flatten(1)[:, None])
+
+
+kornia_lovasz = Peer("lovasz_softmax_loss", "kornia", _build_kornia_lovasz, index_labels, ("softmax",))

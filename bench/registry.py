@@ -13,11 +13,15 @@ from bench.peers import (
     Peer,
     cross_entropies,
     kornia_focal,
+    kornia_lovasz,
     kornia_overlap,
     monai,
     monai_dice_and_focal,
+    monai_dice_and_topk,
     monai_focal,
     monai_unified,
+    plain_lovasz,
+    topk_cross_entropies,
 )
 
 SMOOTH = 1e-5  # fastloss's default, set on both sides so that values agree
@@ -31,6 +35,7 @@ class LossRow:
     options: dict = field(default_factory=dict)
     peers: tuple[Peer, ...] = ()
     of_classes: Callable[[str, int], dict] = lambda activation, classes: {}  # options that depend on both
+    rough: float = 0.0  # what the peers' gradients are off by in float32, in L2
 
     def options_for(self, activation: str, classes: int) -> dict:
         """All options of the class."""
@@ -87,6 +92,11 @@ LOSSES: dict[str, LossRow] = {
     ),
     "combo": LossRow("ComboLoss"),
     "exp_log": LossRow("ExpLogLoss"),
+    "topk": LossRow("TopKLoss", {"k": 0.1}, topk_cross_entropies(0.1)),
+    "dice_topk": LossRow("DiceTopKLoss", _ours | {"k": 0.1}, (monai_dice_and_topk(_smooth, 0.1),)),
+    # kornia's form: the mean over all classes of each sample. A peer's slopes are differences of neighbouring values of
+    # a Jaccard loss near 1, of which float32 leaves about two digits in a volume of a million voxels
+    "lovasz": LossRow("LovaszLoss", {"per_sample": True, "classes": "all"}, (kornia_lovasz, plain_lovasz), rough=2e-2),
     "unified_focal": LossRow("UnifiedFocalLoss", {"smooth": 1e-7}, (monai_unified,)),
     "boundary": LossRow("BoundaryLoss"),
     "hausdorff_dt": LossRow("HausdorffDTLoss", {}, (monai("HausdorffDTLoss"),)),

@@ -63,7 +63,8 @@ def check(case: Case, contestants: dict[str, Contestant]) -> tuple[dict[str, tup
             continue
         try:
             found[name] = differences(contestants["ours"], contestant)
-            complaint = disagreement(*found[name], contestant.logits.dtype)
+            rough = LOSSES[case.loss].rough if contestant.logits.dtype != torch.float64 else 0.0
+            complaint = disagreement(*found[name], contestant.logits.dtype, rough)
         except RuntimeError as error:  # such as an operator that a peer's dtype does not have
             complaint = str(error).splitlines()[0]
         if complaint:

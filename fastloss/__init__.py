@@ -8,6 +8,7 @@ from .deep_supervision import DeepSupervision
 from .distribution import BalancedCrossEntropyLoss, CrossEntropyLoss, WeightedCrossEntropyLoss
 from .focal import FocalLoss, PolyLoss
 from .ops import backend
+from .ranked import DiceTopKLoss, LovaszLoss, TopKLoss
 from .region import DiceLoss, FocalTverskyLoss, JaccardLoss, LogCoshDiceLoss, TverskyLoss
 from .sums import voxel_sums
 from .unified import UnifiedFocalLoss
@@ -24,6 +25,7 @@ __all__ = [
     "DiceCELoss",
     "DiceFocalLoss",
     "DiceLoss",
+    "DiceTopKLoss",
     "DistancePenaltyLoss",
     "ExpLogLoss",
     "FocalLoss",
@@ -32,12 +34,14 @@ __all__ = [
     "HausdorffDTLoss",
     "JaccardLoss",
     "LogCoshDiceLoss",
+    "LovaszLoss",
     "MCCLoss",
     "PolyLoss",
     "SegmentationLoss",
     "SensitivitySpecificityLoss",
     "ShapeAwareLoss",
     "SumLoss",
+    "TopKLoss",
     "TverskyLoss",
     "UnifiedFocalLoss",
     "WeightedCrossEntropyLoss",

@@ -25,6 +25,7 @@ from torch import Tensor
 from fastloss import terms
 from fastloss.terms import Plan
 
+from .cpu_errors import errors_of_chunk
 from .cpu_general import backward_general, forward_general
 from .cpu_labels import backward_labels, forward_labels, serves
 from .cpu_memory import walk
@@ -41,18 +42,39 @@ def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Ten
 
 
 def forward_with_bad_labels(
-    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    plan: Plan,
+    losses: Tensor | None = None,
 ) -> tuple[Tensor, int]:
-    """As :func:`forward`; also the number of counted voxels whose label is no class."""
+    """As :func:`forward`; also the number of counted voxels whose label is no class.
+
+    ``losses`` ``[B, C or 1, *S]``, of the kernel's own type, gets the weighted cross-entropy of each voxel (for
+    channels that are no classes of one voxel, of each of them); -1 where a voxel does not count.
+    """
     batch, channels, voxels = _sizes(logits)
     sums = np.zeros((batch, channels, len(plan.terms)))
     bad = 0
     if logits.numel():
         p = _prepare(plan, channels, logits.dtype)
         partial = np.zeros((batch * -(-voxels // CHUNK), channels, p.width))
-        walks = _walks(logits, target, mask, weight_map, plan, None)
+        walks = _walks(logits, target, mask, weight_map, plan, losses)
+        walks[4, 9] = 0  # what is written of the losses is soon read again
         bad = _pick(_FORWARD[p.labels], logits)(sums, p.columns, partial, voxels, walks, p.numbers, p.tile, p.reals)
     return torch.from_numpy(sums), bad
+
+
+def write_errors(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, errors: Tensor) -> int:
+    """Fills ``errors`` ``[B, C, *S]`` with p, or -(1 - p) where y is 1; returns the number of bad labels."""
+    _, channels, voxels = _sizes(logits)
+    p = _prepare(plan, channels, logits.dtype)
+    partial = np.zeros((logits.shape[0] * -(-voxels // CHUNK), channels, 0))
+    walks = _walks(logits, target, mask, None, plan, errors)
+    walks[4, 9] = 0
+    nothing = np.zeros((logits.shape[0], channels, 0))
+    return _pick(_ERRORS, logits)(nothing, p.columns, partial, voxels, walks, p.numbers, p.tile, p.reals)
 
 
 def backward(
@@ -172,6 +194,8 @@ _BACKWARD = [
     [_compile(_backward_loop, chunk, parallel) for parallel in (False, True)]
     for chunk in (backward_general, backward_labels)
 ]
+
+_ERRORS = [_compile(_forward_loop, errors_of_chunk, parallel) for parallel in (False, True)]
 
 
 # Threads

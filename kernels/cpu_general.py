@@ -28,6 +28,7 @@ from .cpu_tile import (
     NEEDS_STEEP,
     NLL_NEG,
     NLL_POS,
+    NONE,
     P2,
     P2Y,
     PY,
@@ -57,11 +58,12 @@ from .cpu_tile import (
 
 # Rows: target, the voxel weight times the map; 1 - p, -log p and -log(1 - p); the derivative j of the activation (see
 # cpu_rows), j / p, j / (1 - p); over the classes the total derivative, the same of the leading class, the logarithm of
-# the sum of the exponentials, the sum without the largest; value or slopes of a term with a power, 1 - y
+# the sum of the exponentials, the sum without the largest; value or slopes of a term with a power, 1 - y,
+# the cross-entropy of a voxel
 _Y, _MAPPED_U, _Q, _LOG_P, _LOG_Q, _J, _J_OVER_P, _J_OVER_Q = range(FIRST_FREE, FIRST_FREE + 8)
-_ALL_D, _LEADING_D, _LOG_SUM, _REST, _SLOPE, _SLOPE_Q, _NOT_Y = range(FIRST_FREE + 8, FIRST_FREE + 15)
+_ALL_D, _LEADING_D, _LOG_SUM, _REST, _SLOPE, _SLOPE_Q, _NOT_Y, _LOSS = range(FIRST_FREE + 8, FIRST_FREE + 16)
 # then, for every class under softmax and once otherwise: probabilities, derivatives, steep derivatives, logits
-_CLASS_ROWS = FIRST_FREE + 15
+_CLASS_ROWS = FIRST_FREE + 16
 _COMPLEMENT = 1 << CE_NEG | 1 << NLL_NEG
 _LOGS = 1 << CE_POS | 1 << NLL_POS
 
@@ -210,8 +212,39 @@ def _add_powers(acc, c, t, o, p, numbers, reals):
             acc[c, SLOTS + j] += rows.sum_log_complement(value, row(t, _Y), weight)
 
 
+@_inlined
+def _exclusive(o, classes):
+    """Whether the channels are the classes of a voxel, which has one cross-entropy; otherwise each channel has."""
+    return o.activation == SOFTMAX or (o.activation == NONE and classes > 1)
+
+
 @_fast
-def _add_class(acc, c, t, target, weight_map, o, p, b, v, state, numbers, reals):
+def _add_losses(t, losses, o, classes, b, c, v):
+    """Writes the cross-entropy of each voxel, once all its classes are added, or of a channel of its own."""
+    no_inline()
+    loss, y = row(t, _LOSS), row(t, _Y)
+    alone = not _exclusive(o, classes)
+    if alone or c == 0:
+        rows.set_zero(loss)
+    rows.add_log_of_class(loss, row(t, _LOG_P), y)
+    if alone:
+        rows.add_log_of_complement(loss, row(t, _LOG_Q), y)
+    if alone or c == classes - 1:
+        rows.weigh_losses(loss, row(t, U))
+        store_row(loss, losses, b, c if alone else np.int64(0), v)
+
+
+@_fast
+def _clear_losses(t, losses, o, classes, b, v):
+    """The same where no voxel counts."""
+    no_inline()
+    rows.weigh_losses(row(t, _LOSS), row(t, U))
+    for c in range(1 if _exclusive(o, classes) else classes):
+        store_row(row(t, _LOSS), losses, b, c, v)
+
+
+@_fast
+def _add_class(acc, c, t, target, weight_map, losses, o, p, b, v, state, numbers, reals):
     """The sums of a class whose p and logarithms are ready."""
     no_inline()
     present = _load_target(t, target, o, b, c, v, state)
@@ -222,12 +255,16 @@ def _add_class(acc, c, t, target, weight_map, o, p, b, v, state, numbers, reals)
         _add_sums(acc, c, np.int64(MAPPED), o.mapped_bits, t, p, present, np.int64(_MAPPED_U))
     if o.powers > 0:
         _add_powers(acc, c, t, o, p, numbers, reals)
+    if losses.code >= 0:
+        _add_losses(t, losses, o, acc.shape[0], b, c, v)
 
 
 @_fast
-def _add_tile(acc, t, logits, target, weight_map, o, b, v, state, numbers, reals):
+def _add_tile(acc, t, logits, target, weight_map, losses, o, b, v, state, numbers, reals):
     no_inline()
     classes, needs = acc.shape[0], _needs(o, True)
+    if losses.code >= 0:
+        needs |= _NEEDS_LOG_P if _exclusive(o, classes) else _NEEDS_LOG_P | _NEEDS_Q | _NEEDS_LOG_Q
     count = rows.sum_row(row(t, U))
     for c in range(classes):
         acc[c, COUNT] += count
@@ -236,27 +273,34 @@ def _add_tile(acc, t, logits, target, weight_map, o, b, v, state, numbers, reals
         for c in range(classes):
             p = _row_of(o, classes, 0, c)
             _softmax_class(t, z, needs, c, p)
-            _add_class(acc, c, t, target, weight_map, o, p, b, v, state, numbers, reals)
+            _add_class(acc, c, t, target, weight_map, losses, o, p, b, v, state, numbers, reals)
     else:
+        own = np.int64(_CLASS_ROWS)
         for c in range(classes):
             _channel(t, logits, o, needs, b, c, v, state[0])
-            _add_class(acc, c, t, target, weight_map, o, np.int64(_CLASS_ROWS), b, v, state, numbers, reals)
+            _add_class(acc, c, t, target, weight_map, losses, o, own, b, v, state, numbers, reals)
 
 
 @_fast
 def forward_general(acc, walks, numbers, b, start, stop, tile, reals):
-    """Adds the sums of voxels start to stop of sample b to acc ``[C, SLOTS + powers]``; returns the bad labels seen."""
+    """Adds the sums of voxels start to stop of sample b to acc ``[C, SLOTS + powers]``; returns the bad labels seen.
+
+    Where the walks name a volume of losses, writes each voxel's cross-entropy into it.
+    """
     no_inline()
     acc, walks, numbers, reals = bare(acc), bare(walks), bare(numbers), bare(reals)
     o, bad_labels = options_of(numbers), 0
     logits, target, mask, weight_map = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 3)
+    losses = walk_of(walks, 4)
     buffer = tile_buffer(_row_of(o, acc.shape[0], 4, 0), tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
         state = load_weight(t, target, mask, o, numbers, b, v)
         bad_labels += state[1]
         if state[0] != EMPTY:
-            _add_tile(acc, t, logits, target, weight_map, o, b, v, state, numbers, reals)
+            _add_tile(acc, t, logits, target, weight_map, losses, o, b, v, state, numbers, reals)
+        elif losses.code >= 0:
+            _clear_losses(t, losses, o, acc.shape[0], b, v)
     return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live
 
 

@@ -344,6 +344,14 @@ def fill_where(n, out, value, labels, label):
 
 
 @_elementwise
+def scaled_where(n, out, x, factor, labels, label):
+    distinct_rows()
+    out, x, labels = carray(out, n), carray(x, n), carray(labels, n)
+    for i in range(n):
+        out[i] = x[i] * factor if labels[i] == label else out[i]
+
+
+@_elementwise
 def add_product(n, out, x, y):
     distinct_rows()
     out, x, y = carray(out, n), carray(x, n), carray(y, n)

@@ -12,6 +12,7 @@ from numba import njit
 from fastloss.terms import KINDS, POWER_KINDS, Plan
 
 from . import cpu_label_rows as rows
+from . import cpu_rows as rows_of_any
 from .cpu_math import INNER, no_inline
 from .cpu_memory import (
     bare,
@@ -19,6 +20,8 @@ from .cpu_memory import (
     class_row,
     class_rows,
     label_pointer,
+    label_row,
+    load_row,
     pointer,
     prefetch_classes,
     row,
@@ -34,12 +37,14 @@ from .cpu_tile import (
     FIRST_FREE,
     LABELS,
     LARGEST,
+    MAPPED,
     NLL_POS,
     P2,
     P2Y,
     PY,
     RU,
     SLOTS,
+    SOME,
     TOTAL,
     Y2,
     ZERO,
@@ -61,9 +66,9 @@ from .cpu_tile import (
 )
 
 # Rows: logarithm of the sum of the exponentials; p, 1 - p and -log p of each voxel's own class; slopes,
-# coefficients; h and t of the gradient
-_LOG_SUM, _OWN_P, _OWN_Q, _OWN_L, _SLOPE, _SLOPE_Q, _COEFFICIENT, _H, _T = range(FIRST_FREE, FIRST_FREE + 9)
-_E = FIRST_FREE + 9  # and for every class: exponentials, then logits (in the gradient's pass: results)
+# coefficients; h and t of the gradient; the voxel weight map
+_LOG_SUM, _OWN_P, _OWN_Q, _OWN_L, _SLOPE, _SLOPE_Q, _COEFFICIENT, _H, _T, _MAP = range(FIRST_FREE, FIRST_FREE + 10)
+_E = FIRST_FREE + 10  # and for every class: exponentials, then logits (in the gradient's pass: results)
 
 _fast = njit(**INNER)
 _inlined = njit(inline="always", **INNER)
@@ -72,11 +77,22 @@ _inlined = njit(inline="always", **INNER)
 def serves(plan: Plan) -> bool:
     """Whether this pass knows all terms of a plan."""
     kinds = {term.kind for term in plan.terms}
+    mapped = {term.kind for term in plan.terms if term.mapped}
     complement = {kind for kind in (*KINDS, *POWER_KINDS) if kind.endswith("_neg")}
-    return plan.activation == "softmax" and not plan.dense and not plan.mapped and not kinds & complement
+    return plan.activation == "softmax" and not plan.dense and mapped <= {"ce_pos"} and not kinds & complement
 
 
 # The softmax of a tile
+
+
+@_fast
+def _load_map(t, weight_map, b, c, v, counted):
+    """The map's row of a class; one that serves all classes stays."""
+    no_inline()
+    if c == 0 or weight_map.channel != 0:
+        load_row(row(t, _MAP), weight_map, b, c, v)
+        if counted == SOME:
+            rows_of_any.clear_uncounted(row(t, _MAP), row(t, U))
 
 
 @_fast
@@ -232,19 +248,47 @@ def _sum_own(acc, t, o, numbers, reals, first, last):
 
 
 @_fast
+def _sum_mapped(acc, t, o, weight_map, b, v, counted):
+    """The sums of the cross-entropy under the voxel weight map."""
+    no_inline()
+    value, u, labels = pointer(t, _SLOPE), pointer(t, U), label_pointer(t, LABELS)
+    for c in range(acc.shape[0]):
+        _load_map(t, weight_map, b, c, v, counted)
+        rows_of_any.multiply(row(t, _SLOPE), row(t, _MAP), row(t, _OWN_L))
+        acc[c, MAPPED + CE_POS] += rows.sum_where(t.n, value, u, labels, np.int32(c + o.first_label))
+
+
+@_fast
+def _store_losses(t, losses, b, v):
+    """Writes the cross-entropy of each voxel."""
+    no_inline()
+    rows_of_any.clear_unlabelled(row(t, _SLOPE), row(t, _OWN_L), label_row(t, LABELS))
+    rows_of_any.weigh_losses(row(t, _SLOPE), row(t, U))
+    store_row(row(t, _SLOPE), losses, b, np.int64(0), v)
+
+
+@_fast
 def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
-    """Adds the sums of voxels start to stop of sample b to acc ``[C, SLOTS + powers]``; returns the bad labels seen."""
+    """Adds the sums of voxels start to stop of sample b to acc ``[C, SLOTS + powers]``; returns the bad labels seen.
+
+    Where the walks name a volume of losses, writes each voxel's cross-entropy into it.
+    """
     no_inline()
     acc, walks, numbers, reals = bare(acc), bare(walks), bare(numbers), bare(reals)
     o, classes, bad_labels = options_of(numbers), acc.shape[0], 0
     logits, target, mask = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2)
-    own = o.powers > 0
+    losses = walk_of(walks, 4)
+    weight_map, mapped = walk_of(walks, 3), has(o.mapped_bits, CE_POS)
+    own = o.powers > 0 or losses.code >= 0 or mapped
     buffer = tile_buffer(_E + 2 * classes, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
         state = load_weight(t, target, mask, o, numbers, b, v)
         bad_labels += state[1]
         if state[0] == EMPTY:
+            if losses.code >= 0:
+                rows_of_any.weigh_losses(row(t, _SLOPE), row(t, U))
+                store_row(row(t, _SLOPE), losses, b, np.int64(0), v)
             continue
         count = sum_row(row(t, U))
         for c in range(classes):
@@ -255,7 +299,7 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
         first, last = _present(o, state, classes)
         one_label = last - first == 1 and state[1] == 0
         # with a logarithm a voxel, one pass over all classes is the cheaper
-        together = has(o.bits, CE_POS) and classes <= 4 and last - first > 1
+        together = (has(o.bits, CE_POS) or losses.code >= 0) and classes <= 4 and last - first > 1
         products = mask.code < 0 and t.n % rows.FOLD == 0
         if has(o.bits, NLL_POS) or (has(o.bits, CE_POS) and not (together or products)):
             rows.log_rows(t.n, pointer(t, _LOG_SUM), pointer(t, TOTAL))
@@ -263,7 +307,9 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
         _sum_classes(acc, t, z, o)
         if own or together:
             _own_rows(t, z, o, classes, first, last)
-        if together:
+        if o.bits == 0:
+            pass  # no sums of these
+        elif together:
             _sum_own_labels(acc, t, o, first, last)
             _sum_squares(acc, t, o, first, last)
         else:
@@ -277,6 +323,10 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
                     _sum_cross_entropy(acc, t, z, o, c, products)
         if own:
             _sum_own(acc, t, o, numbers, reals, first, last)
+        if mapped:
+            _sum_mapped(acc, t, o, weight_map, b, v, state[0])
+        if losses.code >= 0:
+            _store_losses(t, losses, b, v)
     return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live
 
 
@@ -298,6 +348,21 @@ def _add_own_slopes(t, o, k, numbers, reals, first, last):
             rows.fill_where(t.n, coefficient, k[c, SLOTS + j], label_pointer(t, LABELS), label)
         rows.add_product(t.n, pointer(t, _H), coefficient, slope)
         rows.add_product(t.n, pointer(t, _T), coefficient, slope)
+
+
+@_fast
+def _add_mapped_slopes(t, o, k, weight_map, b, v, counted):
+    """Adds to h and t those of the cross-entropy under the voxel weight map."""
+    no_inline()
+    set_zero(row(t, _COEFFICIENT))
+    for c in range(k.shape[0]):
+        label = np.int32(c + o.first_label)
+        _load_map(t, weight_map, b, c, v, counted)
+        rows.scaled_where(
+            t.n, pointer(t, _COEFFICIENT), pointer(t, _MAP), k[c, MAPPED + CE_POS], label_pointer(t, LABELS), label
+        )
+    rows_of_any.add(row(t, _H), row(t, _COEFFICIENT))
+    rows_of_any.add(row(t, _T), row(t, _COEFFICIENT))
 
 
 @_inlined
@@ -427,6 +492,7 @@ def backward_labels(coefficients, walks, numbers, b, start, stop, tile, reals):
     coefficients, walks, numbers, reals = bare(coefficients), bare(walks), bare(numbers), bare(reals)
     o, classes = options_of(numbers), coefficients.shape[0]
     logits, target, mask, gradient = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 4)
+    weight_map, mapped = walk_of(walks, 3), has(o.mapped_bits, CE_POS)
     buffer = tile_buffer(_E + 2 * classes, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
@@ -440,6 +506,8 @@ def backward_labels(coefficients, walks, numbers, b, start, stop, tile, reals):
         prefetch_classes(t, z, classes)
         first, last = _present(o, state, classes)
         _slopes(t, z, o, coefficients, numbers, reals, first, last)
+        if mapped:
+            _add_mapped_slopes(t, o, coefficients, weight_map, b, v, state[0])
         _write(t, o, coefficients, gradient, b, v, first, last)
     if gradient.streamed:
         stream_fence()

@@ -254,6 +254,45 @@ def sum_log_complement(l, y, u):
     return total
 
 
+# Losses of single voxels
+
+
+@_elementwise
+def add_log_of_class(loss, l, y):
+    """Adds y l."""
+    no_inline()
+    zero = l.dtype.type(0)
+    for i in range(loss.size):
+        loss[i] += y[i] * l[i] if y[i] != 0 else zero
+
+
+@_elementwise
+def add_log_of_complement(loss, l, y):
+    """Adds (1 - y) l."""
+    no_inline()
+    zero, one = l.dtype.type(0), l.dtype.type(1)
+    for i in range(loss.size):
+        loss[i] += (one - y[i]) * l[i] if y[i] != 1 else zero
+
+
+@_elementwise
+def clear_unlabelled(out, l, labels):
+    """l where a voxel has a class."""
+    no_inline()
+    zero = l.dtype.type(0)
+    for i in range(out.size):
+        out[i] = l[i] if labels[i] >= 0 else zero
+
+
+@_elementwise
+def weigh_losses(loss, u):
+    """The loss times its weight, of positive sign (also of NaN, so that bits rank it); -1 where nothing counts."""
+    no_inline()
+    uncounted = -loss.dtype.type(1)
+    for i in range(loss.size):
+        loss[i] = abs(loss[i] * u[i]) if u[i] != 0 else uncounted
+
+
 # Derivatives: any terms. j is the derivative of p by what the activation is differentiated by: log p for softmax
 # (j = p), z for sigmoid (j = p q), p itself without an activation (j = 1)
 

@@ -83,7 +83,8 @@ def plan_reals(plan: Plan, real: type) -> np.ndarray:
 def columns(terms: tuple[Term, ...]) -> np.ndarray:
     """The column of each term."""
     powers = iter(range(SLOTS, SLOTS + len(terms)))
-    return np.array([next(powers) if t.kind in POWER_KINDS else KINDS.index(t.kind) + MAPPED * t.mapped for t in terms])
+    found = [next(powers) if t.kind in POWER_KINDS else KINDS.index(t.kind) + MAPPED * t.mapped for t in terms]
+    return np.array(found, np.int64)
 
 
 def with_target(columns: np.ndarray, grad_sums: np.ndarray, width: int) -> np.ndarray:

@@ -39,6 +39,10 @@ CASES = [
     ("hausdorff_dt", {"one_sided": True, "batch": True}, {"spacing": "0.5 2 1"}),
     ("distance_penalty", {"spacing": "3 1 0.7", "class_weight": [1.0, 0.5, 2.0]}, {}),
     ("shape_aware", {}, {"spacing": "1.5 0.5 1"}),
+    ("topk", {"k": 0.2}, {"k": 0.2}),
+    ("dice_topk", {"k": 0.3, "batch": True}, {"squared": True, "topk_weight": 0.5}),
+    ("lovasz", {"class_weight": [1.0, 0.5, 2.0]}, {"include_background": False}),
+    ("lovasz", {"per_sample": True}, {"per_sample": True, "classes": "all"}),
 ]
 
 

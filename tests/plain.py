@@ -260,6 +260,46 @@ def _unified_of_classes(v, whole, class_weight, weight=0.5, delta=0.6, gamma=0.5
     return weight * entropy + (1 - weight) * torch.stack(region).mean()
 
 
+# Losses that rank the voxels
+
+
+def topk(v, k=0.1):
+    loss = v.w * of_voxel(v, v.l, v.m)
+    counted = (v.w != 0).expand_as(loss)
+    if v.classes:
+        loss, counted = loss.sum(1), counted[:, 0]
+    loss = loss[counted]
+    return loss.topk(max(1, int(k * loss.numel()))).values.mean()
+
+
+def lovasz(v, per_sample=False, classes="present", class_weight=None, include_background=True):
+    rows = []
+    for samples in [[b] for b in range(len(v.p))] if per_sample else [list(range(len(v.p)))]:
+        w = v.w[samples, 0]
+        values = []
+        for c in range(0 if include_background or v.channels == 1 else 1, v.channels):
+            p, y = v.p[samples, c][w != 0], v.y[samples, c][w != 0]
+            if len(p) and (classes == "all" or y.sum() > 0):
+                value = _lovasz_of_class((p - y).abs(), y, w[w != 0])
+                values.append(value * (1.0 if class_weight is None else class_weight[c]))
+        rows.append(torch.stack(values).mean() if values else 0 * v.p.sum())
+    return torch.stack(rows).mean()
+
+
+def _lovasz_of_class(errors, y, w):
+    """Step by step: the Jaccard loss of the sets of voxels with the largest errors."""
+    order = errors.sort(descending=True, stable=True).indices
+    y, w = y[order], w[order]
+    total, taken, wrong, before, value = (w * y).sum(), 0, 0, 0, 0
+    for i, error in enumerate(errors[order]):
+        taken, wrong = taken + w[i] * y[i], wrong + w[i] * (1 - y[i])
+        jaccard = 1 - (total - taken) / (total + wrong)
+        value, before = value + error * (jaccard - before), jaccard
+    return value
+
+
+RANKED = {"topk": topk, "lovasz": lovasz}
+
 _dice = (TABLES["dice"], ("smooth", "squared", "class_weight", "include_background"))
 TWO_PARTS = {
     "dice_ce": two_parts(
@@ -281,6 +321,11 @@ TWO_PARTS = {
         (table(log_dice_table), ("gamma", *_dice[1])),
         (log_cross_entropy, ("gamma", "class_frequency", "class_weight")),
         (lambda dice_weight=0.8, ce_weight=0.2: (dice_weight, ce_weight), ("dice_weight", "ce_weight")),
+    ),
+    "dice_topk": two_parts(
+        _dice,
+        (topk, ("k",)),
+        (lambda dice_weight=1.0, topk_weight=1.0: (dice_weight, topk_weight), ("dice_weight", "topk_weight")),
     ),
     "unified_focal": unified,
 }
@@ -383,4 +428,4 @@ DISTANCES = {
     "shape_aware": shape_aware,
 }
 
-KNOWN = {**VOXEL_LOSSES, **TABLES, **TWO_PARTS, **DISTANCES}
+KNOWN = {**VOXEL_LOSSES, **TABLES, **RANKED, **TWO_PARTS, **DISTANCES}

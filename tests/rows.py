@@ -97,10 +97,23 @@ LOSSES = [
     Row("distance_penalty"),
     Row("shape_aware", as_sigmoid=None),
 ]
+# those that rank the voxels have tests of their own
+RANKED = [
+    Row("topk"),
+    Row("topk", {"k": 0.5}),
+    Row("topk", {"k": 1.0}),
+    Row("dice_topk", {"k": 0.3}),
+    Row("dice_topk", {"squared": True, "topk_weight": 0.5}),
+    Row("lovasz"),
+    Row("lovasz", {"classes": "all"}),
+    Row("lovasz", {"per_sample": True}),
+    Row("lovasz", {"per_sample": True, "classes": "all"}),
+]
 REGION = [row for row in LOSSES if row.name in plain.TABLES and row.name != "generalized_dice"]
 ON_SUMS_ALONE = [row for row in LOSSES if not row.has_distances]
 ONE_OF_EACH = list({row.name: row for row in reversed(LOSSES)}.values())[::-1]
 
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
+ranked_loss = pytest.mark.parametrize("loss", RANKED, ids=str)
 region_loss = pytest.mark.parametrize("loss", REGION, ids=str)
 one_of_each = pytest.mark.parametrize("loss", ONE_OF_EACH, ids=str)

@@ -1,0 +1,99 @@
+"""Selection of the largest of many numbers by the histograms of their bits (Numba): exact, without a sort.
+
+The numbers are at least 0, so that their bits as an integer have their order (and NaN comes last); what does not count
+is negative. Counts are integers and sums of blocks are added in order: the result does not depend on the threads.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from .cpu import _compile, _pick
+from .cpu_math import INNER, SUMS, no_inline
+
+BLOCK = 65536  # numbers
+_DIGIT = 11  # bits
+
+
+def select_largest(losses: Tensor, k: float) -> tuple[float, int, Tensor]:
+    """The mean of the ``max(1, floor(k n))`` largest of the n losses that count, how many those are, and weights.
+
+    The weights take the losses' place, in memory as well: 1 above the smallest of the largest, and equal shares of what
+    is left for all losses that equal it. ``losses`` is contiguous.
+    """
+    double = losses.dtype == torch.float64
+    keys = losses.view(-1).numpy().view(np.int64 if double else np.int32)
+    if keys.size == 0:
+        return 0.0, 0, losses
+    blocks = -(-keys.size // BLOCK)
+    fixed = 63 if double else 31  # the bits from here on are known: first, that the sign is positive
+    prefix = count = left = ties = 0
+    while fixed:
+        shift = max(0, fixed - _DIGIT)
+        partial = np.zeros((blocks, 1 << _DIGIT), np.int64)
+        _pick(_HISTOGRAM, losses)(keys, partial, fixed, prefix, shift)
+        histogram = partial.sum(0)
+        if not count:
+            n = int(histogram.sum())
+            if n == 0:
+                losses.zero_()
+                return 0.0, 0, losses
+            count = left = max(1, math.floor(k * n))
+        from_above = histogram[::-1].cumsum()
+        place = int(np.searchsorted(from_above, left))  # the first digit at which enough have been seen
+        digit = histogram.size - 1 - place
+        ties = int(histogram[digit])
+        left -= int(from_above[place]) - ties
+        prefix = prefix << (fixed - shift) | digit
+        fixed = shift
+    like = losses.numpy().dtype.type
+    threshold = keys.dtype.type(prefix)
+    bits = np.array([1, left / ties], like).view(keys.dtype)
+    partial_sums = np.zeros(blocks)
+    _pick(_WEIGH, losses)(keys, losses.view(-1).numpy(), partial_sums, threshold, bits)
+    total = float(partial_sums.sum()) + left * float(threshold.view(like))
+    return total / count, count, losses
+
+
+def _histogram_loop(keys, partial, fixed, prefix, shift):  # type: ignore[no-untyped-def]
+    """For the keys whose bits from ``fixed`` on are ``prefix``: how often each digit above ``shift`` occurs."""
+    mask = (1 << (fixed - shift)) - 1
+    for i in prange(partial.shape[0]):
+        counts = partial[i]
+        for j in range(i * BLOCK, min(i * BLOCK + BLOCK, keys.size)):
+            if keys[j] >> fixed == prefix:
+                counts[(keys[j] >> shift) & mask] += 1
+
+
+@njit(fastmath=SUMS, **INNER)
+def _sum_above(keys, values, threshold, start, stop):
+    no_inline()
+    total, zero = 0.0, values.dtype.type(0)
+    for j in range(start, stop):
+        total += values[j] if keys[j] > threshold else zero
+    return total
+
+
+@njit(**INNER)
+def _weigh_block(keys, threshold, one, share, start, stop):
+    no_inline()
+    zero = keys.dtype.type(0)
+    for j in range(start, stop):
+        keys[j] = one if keys[j] > threshold else share if keys[j] == threshold else zero
+
+
+def _weigh_loop(keys, values, sums, threshold, weights):  # type: ignore[no-untyped-def]
+    """Sums what is above the threshold, then replaces every key by the bits of its weight, in the same memory."""
+    for i in prange(sums.size):
+        start, stop = i * BLOCK, min(i * BLOCK + BLOCK, keys.size)
+        sums[i] = _sum_above(keys, values, threshold, start, stop)
+        _weigh_block(keys, threshold, weights[0], weights[1], start, stop)
+
+
+_HISTOGRAM = [_compile(_histogram_loop, _histogram_loop, parallel) for parallel in (False, True)]
+_WEIGH = [_compile(_weigh_loop, _weigh_loop, parallel) for parallel in (False, True)]
