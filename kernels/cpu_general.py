@@ -264,7 +264,7 @@ def _add_tile(acc, t, logits, target, weight_map, losses, o, b, v, state, number
     no_inline()
     classes, needs = acc.shape[0], _needs(o, True)
     if losses.code >= 0:
-        needs |= _NEEDS_LOG_P if _exclusive(o, classes) else _NEEDS_LOG_P | _NEEDS_Q | _NEEDS_LOG_Q
+        needs |= NEEDS_LOG_P if _exclusive(o, classes) else NEEDS_LOG_P | NEEDS_Q | NEEDS_LOG_Q
     count = rows.sum_row(row(t, U))
     for c in range(classes):
         acc[c, COUNT] += count
