@@ -6,6 +6,7 @@ from .confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
 from .deep_supervision import DeepSupervision
 from .distribution import BalancedCrossEntropyLoss, CrossEntropyLoss, WeightedCrossEntropyLoss
 from .focal import FocalLoss, PolyLoss
+from .hausdorff import HausdorffErosionLoss
 from .ops import backend
 from .region import DiceLoss, FocalTverskyLoss, JaccardLoss, LogCoshDiceLoss, TverskyLoss
 from .sums import voxel_sums
@@ -26,12 +27,13 @@ __all__ = [
     "FocalLoss",
     "FocalTverskyLoss",
     "GeneralizedDiceLoss",
+    "HausdorffErosionLoss",
     "JaccardLoss",
     "LogCoshDiceLoss",
     "MCCLoss",
     "PolyLoss",
-    "SensitivitySpecificityLoss",
     "SegmentationLoss",
+    "SensitivitySpecificityLoss",
     "SumLoss",
     "TverskyLoss",
     "UnifiedFocalLoss",

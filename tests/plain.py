@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import oracle
 import torch
+from plain_stencil import STENCILS
 
 EPSILON = 1e-7
 
@@ -27,6 +28,8 @@ def voxels(logits, y, weight, activation, batch=False):
 def value(name, logits, y, weight, activation, /, **options):
     """The loss of a name; ``options`` are those of its class."""
     batch = options.pop("batch", False)
+    if name in STENCILS:  # which see one sample at a time
+        return STENCILS[name](voxels(logits, y, weight, activation), batch, **options)
     if name in TWO_PARTS:
         return TWO_PARTS[name](logits, y, weight, activation, batch, **options)
     return KNOWN[name](voxels(logits, y, weight, activation, batch), **options)
@@ -282,4 +285,4 @@ TWO_PARTS = {
     "unified_focal": unified,
 }
 
-KNOWN = {**VOXEL_LOSSES, **TABLES, **TWO_PARTS}
+KNOWN = {**VOXEL_LOSSES, **TABLES, **TWO_PARTS, **STENCILS}
