@@ -9,6 +9,7 @@ from .focal import FocalLoss, PolyLoss
 from .hausdorff import HausdorffErosionLoss
 from .ops import backend
 from .region import DiceLoss, FocalTverskyLoss, JaccardLoss, LogCoshDiceLoss, TverskyLoss
+from .structural import StructuralSimilarityLoss
 from .sums import voxel_sums
 from .unified import UnifiedFocalLoss
 
@@ -34,6 +35,7 @@ __all__ = [
     "PolyLoss",
     "SegmentationLoss",
     "SensitivitySpecificityLoss",
+    "StructuralSimilarityLoss",
     "SumLoss",
     "TverskyLoss",
     "UnifiedFocalLoss",

@@ -153,3 +153,47 @@ def squared_error_sums(
     refuse_transforms()
     result: Tensor = _EagerSquaredErrorSums.apply(logits, target, mask, name, arguments)
     return result
+
+
+# Structural similarity: constants, without a gradient
+
+
+def _structural_map(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    activation: str,
+    ignore: Sequence[int],
+    dense: bool,
+    validate: int,
+    taps: Sequence[float],
+    threshold: float,
+    stability: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    plan = _plan(activation, ignore, dense)
+    stencils = _stencils(backend, logits.device)
+    field, selected, bad = stencils.structural_map(logits, target, mask, plan, list(taps), threshold, stability)
+    _check(bad, target, mask, plan, logits.shape[1], validate)
+    return field, selected
+
+
+def _structural_map_fake(logits: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape, dtype=_constant_dtype(logits)), _sums_like(logits, 1).squeeze(-1)
+
+
+_register(
+    f"structural_map({_INPUTS}, float[] taps, float threshold, float stability, str backend) -> (Tensor, Tensor)",
+    _structural_map,
+    _structural_map_fake,
+)
+
+
+def structural_map(
+    logits: Tensor, target: Tensor, mask: Tensor | None, options: tuple[Any, ...], backend: str
+) -> tuple[Tensor, Tensor]:
+    """Where the structures differ, ``[B, C, *S]``, and over how many voxels, ``[B, C]``; constants."""
+    if not torch.compiler.is_compiling():
+        refuse_transforms()
+    field, selected = torch.ops.fastloss.structural_map(logits.detach(), target, mask, *options, backend)
+    return field, selected

@@ -16,8 +16,9 @@ from torch import Tensor
 from fastloss.terms import Plan
 
 from . import cpu_erosion as erosion
+from . import cpu_structure as structure
 from .cpu_threads import pick
-from .cpu_volumes import Volumes, errors, volumes
+from .cpu_volumes import Volumes, errors, probabilities, target_volume, volumes
 
 
 def hausdorff_erosion(
@@ -142,3 +143,52 @@ class _Erosions:
 
     def _call(self, kernels: list, *arguments: object) -> None:
         pick(kernels, self.logits)(*arguments)
+
+
+def structural_map(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    plan: Plan,
+    taps: list[float],
+    threshold: float,
+    stability: float,
+) -> tuple[Tensor, Tensor, int]:
+    """e where it is above the threshold, else 0, ``[B, C, *S]``; the sums of w over those voxels, ``[B, C]``."""
+    batch, channels = logits.shape[:2]
+    v = volumes(logits, target, mask, plan)
+    field = np.empty((batch, channels, int(np.prod(v.grid))), v.reals.dtype)
+    selected = np.zeros((batch, channels))
+    bad = 0
+    if field.size:
+        weights = np.empty((batch, field.shape[2]), field.dtype)
+        _, bad = probabilities(v, field, weights)
+        work = _Structure(v, taps, threshold, stability)
+        for b in range(batch):
+            for c in range(channels):
+                selected[b, c] = work.run(b, c, field[b, c].reshape(v.grid), weights[b].reshape(v.grid))
+    return torch.from_numpy(field).view(logits.shape), torch.from_numpy(selected), bad
+
+
+class _Structure:
+    """The difference of local structure of one class; its memory serves one class after another."""
+
+    def __init__(self, v: Volumes, taps: list[float], threshold: float, stability: float):
+        dtype, (planes, lines, length) = v.reals.dtype, v.grid
+        self.volumes, self.taps, self.threshold = v, np.array(taps, dtype), threshold
+        self.stability = np.array([stability], dtype)
+        self.target = np.empty(v.grid, dtype)
+        self.fields = np.empty((structure.FIELDS, planes * lines * (length + len(taps) // 2)), dtype)
+        self.largest = np.empty(planes, np.int64 if dtype == np.float64 else np.int32)
+        self.sums = np.empty(planes)
+
+    def run(self, b: int, c: int, p: np.ndarray, w: np.ndarray) -> float:
+        """Replaces p by what is selected; returns the sum of w over it."""
+        v, y = self.volumes, self.target
+        target_volume(v, y.reshape(-1), b, c)
+        pick(structure.STATISTICS, v.logits)(self.fields, p, y, w, self.taps, v.grid[1] > 1)
+        bits = p.view(self.largest.dtype)
+        pick(structure.DIFFERENCES, v.logits)(self.fields, p, bits, y, w, self.taps, self.stability, self.largest)
+        limit = np.array([self.threshold * self.largest.max().view(p.dtype)], p.dtype)
+        pick(structure.SELECT, v.logits)(p, w, limit, self.sums)
+        return float(self.sums.sum())

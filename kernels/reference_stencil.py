@@ -82,3 +82,57 @@ def _through_normalisation(gradient: Tensor, x: Tensor) -> Tensor:
     own = gradient - dot * at_high / at_high.sum(space, keepdim=True).clamp_min(1)
     own = own + (dot - total) * at_low / at_low.sum(space, keepdim=True).clamp_min(1)
     return torch.where(level, gradient, own / spread)
+
+
+# Structural similarity
+
+
+def structural_map(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    plan: Plan,
+    taps: list[float],
+    threshold: float,
+    stability: float,
+) -> tuple[Tensor, Tensor, int]:
+    """e where it is above the threshold, else 0, ``[B, C, *S]``; the sums of w over those voxels, ``[B, C]``."""
+    v = _Voxels(logits, target, mask, plan)
+    weight = v.weight.expand_as(v.p)
+    p, y = (_standardised(x, weight, taps, stability) for x in (v.p, v.y))
+    e = (y - p).abs() * weight
+    largest = e.amax(v.spatial, keepdim=True) if e.numel() else e
+    selected = e > threshold * largest
+    return _stored(e * selected, logits), _total(weight * selected), -1
+
+
+def _standardised(x: Tensor, weight: Tensor, taps: list[float], stability: float) -> Tensor:
+    """(x - mean + C) / (deviation + C) under the window, over the voxels that count.
+
+    Axis by axis: the mean of the means, the mean of the variances plus the variance of the means.
+    """
+    mean, variance, w = x, torch.zeros_like(x), weight
+    for axis in range(2, x.ndim):
+        total = _windowed(w, axis, taps)
+        safe = torch.where(total > 0, total, 1)
+        outer = _windowed(w * mean, axis, taps) / safe
+        spread = torch.zeros_like(x)
+        for shift, tap in enumerate(taps, -(len(taps) // 2)):
+            near, inside = _shifted(mean, axis, shift), _shifted(w, axis, shift)
+            spread = spread + tap * inside * (_shifted(variance, axis, shift) + (near - outer) ** 2)
+        mean, variance, w = outer, spread / safe, total
+    return (x - mean + stability) / (variance.sqrt() + stability)
+
+
+def _windowed(x: Tensor, axis: int, taps: list[float]) -> Tensor:
+    """The weighted sum of a voxel and its neighbours along an axis."""
+    total = torch.zeros_like(x)
+    for shift, tap in enumerate(taps, -(len(taps) // 2)):
+        total = total + tap * _shifted(x, axis, shift)
+    return total
+
+
+def _shifted(x: Tensor, axis: int, shift: int) -> Tensor:
+    """x of the voxel ``shift`` further along the axis, 0 outside."""
+    padding = [0, 0] * (x.ndim - 1 - axis) + [max(0, -shift), max(0, shift)]
+    return F.pad(x, padding).narrow(axis, max(0, shift), x.shape[axis])

@@ -75,11 +75,17 @@ def structural_weights(v, window=3, sigma=1.5, threshold=0.1, stability=0.01):
     return e.detach(), (v.w * (e > threshold * largest)).detach()
 
 
-def structural_similarity(v, batch, ce_weight=0.5, class_weight=None, include_background=True, **options):
+def structural_similarity(v, batch, ce_weight=0.5, class_weight=None, **options):
+    shape = (1, -1, *[1] * (v.p.ndim - 2))
+    omega = torch.ones(v.channels) if class_weight is None else torch.as_tensor(class_weight)
+    omega = omega.to(v.p).reshape(shape)
     e, f = structural_weights(v, **options)
-    loss = e * f * (v.y * v.l + (1 - v.y) * v.m)
-    first = 0 if include_background or v.channels == 1 else 1
-    return loss, f, first, class_weight, ce_weight
+    loss = (omega * e * f * (v.y * v.l + (1 - v.y) * v.m)).sum() / f.sum().clamp_min(1)
+    if v.classes:
+        entropy = (v.w * omega * v.y * v.l).sum() / (v.w * omega * v.y).sum()
+    else:
+        entropy = (v.w * omega * (v.y * v.l + (1 - v.y) * v.m)).sum() / v.w.expand_as(v.p).sum()
+    return ce_weight * entropy + (1 - ce_weight) * loss
 
 
 def ball(radius, axes, dtype):

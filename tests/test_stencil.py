@@ -14,7 +14,10 @@ CASES = [
     ("hausdorff_erosion", {}),
     ("hausdorff_erosion", {"alpha": 0.0, "erosions": 3, "include_background": True}),
     ("hausdorff_erosion", {"alpha": 1.5, "batch": True, "class_weight": [0.5, 1.0, 2.0]}),
+    ("structural_similarity", {}),
+    ("structural_similarity", {"window": 5, "sigma": 0.8, "threshold": 0.3, "class_weight": [0.5, 1.0, 2.0]}),
 ]
+CONSTANTS = ("structural_similarity", "hausdorff_conv")  # have factors that are not differentiated
 NAMES = list(dict.fromkeys(name for name, _ in CASES))
 every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 every_loss = pytest.mark.parametrize("name", NAMES)
@@ -124,7 +127,7 @@ def test_layouts_and_label_dtypes(name, label_dtype):
         assert torch.equal(again, value) and torch.equal(slope, gradient)
 
 
-@every_loss
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in CONSTANTS])
 def test_gradcheck(name):
     logits, labels = problem("softmax", 3, (5, 6))
     labels[:, 0, :2] = 255
@@ -145,13 +148,15 @@ def test_nothing_to_count(each_backend, name):
 def test_not_a_number_is_not_hidden(each_backend, name):
     logits, labels = problem("softmax", 3, (6, 7, 9))
     logits[1, 1, 2, 3, 4] = torch.nan
-    assert loss_class(name)(include_background=True)(logits, labels).isnan()
+    background = {} if name == "structural_similarity" else {"include_background": True}
+    assert loss_class(name)(**background)(logits, labels).isnan()
 
 
 @every_loss
 def test_samples_do_not_see_one_another(name):
     logits, labels = problem("softmax", 3, (6, 7, 9))
     table = loss_class(name)(reduction="none")(logits, labels)
+    assert table.shape == (2, 3 if name == "structural_similarity" else 2)
     for b in range(2):
         alone = loss_class(name)(reduction="none")(logits[b : b + 1], labels[b : b + 1])
         torch.testing.assert_close(table[b : b + 1], alone, rtol=1e-12, atol=0)
@@ -232,6 +237,10 @@ BAD_OPTIONS = [
     ("hausdorff_erosion", {"alpha": -1}, "alpha: got -1"),
     ("hausdorff_erosion", {"erosions": 0}, "erosions: got 0, expected an integer of at least 1"),
     ("hausdorff_erosion", {"erosions": 2.5}, "erosions: got 2.5"),
+    ("structural_similarity", {"window": 4}, "window: got 4, expected an odd number"),
+    ("structural_similarity", {"sigma": 0}, "sigma: got 0, expected a finite number above 0"),
+    ("structural_similarity", {"ce_weight": 2}, "ce_weight: got 2"),
+    ("structural_similarity", {"threshold": -1}, "threshold: got -1"),
 ]
 
 
@@ -263,6 +272,11 @@ def operator_arguments(backend, *options):
 def test_opcheck_of_the_erosion(backend, derivative):
     arguments = operator_arguments(backend, 2.0, 4, derivative)
     torch.library.opcheck(torch.ops.fastloss.hausdorff_erosion, arguments)
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba", "triton"])
+def test_opcheck_of_the_structural_map(backend):
+    torch.library.opcheck(torch.ops.fastloss.structural_map, operator_arguments(backend, [0.25, 0.5, 0.25], 0.1, 0.01))
 
 
 # Hausdorff by erosion
