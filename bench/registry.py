@@ -19,6 +19,7 @@ from bench.peers import (
     monai_focal,
     monai_unified,
 )
+from bench.stencil_peers import kornia_erosion, monai_cldice, plain_conv, plain_structural
 
 SMOOTH = 1e-5  # fastloss's default, set on both sides so that values agree
 
@@ -87,6 +88,11 @@ LOSSES: dict[str, LossRow] = {
     ),
     "combo": LossRow("ComboLoss"),
     "exp_log": LossRow("ExpLogLoss"),
+    "hausdorff_erosion": LossRow("HausdorffErosionLoss", {"include_background": True}, (kornia_erosion,)),
+    "hausdorff_conv": LossRow("HausdorffConvLoss", peers=(plain_conv,)),
+    "structural_similarity": LossRow("StructuralSimilarityLoss", peers=(plain_structural,)),
+    "cldice": LossRow("SoftCLDiceLoss", peers=(monai_cldice,)),
+    "dice_cldice": LossRow("SoftDiceCLDiceLoss"),
     "unified_focal": LossRow("UnifiedFocalLoss", {"smooth": 1e-7}, (monai_unified,)),
 }
 

@@ -1,12 +1,13 @@
 """fastloss: segmentation losses for PyTorch as fused kernels, on the CPU and on GPUs."""
 
 from .base import CompoundLoss, SegmentationLoss, SumLoss
+from .cldice import SoftCLDiceLoss, SoftDiceCLDiceLoss
 from .compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
 from .confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
 from .deep_supervision import DeepSupervision
 from .distribution import BalancedCrossEntropyLoss, CrossEntropyLoss, WeightedCrossEntropyLoss
 from .focal import FocalLoss, PolyLoss
-from .hausdorff import HausdorffErosionLoss
+from .hausdorff import HausdorffConvLoss, HausdorffErosionLoss
 from .ops import backend
 from .region import DiceLoss, FocalTverskyLoss, JaccardLoss, LogCoshDiceLoss, TverskyLoss
 from .structural import StructuralSimilarityLoss
@@ -28,6 +29,7 @@ __all__ = [
     "FocalLoss",
     "FocalTverskyLoss",
     "GeneralizedDiceLoss",
+    "HausdorffConvLoss",
     "HausdorffErosionLoss",
     "JaccardLoss",
     "LogCoshDiceLoss",
@@ -35,6 +37,8 @@ __all__ = [
     "PolyLoss",
     "SegmentationLoss",
     "SensitivitySpecificityLoss",
+    "SoftCLDiceLoss",
+    "SoftDiceCLDiceLoss",
     "StructuralSimilarityLoss",
     "SumLoss",
     "TverskyLoss",

@@ -57,6 +57,15 @@ def _sums_like(logits: Tensor, columns: int) -> Tensor:
     return logits.new_empty((*logits.shape[:2], columns), dtype=dtype)
 
 
+def refuse_transforms() -> None:
+    """Raises NotImplementedError under torch.func."""
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "fastloss losses do not run under torch.func transforms (grad, vmap, jvp, ...): use loss.backward() or "
+            "torch.autograd.grad, and reduction='none' for a value per sample"
+        )
+
+
 # Stencils of the squared error: [B, C, 2] (a sum, and the sum of w), and the derivative of the sum by w (p - y)^2
 
 
@@ -89,6 +98,34 @@ def _squared_error_fake(logits: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
 _register(
     f"hausdorff_erosion({_INPUTS}, float alpha, int erosions, bool derivative, str backend) -> (Tensor, Tensor)",
     _hausdorff_erosion,
+    _squared_error_fake,
+)
+
+
+def _hausdorff_conv(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    activation: str,
+    ignore: Sequence[int],
+    dense: bool,
+    validate: int,
+    alpha: float,
+    radii: Sequence[int],
+    first: int,
+    derivative: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    plan = _plan(activation, ignore, dense)
+    stencils = _stencils(backend, logits.device)
+    sums, slope, bad = stencils.hausdorff_conv(logits, target, mask, plan, alpha, list(radii), first)
+    _check(bad, target, mask, plan, logits.shape[1], validate)
+    return sums, slope if derivative else slope.new_empty(0)
+
+
+_register(
+    f"hausdorff_conv({_INPUTS}, float alpha, int[] radii, int first, bool derivative, str backend) -> (Tensor, Tensor)",
+    _hausdorff_conv,
     _squared_error_fake,
 )
 
@@ -129,15 +166,6 @@ class _EagerSquaredErrorSums(_SquaredErrorSums):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Any:
         raise NotImplementedError("fastloss losses have no forward-mode derivative: use reverse mode (backward)")
-
-
-def refuse_transforms() -> None:
-    """Raises NotImplementedError under torch.func."""
-    if torch._C._are_functorch_transforms_active():
-        raise NotImplementedError(
-            "fastloss losses do not run under torch.func transforms (grad, vmap, jvp, ...): use loss.backward() or "
-            "torch.autograd.grad, and reduction='none' for a value per sample"
-        )
 
 
 def squared_error_sums(
@@ -197,3 +225,93 @@ def structural_map(
         refuse_transforms()
     field, selected = torch.ops.fastloss.structural_map(logits.detach(), target, mask, *options, backend)
     return field, selected
+
+
+# Soft clDice: [B, C, 7], the sums of w times p y, p, s_p y, s_p, s_y p, s_y and y
+
+
+def _cldice_sums(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    activation: str,
+    ignore: Sequence[int],
+    dense: bool,
+    validate: int,
+    iterations: int,
+    first: int,
+    backend: str,
+) -> Tensor:
+    plan = _plan(activation, ignore, dense)
+    sums, bad = _stencils(backend, logits.device).cldice_sums(logits, target, mask, plan, iterations, first)
+    _check(bad, target, mask, plan, logits.shape[1], validate)
+    return sums
+
+
+def _cldice_sums_backward(
+    grad_sums: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    activation: str,
+    ignore: Sequence[int],
+    dense: bool,
+    validate: int,
+    iterations: int,
+    first: int,
+    backend: str,
+) -> Tensor:
+    plan = _plan(activation, ignore, dense)
+    stencils = _stencils(backend, logits.device)
+    gradient: Tensor = stencils.cldice_sums_backward(grad_sums, logits, target, mask, plan, iterations)
+    return gradient
+
+
+_CLDICE = f"{_INPUTS}, int iterations, int first, str backend) -> Tensor"
+_register(f"cldice_sums({_CLDICE}", _cldice_sums, lambda logits, *inputs: _sums_like(logits, 7))
+_register(
+    f"cldice_sums_backward(Tensor grad_sums, {_CLDICE}",
+    _cldice_sums_backward,
+    lambda grad_sums, logits, *inputs: torch.empty_like(logits),
+)
+
+
+class _ClDiceSums(torch.autograd.Function):
+    """What torch.compile traces: it takes no Function with a jvp."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, mask: Tensor | None, options: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(logits, target, mask)
+        ctx.options = options
+        ctx.set_materialize_grads(False)
+        sums: Tensor = torch.ops.fastloss.cldice_sums(logits, target, mask, *options)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        grad_sums = grads[0]
+        if grad_sums is None:
+            return None, None, None, None
+        logits, target, mask = ctx.saved_tensors
+        gradient = torch.ops.fastloss.cldice_sums_backward(grad_sums, logits, target, mask, *ctx.options)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            gradient = FirstDerivativeOnly.apply(gradient, grad_sums, logits)
+        return gradient, None, None, None
+
+
+class _EagerClDiceSums(_ClDiceSums):
+    """Without a jvp of its own, forward-mode would silently give zero."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        raise NotImplementedError("fastloss losses have no forward-mode derivative: use reverse mode (backward)")
+
+
+def cldice_sums(logits: Tensor, target: Tensor, mask: Tensor | None, options: tuple[Any, ...]) -> Tensor:
+    """Differentiable ``[B, C, 7]``; ``options`` are the operator's, after its tensors."""
+    if torch.compiler.is_compiling():
+        traced: Tensor = _ClDiceSums.apply(logits, target, mask, options)
+        return traced
+    refuse_transforms()
+    result: Tensor = _EagerClDiceSums.apply(logits, target, mask, options)
+    return result

@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastloss.terms import Plan
+from fastloss.terms import Plan, Term
 
 from . import cpu_erosion as erosion
+from . import cpu_skeleton as skeleton
 from . import cpu_structure as structure
+from .balls import Balls
+from .cpu import backward as backward_of_sums
 from .cpu_threads import pick
 from .cpu_volumes import Volumes, errors, probabilities, target_volume, volumes
 
@@ -192,3 +195,137 @@ class _Structure:
         limit = np.array([self.threshold * self.largest.max().view(p.dtype)], p.dtype)
         pick(structure.SELECT, v.logits)(p, w, limit, self.sums)
         return float(self.sums.sum())
+
+
+def cldice_sums(
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, iterations: int, first: int
+) -> tuple[Tensor, int]:
+    """``[B, C, 7]``: the sums of w times p y, p, s_p y, s_p, s_y p, s_y and y with s the soft skeletons; zeros for the
+    channels before ``first``."""
+    batch, channels = logits.shape[:2]
+    v = volumes(logits, target, mask, plan)
+    sums, bad = np.zeros((batch, channels, 7)), 0
+    if logits.numel():
+        work = _Skeletons(v, iterations, False)
+        p = np.empty((1, channels, int(np.prod(v.grid))), v.reals.dtype)
+        for b in range(batch):
+            bad += probabilities(v, p, work.weights, b)[1]
+            for c in range(first, channels):
+                work.sums(b, c, p[0, c].reshape(v.grid), sums[b, c])
+    return torch.from_numpy(sums), bad
+
+
+def cldice_sums_backward(
+    grad_sums: Tensor, logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, iterations: int
+) -> Tensor:
+    """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
+    batch, channels = logits.shape[:2]
+    v = volumes(logits, target, mask, plan)
+    slope = np.empty((batch, channels, int(np.prod(v.grid))), v.reals.dtype)
+    coefficients = grad_sums.detach().numpy()
+    if slope.size:
+        work = _Skeletons(v, iterations, True)
+        for b in range(batch):
+            probabilities(v, slope[b : b + 1], work.weights, b)
+            for c in range(channels):
+                if coefficients[b, c].any():
+                    work.derivative(b, c, slope[b, c].reshape(v.grid), coefficients[b, c])
+                else:
+                    slope[b, c].fill(0)
+        del work
+    counted = None if mask is None else mask != 0  # the weights are in the slope already
+    by_p = torch.ones((batch, channels, 1), dtype=torch.float64)
+    through = plan._replace(terms=(Term("p", mapped=True),))
+    return backward_of_sums(by_p, logits, target, counted, torch.from_numpy(slope).view(logits.shape), through)
+
+
+class _Skeletons:
+    """Soft skeletons of one class; the memory serves one class after another."""
+
+    def __init__(self, v: Volumes, iterations: int, derivative: bool):
+        grid, self.dtype = v.grid, v.reals.dtype
+        self.volumes, self.steps = v, iterations + 1
+        self.weights = np.empty((1, int(np.prod(grid))), self.dtype)
+        self.w = self.weights.reshape(grid)
+        self.target, self.rest = np.empty(grid, self.dtype), np.empty(grid, self.dtype)
+        self.no_codes = np.empty((0, 0, 0), np.uint8)
+        self.stack = np.empty((self.steps + 1 if derivative else 2, *grid), self.dtype)
+        self.codes = np.empty((2, self.steps if derivative else 0, *grid), np.uint8)
+        self.partial = np.zeros((grid[0], 3))
+
+    def call(self, kernels: list, *arguments: object) -> None:
+        pick(kernels, self.volumes.logits)(*arguments)
+
+    def rest_of(self, x: np.ndarray) -> np.ndarray:
+        """1 - soft skeleton of x."""
+        self.rest.fill(1)
+        now, after = self.stack[-2], self.stack[-1]
+        now[:] = x
+        for _ in range(self.steps):
+            self.call(skeleton.ERODE, now, after, self.no_codes)
+            self.call(skeleton.RESIDUE, now, after, self.rest, self.no_codes)
+            now, after = after, now
+        return self.rest
+
+    def sums(self, b: int, c: int, p: np.ndarray, out: np.ndarray) -> None:
+        """The sums of one class."""
+        y, w = self.target, self.w
+        target_volume(self.volumes, y.reshape(-1), b, c)
+        of_p = self.totals(skeleton.SUMS_OF_SKELETON, self.rest_of(p), y, w)
+        of_y = self.totals(skeleton.SUMS_OF_SKELETON, self.rest_of(y), p, w)
+        overlap = self.totals(skeleton.OVERLAP, p, y, w)[0]
+        out[:] = overlap, of_y[2], of_p[0], of_p[1], of_y[0], of_y[1], of_p[2]
+
+    def totals(self, kernels: list, *arguments: np.ndarray) -> np.ndarray:
+        self.call(kernels, *arguments, self.partial)
+        return self.partial.sum(0)
+
+    def derivative(self, b: int, c: int, p: np.ndarray, by: np.ndarray) -> None:
+        """Replaces p by the derivative by it, the weights included."""
+        y, stack = self.target, self.stack
+        target_volume(self.volumes, y.reshape(-1), b, c)
+        stack[0] = p
+        erosions, dilations = self.codes
+        for k in range(self.steps):
+            self.call(skeleton.ERODE, stack[k], stack[k + 1], erosions[k])
+            self.call(skeleton.RESIDUE, stack[k], stack[k + 1], self.rest, dilations[k])
+        factors = np.array([by[skeleton.PRECISION], by[skeleton.SKELETON_P]], self.dtype)
+        self.call(skeleton.DERIVATIVES, stack, y, self.w, factors)
+        stack[self.steps].fill(0)
+        plus, minus = np.ones(1, self.dtype), -np.ones(1, self.dtype)
+        of_erosion, of_dilation = (f(self.volumes.grid) for f in (skeleton.erosion_offsets, skeleton.dilation_offsets))
+        for k in range(self.steps, -1, -1):
+            if k < self.steps:
+                self.call(skeleton.SCATTER, stack[k], stack[k + 1], erosions[k], of_erosion, plus)
+            if k > 0:
+                self.call(skeleton.SCATTER, stack[k], stack[k - 1], dilations[k - 1], of_dilation, minus)
+        p[:] = stack[0]
+        factors = np.array([by[skeleton.SENSITIVITY], by[skeleton.PY], by[skeleton.P]], self.dtype)
+        self.call(skeleton.CONSTANTS, p, self.rest_of(y), y, self.w, factors)
+
+
+def hausdorff_conv(
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, alpha: float, radii: list[int], first: int
+) -> tuple[Tensor, Tensor, int]:
+    """``[B, C, 2]`` (sum of the weighted squared error, sum of w), and what it is weighted by; the channels before
+    ``first`` have 0."""
+    batch, channels = logits.shape[:2]
+    v = volumes(logits, target, mask, plan)
+    field = np.zeros((batch, channels, int(np.prod(v.grid))), v.reals.dtype)
+    sums, bad = np.zeros((batch, channels, 2)), 0
+    if field.size:
+        weights, y = np.empty((batch, field.shape[2]), field.dtype), np.empty(field.shape[2], field.dtype)
+        totals, bad = probabilities(v, field, weights)
+        sums[:, :, 1] = totals[:, None]
+        space = logits.shape[2:]
+        balls = Balls(radii, alpha, torch.from_numpy(y).view(space))
+        for b in range(batch):
+            field[b, :first] = 0
+            for c in range(first, channels):
+                target_volume(v, y, b, c)
+                p = torch.from_numpy(field[b, c])
+                weight = balls.surplus_weights(p.view(space), torch.from_numpy(y).view(space)).view(-1)
+                error = (p - torch.from_numpy(y)).square_().mul_(torch.from_numpy(weights[b])).mul_(weight)
+                sums[b, c, 0] = float(error.sum(dtype=torch.float64))
+                p.copy_(weight)
+    return torch.from_numpy(sums), torch.from_numpy(field).view(logits.shape), bad

@@ -196,13 +196,13 @@ def _errors_loop(out, partial, walks, numbers, reals):  # type: ignore[no-untype
     return bad
 
 
-def _probabilities_loop(out, weights, partial, walks, numbers, reals):  # type: ignore[no-untyped-def]
+def _probabilities_loop(out, weights, partial, walks, numbers, first, reals):  # type: ignore[no-untyped-def]
     voxels = out.shape[2]
     per_sample, bad = -(-voxels // CHUNK), 0
     for i in prange(partial.size):
         b, start = i // per_sample, i % per_sample * CHUNK
         stop = min(start + CHUNK, voxels)
-        found, partial[i] = _probabilities_chunk(out[b], weights[b], walks, numbers, b, start, stop, reals)
+        found, partial[i] = _probabilities_chunk(out[b], weights[b], walks, numbers, first + b, start, stop, reals)
         bad += found
     return bad
 
@@ -227,10 +227,13 @@ def errors(v: Volumes, out: np.ndarray) -> tuple[np.ndarray, int]:
     return partial.reshape(out.shape[0], -1).sum(1), bad
 
 
-def probabilities(v: Volumes, out: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
-    """Writes p into out ``[B, C, V]`` and w into weights ``[B, V]``; the sums of w and the bad labels."""
+def probabilities(v: Volumes, out: np.ndarray, weights: np.ndarray, first: int = 0) -> tuple[np.ndarray, int]:
+    """Writes p into out ``[B, C, V]`` and w into weights ``[B, V]``, of the samples from ``first`` on.
+
+    Returns the sums of w and the number of bad labels.
+    """
     partial = _partial(out)
-    bad = pick(_PROBABILITIES, v.logits)(out, weights, partial, v.walks, v.numbers, v.reals)
+    bad = pick(_PROBABILITIES, v.logits)(out, weights, partial, v.walks, v.numbers, first, v.reals)
     return partial.reshape(out.shape[0], -1).sum(1), bad
 
 

@@ -34,6 +34,11 @@ CASES = [
     ("exp_log", {"gamma": [0.5, 0.3]}, {"class_frequency": [0.7, 0.2, 0.1], "gamma": 1.0}),
     ("unified_focal", {}, {"weight": 0.3, "delta": 0.7}),
     ("unified_focal", {"symmetric": True, "batch": True}, {"symmetric": True, "gamma": 0.2}),
+    ("hausdorff_erosion", {"erosions": 3, "batch": True}, {"erosions": 2, "alpha": 1.0}),
+    ("hausdorff_conv", {"radii": [1, 3]}, {"radii": [2, 9], "class_weight": [1.0, 0.5, 2.0]}),
+    ("structural_similarity", {"class_weight": [1.0, 0.5, 2.0]}, {"window": 5, "ce_weight": 0.2}),
+    ("soft_cldice", {}, {"iterations": 1, "smooth": 0.5}),
+    ("soft_dice_cldice", {"batch": True}, {"include_background": True}),
 ]
 
 

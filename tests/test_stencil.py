@@ -2,7 +2,6 @@
 
 import oracle
 import plain
-import plain_stencil
 import pytest
 import torch
 from rows import loss_class
@@ -16,6 +15,11 @@ CASES = [
     ("hausdorff_erosion", {"alpha": 1.5, "batch": True, "class_weight": [0.5, 1.0, 2.0]}),
     ("structural_similarity", {}),
     ("structural_similarity", {"window": 5, "sigma": 0.8, "threshold": 0.3, "class_weight": [0.5, 1.0, 2.0]}),
+    ("hausdorff_conv", {"radii": [1, 3, 5]}),
+    ("hausdorff_conv", {"radii": [2], "alpha": 0.5, "batch": True, "include_background": True}),
+    ("soft_cldice", {}),
+    ("soft_cldice", {"iterations": 0, "smooth": 0.1, "batch": True, "include_background": True}),
+    ("soft_dice_cldice", {"iterations": 2, "cldice_weight": 0.3, "class_weight": [0.5, 1.0, 2.0]}),
 ]
 CONSTANTS = ("structural_similarity", "hausdorff_conv")  # have factors that are not differentiated
 NAMES = list(dict.fromkeys(name for name, _ in CASES))
@@ -237,6 +241,11 @@ BAD_OPTIONS = [
     ("hausdorff_erosion", {"alpha": -1}, "alpha: got -1"),
     ("hausdorff_erosion", {"erosions": 0}, "erosions: got 0, expected an integer of at least 1"),
     ("hausdorff_erosion", {"erosions": 2.5}, "erosions: got 2.5"),
+    ("hausdorff_conv", {"radii": []}, "radii: got none"),
+    ("hausdorff_conv", {"radii": [3, 0]}, "radii: got 0, expected an integer of at least 1"),
+    ("soft_cldice", {"iterations": -1}, "iterations: got -1, expected an integer of at least 0"),
+    ("soft_cldice", {"smooth": -1}, "smooth: got -1"),
+    ("soft_dice_cldice", {"cldice_weight": 2}, "cldice_weight: got 2"),
     ("structural_similarity", {"window": 4}, "window: got 4, expected an odd number"),
     ("structural_similarity", {"sigma": 0}, "sigma: got 0, expected a finite number above 0"),
     ("structural_similarity", {"ce_weight": 2}, "ce_weight: got 2"),
@@ -279,6 +288,19 @@ def test_opcheck_of_the_structural_map(backend):
     torch.library.opcheck(torch.ops.fastloss.structural_map, operator_arguments(backend, [0.25, 0.5, 0.25], 0.1, 0.01))
 
 
+@pytest.mark.parametrize("backend", ["reference", "numba", "triton"])
+def test_opcheck_of_the_convolution(backend):
+    torch.library.opcheck(torch.ops.fastloss.hausdorff_conv, operator_arguments(backend, 2.0, [2, 3], 1, True))
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba", "triton"])
+def test_opcheck_of_cldice(backend):
+    arguments = operator_arguments(backend, 2, 1)
+    torch.library.opcheck(torch.ops.fastloss.cldice_sums, arguments)
+    grad_sums = torch.randn(2, 3, 7, dtype=torch.float64)
+    torch.library.opcheck(torch.ops.fastloss.cldice_sums_backward, (grad_sums, *arguments))
+
+
 # Hausdorff by erosion
 
 
@@ -311,5 +333,71 @@ def test_smallest_value_above_the_threshold_is_differentiated_too(each_backend):
     agree(loss, plain_loss("hausdorff_erosion", labels, None, 1, erosions=1), wrong, labels, 1e-6)
 
 
-def test_plain_skeleton_tools():
-    assert plain_stencil.ball(1, 3, torch.float64).count_nonzero() == 7
+# Hausdorff by convolution
+
+
+def test_balls_larger_than_the_volume(each_backend):
+    logits, labels = problem("softmax", 3, (6, 9))
+    options = {"radii": [4, 7, 20]}
+    loss = fastloss.HausdorffConvLoss(**options)
+    agree(loss, plain_loss("hausdorff_conv", labels, "softmax", 3, **options), logits, labels, 1e-9)
+
+
+def test_balls_that_fit_have_their_full_weight():
+    """A ball lies within a mask where the distance to the nearest voxel outside exceeds its radius: f is 1/2 there, for
+    y and for p, and less elsewhere."""
+    from fastloss.kernels.balls import Balls
+
+    from fastloss.distance import edt
+
+    y = torch.zeros(21, 19, 17)
+    y[:, 3:14, 2:16] = 1
+    distance = edt(torch.nn.functional.pad(y, [1] * 6).to(torch.uint8))[1:-1, 1:-1, 1:-1]
+    for radius in (1, 2, 3, 4):
+        weight = Balls([radius], 2.0, y).surplus_weights(y, y)
+        fits = distance > radius
+        assert fits.any()
+        torch.testing.assert_close(weight[fits], torch.full_like(weight[fits], radius**2.0))
+        assert (weight[~fits] < radius**2 - 1e-3).all()
+
+
+# Soft clDice
+
+
+def test_skeleton_of_a_bar_is_its_middle(each_backend):
+    """A bar three voxels wide is its own opening, so that its skeleton is left by the second erosion."""
+    labels = torch.zeros(1, 9, 15, dtype=torch.uint8)
+    labels[:, 3:6, 2:13] = 1
+    perfect = torch.stack((1.0 - labels, labels.double()), 1)
+    loss = fastloss.SoftCLDiceLoss(activation=None)
+    assert loss(perfect, labels).item() == pytest.approx(0, abs=1e-12)
+    thin = torch.zeros_like(labels)
+    thin[:, 4, 3:12] = 1
+    half = torch.stack((1.0 - thin, thin.double()), 1)
+    assert loss(half, labels).item() == pytest.approx(0, abs=1e-12)  # the centre line has all that counts
+    assert fastloss.DiceLoss(activation=None, include_background=False)(half, labels).item() > 0.4
+
+
+def test_cldice_equals_monai_with_a_class_as_a_sample():
+    from monai.losses import SoftclDiceLoss, SoftDiceclDiceLoss
+
+    logits, labels = problem("softmax", 3, (6, 7, 9))
+    y = oracle.one_hot(labels, 3).double().flatten(0, 1)[:, None]
+
+    def theirs(cls):
+        return lambda z: cls(iter_=3, smooth=0.0)(z.softmax(1).flatten(0, 1)[:, None], y)
+
+    agree(fastloss.SoftCLDiceLoss(include_background=True), theirs(SoftclDiceLoss), logits, labels, 1e-9)
+    agree(fastloss.SoftDiceCLDiceLoss(include_background=True), theirs(SoftDiceclDiceLoss), logits, labels, 1e-9)
+
+
+def test_erosion_equals_kornia():
+    from kornia.losses import HausdorffERLoss, HausdorffERLoss3D
+
+    for space, cls in (((13, 11), HausdorffERLoss), ((6, 7, 9), HausdorffERLoss3D)):
+        logits, labels = problem("softmax", 3, space)
+
+        def theirs(z, cls=cls, labels=labels):
+            return cls()(z.softmax(1), labels.long()[:, None])
+
+        agree(fastloss.HausdorffErosionLoss(include_background=True), theirs, logits, labels, 1e-6)

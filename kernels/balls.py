@@ -1,0 +1,75 @@
+"""Means over balls, by fast Fourier transforms in plain PyTorch on any device: the Hausdorff loss by convolution.
+
+A voxel's mean over a ball of r = 18 in three axes has 24405 terms; a transform has a few hundred operations a voxel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Balls:
+    """The transforms of the balls of several radii, for volumes of one shape."""
+
+    def __init__(self, radii: Sequence[int], alpha: float, like: Tensor):
+        self.space = like.shape
+        self.weights = [float(radius) ** alpha for radius in radii]
+        self.reach = [min(max(radii), size - 1) for size in self.space]  # beyond it there is no voxel
+        self.padded = [_fast_length(size + far) for size, far in zip(self.space, self.reach, strict=True)]
+        # voxel of a periodic axis -> how far it is from voxel 0, by which all that is symmetric is indexed
+        places = [torch.arange(size, device=like.device) for size in self.padded]
+        self.offsets = [torch.minimum(x, size - x) for x, size in zip(places, self.padded, strict=True)]
+        self.transforms = [self._transform(radius, like) for radius in radii]
+
+    def _transform(self, radius: int, like: Tensor) -> Tensor:
+        """Of the ball around voxel 0, of sum 1 where nothing is cut off; real and symmetric, of each axis a half."""
+        whole = _squares([torch.arange(-radius, radius + 1, device=like.device)] * len(self.space))
+        near = [torch.where(x <= far, x, radius + 1) for x, far in zip(self.offsets, self.reach, strict=True)]
+        ball = (_squares(near) <= radius**2).to(like) / (whole <= radius**2).sum()
+        half = torch.fft.rfftn(ball).real
+        return half[tuple(slice(size // 2 + 1) for size in self.padded)].clone()
+
+    def surplus_weights(self, p: Tensor, y: Tensor) -> Tensor:
+        """What multiplies the squared error, ``[*S]``, from p and y of one class.
+
+        The complements are padded with ones: their mean over a ball is 1 less that of p or y padded with zeros.
+        """
+        of_p, of_y = torch.fft.rfftn(p, self.padded), torch.fft.rfftn(y, self.padded)
+        weight = torch.zeros_like(p)
+        for factor, half in zip(self.weights, self.transforms, strict=True):
+            ball = half
+            for axis, offset in enumerate(self.offsets[:-1]):
+                ball = ball.index_select(axis, offset)
+            p_surplus, y_surplus = self._mean(of_p, ball), self._mean(of_y, ball)
+            false_positive = p_surplus.relu().sub_(y_surplus.clamp_max(0)).mul_(p)
+            false_negative = y_surplus.relu_().sub_(p_surplus.clamp_max_(0)).mul_(y)
+            weight.add_(false_positive.add_(false_negative), alpha=factor)
+        return weight
+
+    def _mean(self, transform: Tensor, ball: Tensor) -> Tensor:
+        """The mean over the ball, less a half."""
+        mean = torch.fft.irfftn(transform * ball, self.padded)
+        return mean[tuple(slice(size) for size in self.space)] - 0.5
+
+
+def _squares(lines: list[Tensor]) -> Tensor:
+    """The sum over the axes of the squares of one number each."""
+    total = lines[0] ** 2
+    for line in lines[1:]:
+        total = total.unsqueeze(-1) + line**2
+    return total
+
+
+def _fast_length(size: int) -> int:
+    """The next product of 2, 3 and 5."""
+    while True:
+        rest = size
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return size
+        size += 1
