@@ -31,7 +31,7 @@ kornia_erosion = Peer("HausdorffERLoss3D", "kornia", _build_kornia_erosion, chan
 def _build_monai_cldice(activation: str, classes: int) -> Loss:
     from monai.losses import SoftclDiceLoss
 
-    loss = SoftclDiceLoss(iter_=3, smooth_nr=1.0, smooth_dr=1.0, smooth=0.0)
+    loss = SoftclDiceLoss(iter_=3, smooth_nr=1.0, smooth_dr=1.0, smooth=1e-12)
 
     def call(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         # it sums over the channels of a sample: a class goes in as a sample of its own

@@ -95,9 +95,15 @@ class HausdorffConvLoss(_SquaredErrorLoss):
 
     The means are taken by Fourier transforms, in the precision of the logits (float32 for half precision).
 
+    With ``hard=True`` the balls are taken from hard masks, p and y above a half, and f is a half where a ball lies
+    wholly within, else 0: :math:`\tfrac12 [D_y > r]` for :math:`f(B_r * y)`, :math:`D_y` being the distance in voxels
+    to the nearest voxel outside. Two distance transforms, on the CPU, replace the means of all radii. It is
+    another loss, never larger where p is hard: balls that lie on one side in part add nothing.
+
     Args:
         alpha: the power of a radius, at least 0.
         radii: of the balls, in voxels, integers of at least 1.
+        hard: whether only balls within hard masks count.
         **options: ``activation``, ``include_background`` (here False by default), ``batch``, ``ignore_index``,
             ``class_weight``, ``reduction``, ``validate`` of :class:`fastloss.SegmentationLoss`.
 
@@ -112,15 +118,22 @@ class HausdorffConvLoss(_SquaredErrorLoss):
 
     _operator = "hausdorff_conv"
 
-    def __init__(self, *, alpha: float = 2.0, radii: Sequence[int] = (3, 6, 9, 12, 15, 18), **options: Any):
+    def __init__(
+        self,
+        *,
+        alpha: float = 2.0,
+        radii: Sequence[int] = (3, 6, 9, 12, 15, 18),
+        hard: bool = False,
+        **options: Any,
+    ):
         check_at_least_zero(alpha=alpha)
         super().__init__(**options)
         self.alpha = float(alpha)
-        self.radii = list(radii)
+        self.radii, self.hard = list(radii), bool(hard)
         if not self.radii:
             raise ValueError("radii: got none, expected one or more integers of at least 1")
         for radius in self.radii:
             check_count(radii=radius)
 
     def _stencil(self, channels: int) -> tuple[Any, ...]:
-        return self.alpha, self.radii, 0 if self.include_background or channels == 1 else 1
+        return self.alpha, self.radii, self.hard, 0 if self.include_background or channels == 1 else 1

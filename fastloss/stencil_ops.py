@@ -112,19 +112,21 @@ def _hausdorff_conv(
     validate: int,
     alpha: float,
     radii: Sequence[int],
+    hard: bool,
     first: int,
     derivative: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     plan = _plan(activation, ignore, dense)
     stencils = _stencils(backend, logits.device)
-    sums, slope, bad = stencils.hausdorff_conv(logits, target, mask, plan, alpha, list(radii), first)
+    sums, slope, bad = stencils.hausdorff_conv(logits, target, mask, plan, alpha, list(radii), hard, first)
     _check(bad, target, mask, plan, logits.shape[1], validate)
     return sums, slope if derivative else slope.new_empty(0)
 
 
 _register(
-    f"hausdorff_conv({_INPUTS}, float alpha, int[] radii, int first, bool derivative, str backend) -> (Tensor, Tensor)",
+    f"hausdorff_conv({_INPUTS}, float alpha, int[] radii, bool hard, int first, bool derivative, str backend)"
+    " -> (Tensor, Tensor)",
     _hausdorff_conv,
     _squared_error_fake,
 )

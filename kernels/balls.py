@@ -1,6 +1,7 @@
-"""Means over balls, by fast Fourier transforms in plain PyTorch on any device: the Hausdorff loss by convolution.
+"""Balls around every voxel, in plain PyTorch on any device: the Hausdorff loss by convolution.
 
-A voxel's mean over a ball of r = 18 in three axes has 24405 terms; a transform has a few hundred operations a voxel.
+Means over balls are Fourier transforms: for r = 18 in three axes a mean has 24405 terms, a transform a few hundred
+operations a voxel. Whether a ball lies within a hard mask needs no ball: a distance tells.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -53,6 +55,38 @@ class Balls:
         """The mean over the ball, less a half."""
         mean = torch.fft.irfftn(transform * ball, self.padded)
         return mean[tuple(slice(size) for size in self.space)] - 0.5
+
+
+class Fits:
+    """The same for hard masks, p and y above a half, and for f a half where the ball lies within the mask, else 0.
+
+    A ball lies within a mask if and only if the nearest voxel on the other side is farther away than its radius.
+    Outside the volume is background: one layer of it is enough, as the nearest voxel outside lies straight ahead.
+    """
+
+    def __init__(self, radii: Sequence[int], alpha: float, like: Tensor):
+        ordered = sorted(radii)
+        self.radii = torch.tensor(ordered, dtype=torch.float32)
+        halves = torch.tensor([0.0] + [float(radius) ** alpha / 2 for radius in ordered], dtype=torch.float64)
+        self.totals = halves.cumsum(0).to(like)  # by how many of the balls fit
+
+    def surplus_weights(self, p: Tensor, y: Tensor) -> Tensor:
+        """See :meth:`Balls.surplus_weights`."""
+        (of_p, p_fits), (of_y, y_fits) = self._fits(p), self._fits(y)
+        return p * torch.where(of_y, 0, y_fits).add(torch.where(of_p, p_fits, 0)) + y * torch.where(
+            of_y, y_fits, 0
+        ).add(torch.where(of_p, 0, p_fits))
+
+    def _fits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask, and the weight of the balls that lie on one side of it around each voxel."""
+        from fastloss.distance import boundary_distance
+
+        mask = x > 0.5
+        if not bool(mask.any()):
+            return mask, self.totals[-1].expand_as(x)
+        distance = boundary_distance(F.pad(mask, [1] * (2 * x.ndim)).cpu())
+        inner = distance[tuple(slice(1, -1) for _ in x.shape)]
+        return mask, self.totals[torch.searchsorted(self.radii, inner.contiguous()).to(x.device)]
 
 
 def _squares(lines: list[Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ from fastloss.terms import Plan, Term
 from . import cpu_erosion as erosion
 from . import cpu_skeleton as skeleton
 from . import cpu_structure as structure
-from .balls import Balls
+from .balls import Balls, Fits
 from .cpu import backward as backward_of_sums
 from .cpu_threads import pick
 from .cpu_volumes import Volumes, errors, probabilities, target_volume, volumes
@@ -305,7 +305,14 @@ class _Skeletons:
 
 
 def hausdorff_conv(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, alpha: float, radii: list[int], first: int
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    plan: Plan,
+    alpha: float,
+    radii: list[int],
+    hard: bool,
+    first: int,
 ) -> tuple[Tensor, Tensor, int]:
     """``[B, C, 2]`` (sum of the weighted squared error, sum of w), and what it is weighted by; the channels before
     ``first`` have 0."""
@@ -318,7 +325,7 @@ def hausdorff_conv(
         totals, bad = probabilities(v, field, weights)
         sums[:, :, 1] = totals[:, None]
         space = logits.shape[2:]
-        balls = Balls(radii, alpha, torch.from_numpy(y).view(space))
+        balls = (Fits if hard else Balls)(radii, alpha, torch.from_numpy(y).view(space))
         for b in range(batch):
             field[b, :first] = 0
             for c in range(first, channels):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastloss.terms import Plan, Term
 
-from .balls import Balls
+from .balls import Balls, Fits
 from .reference import _sum_dtype, _Voxels
 from .reference import backward as backward_of_sums
 
@@ -165,7 +165,7 @@ def cldice_sums_backward(
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     v = _Voxels(logits, target, mask, plan)
     p, y = v.p * v.counted, v.y
-    by = grad_sums.to(v.real).reshape(*p.shape[:2], *[1] * len(v.spatial), -1).unbind(-1)
+    by = grad_sums.to(v.real).reshape(*p.shape[:2], *[1] * len(v.spatial), 7).unbind(-1)
     residues, erosions, dilations = _residues(p, iterations)
     slopes, tail = [], v.weight * (by[2] * y + by[3])
     for k in range(len(residues) - 1, -1, -1):
@@ -244,14 +244,21 @@ def _scattered(x: Tensor, index: Tensor) -> Tensor:
 
 
 def hausdorff_conv(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, alpha: float, radii: list[int], first: int
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    plan: Plan,
+    alpha: float,
+    radii: list[int],
+    hard: bool,
+    first: int,
 ) -> tuple[Tensor, Tensor, int]:
     """``[B, C, 2]`` (sum of the weighted squared error, sum of w), and what it is weighted by; the channels before
     ``first`` have 0."""
     v = _Voxels(logits, target, mask, plan)
     p, y = v.p * v.counted, v.y
     weight = torch.zeros_like(p)
-    balls = Balls(radii, alpha, p[0, 0]) if p.numel() else None
+    balls = (Fits if hard else Balls)(radii, alpha, p[0, 0]) if p.numel() else None
     for b in range(p.shape[0] if balls else 0):
         for c in range(first, p.shape[1]):
             weight[b, c] = balls.surplus_weights(p[b, c], y[b, c])

@@ -95,9 +95,9 @@ def ball(radius, axes, dtype):
     return inside / inside.sum()
 
 
-def hausdorff_conv(v, batch, alpha=2.0, radii=(3, 6, 9, 12, 15, 18), **reduction):
+def hausdorff_conv(v, batch, alpha=2.0, radii=(3, 6, 9, 12, 15, 18), hard=False, **reduction):
     def surplus(x):
-        return (x - 0.5).relu()
+        return (x > 1 - 1e-9) * 0.5 if hard else (x - 0.5).relu()
 
     def complement(x, kernel):
         size = kernel.shape[0] // 2
@@ -106,11 +106,12 @@ def hausdorff_conv(v, batch, alpha=2.0, radii=(3, 6, 9, 12, 15, 18), **reduction
         return convolve(padded, kernel)[(slice(None), slice(None), *inner)]
 
     p, y = (torch.where(v.w != 0, x.detach(), 0) for x in (v.p, v.y))
+    of_p, of_y = ((x > 0.5).to(x) if hard else x for x in (p, y))
     weight = 0
     for radius in radii:
         b = ball(radius, v.p.ndim - 2, v.p.dtype)
-        positive = surplus(complement(y, b)) + surplus(convolve(p, b))
-        negative = surplus(convolve(y, b)) + surplus(complement(p, b))
+        positive = surplus(complement(of_y, b)) + surplus(convolve(of_p, b))
+        negative = surplus(convolve(of_y, b)) + surplus(complement(of_p, b))
         weight = weight + radius**alpha * (positive * p + negative * y)
     return mean_of_table(total(v.w * (v.p - v.y) ** 2 * weight, batch) / total(v.w, batch), **reduction)
 
