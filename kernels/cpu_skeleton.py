@@ -239,19 +239,19 @@ def _scatter_slab(out, g, codes, offsets, sign, slab):
 
 def _erode_loop(x, out, codes):  # type: ignore[no-untyped-def]
     for z in prange(x.shape[0]):
-        _erode_plane(x, out, codes, z)
+        _erode_plane(x, out, codes, np.int64(z))  # prange counts in uint64, which makes z - 1 a float
 
 
 def _residue_loop(x, eroded, rest, codes):  # type: ignore[no-untyped-def]
     for slab in prange(-(-x.shape[0] // SLAB)):
-        _residue_slab(x, eroded, rest, codes, slab)
+        _residue_slab(x, eroded, rest, codes, np.int64(slab))
 
 
 def _scatter_loop(out, g, codes, offsets, sign):  # type: ignore[no-untyped-def]
     slabs = -(-g.shape[0] // SLAB)
     for half in range(2):
         for slab in prange((slabs + 1 - half) // 2):
-            _scatter_slab(out, g, codes, offsets, sign[0], 2 * slab + half)
+            _scatter_slab(out, g, codes, offsets, sign[0], 2 * np.int64(slab) + half)
 
 
 def _derivatives_loop(stack, y, w, factors):  # type: ignore[no-untyped-def]
