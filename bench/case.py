@@ -1,5 +1,6 @@
 """One loss on one volume: what is compared, shared by the timing process and the memory processes."""
 
+import math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
@@ -32,6 +33,7 @@ class Case:
     backend: str = "auto"
     device: str = "cpu"
     threads: int = 1
+    only_ours: bool = False  # without the peers
 
     def as_dict(self) -> dict:
         """Plain values for JSON."""
@@ -40,6 +42,15 @@ class Case:
     def for_loss(self, loss: str) -> "Case":
         """The same measurement of another loss."""
         return replace(self, loss=loss)
+
+    @property
+    def voxels(self) -> int:
+        """Of the whole batch."""
+        return math.prod((self.shape[0], *self.shape[2:]))
+
+    @property
+    def logits_bytes(self) -> int:
+        return self.voxels * self.shape[1] * DTYPES[self.dtype].itemsize
 
     @property
     def torch_device(self) -> torch.device:
@@ -68,7 +79,7 @@ class Case:
 
     def peers(self) -> list[Peer]:
         """The installed peers that know the case's activation and classes."""
-        return [peer for peer in self.known_peers() if installed_version(peer.package)]
+        return [] if self.only_ours else [peer for peer in self.known_peers() if installed_version(peer.package)]
 
     def known_peers(self) -> list[Peer]:
         """The peers that know the case's activation and classes, installed or not."""

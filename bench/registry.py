@@ -94,6 +94,10 @@ LOSSES: dict[str, LossRow] = {
     "cldice": LossRow("SoftCLDiceLoss", peers=(monai_cldice,)),
     "dice_cldice": LossRow("SoftDiceCLDiceLoss"),
     "unified_focal": LossRow("UnifiedFocalLoss", {"smooth": 1e-7}, (monai_unified,)),
+    "boundary": LossRow("BoundaryLoss"),
+    "hausdorff_dt": LossRow("HausdorffDTLoss", {}, (monai("HausdorffDTLoss"),)),
+    "distance_penalty": LossRow("DistancePenaltyLoss"),
+    "shape_aware": LossRow("ShapeAwareLoss"),
 }
 
 

@@ -1,6 +1,7 @@
 """fastloss: segmentation losses for PyTorch as fused kernels, on the CPU and on GPUs."""
 
 from .base import CompoundLoss, SegmentationLoss, SumLoss
+from .boundary import BoundaryLoss, DistancePenaltyLoss, HausdorffDTLoss, ShapeAwareLoss
 from .cldice import SoftCLDiceLoss, SoftDiceCLDiceLoss
 from .compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
 from .confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BalancedCrossEntropyLoss",
+    "BoundaryLoss",
     "ComboLoss",
     "CompoundLoss",
     "CrossEntropyLoss",
@@ -25,11 +27,13 @@ __all__ = [
     "DiceCELoss",
     "DiceFocalLoss",
     "DiceLoss",
+    "DistancePenaltyLoss",
     "ExpLogLoss",
     "FocalLoss",
     "FocalTverskyLoss",
     "GeneralizedDiceLoss",
     "HausdorffConvLoss",
+    "HausdorffDTLoss",
     "HausdorffErosionLoss",
     "JaccardLoss",
     "LogCoshDiceLoss",
@@ -37,6 +41,7 @@ __all__ = [
     "PolyLoss",
     "SegmentationLoss",
     "SensitivitySpecificityLoss",
+    "ShapeAwareLoss",
     "SoftCLDiceLoss",
     "SoftDiceCLDiceLoss",
     "StructuralSimilarityLoss",

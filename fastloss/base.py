@@ -29,6 +29,10 @@ def ratio(numerator: Tensor, denominator: Tensor, empty: float) -> Tensor:
     return torch.where(nothing, empty, numerator / torch.where(nothing, 1.0, denominator))
 
 
+def _mapped(loss: SumLoss) -> bool:
+    return any(parse_term(name).mapped for name in loss.terms)
+
+
 class SegmentationLoss(nn.Module):
     """The options that all losses share, and the reduction of a table of values per sample and class.
 
@@ -140,6 +144,7 @@ class SumLoss(SegmentationLoss):
     """
 
     terms: tuple[str, ...] = ()
+    makes_map = False  # whether voxel_map gives the map of the terms "map*NAME", rather than the caller
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -160,11 +165,31 @@ class SumLoss(SegmentationLoss):
         """With ``batch``, the sums over the samples, ``[1, C]``."""
         return {name: value.sum(0, keepdim=True) for name, value in sums.items()} if self.batch else sums
 
+    def voxel_map(self, logits: Tensor, target: Tensor, mask: Tensor | None, maps: Tensor | None) -> Tensor:
+        """The voxel weight map of a loss that makes its own, from ``maps`` where the caller has the labels' part."""
+        raise NotImplementedError(f"{type(self).__name__} has no voxel_map")
+
     def forward(
-        self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None, weight_map: Tensor | None = None
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        mask: Tensor | None = None,
+        weight_map: Tensor | None = None,
+        maps: Tensor | None = None,
     ) -> Tensor:
-        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
+        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors.
+
+        ``maps``: for a loss with distances, what its ``label_map(target, channels)`` gives, if that is known already.
+        """
         self.check_target(target)
+        if self.makes_map:
+            if weight_map is not None:
+                raise ValueError(f"weight_map: given, but {type(self).__name__} makes its own; expected maps= or mask=")
+            with torch.no_grad():
+                weight_map = self.voxel_map(logits, target, mask, maps)
+        elif maps is not None:
+            raise ValueError(f"maps: given, but {type(self).__name__} takes no distances; expected None")
         sums = checked_sums(
             logits, target, mask, weight_map, self.terms, self.activation, self.ignore_index, self.validate
         )
@@ -200,6 +225,10 @@ class CompoundLoss(SumLoss):
             values = [getattr(loss, name) for loss in members]
             if any(value != values[0] for value in values):
                 raise ValueError(f"losses: {name} differs ({values}), expected the same in all, to share one pass")
+        with_map = [type(loss).__name__ for loss in members if loss.makes_map]
+        if len(with_map) > 1 or (with_map and any(_mapped(loss) and not loss.makes_map for loss in members)):
+            raise ValueError(f"losses: {with_map} make a voxel map, expected at most one in a pass, and no other map")
+        self.makes_map = bool(with_map)
         self.terms = tuple(dict.fromkeys(name for loss in members for name in loss.terms))
         super().__init__(
             activation=None if first.activation == "none" else first.activation,
@@ -212,6 +241,11 @@ class CompoundLoss(SumLoss):
     def check_target(self, target: Tensor) -> None:
         for loss in self.losses:
             loss.check_target(target)  # type: ignore[operator]
+
+    def voxel_map(self, logits: Tensor, target: Tensor, mask: Tensor | None, maps: Tensor | None) -> Tensor:
+        (member,) = (loss for loss in self.losses if loss.makes_map)
+        found: Tensor = member.voxel_map(logits, target, mask, maps)  # type: ignore[operator]
+        return found
 
     def from_sums(self, sums: Sums) -> Tensor:
         parts = [loss.from_sums(sums) for loss in self.losses]  # type: ignore[operator]

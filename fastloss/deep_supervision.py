@@ -38,6 +38,11 @@ class DeepSupervision(nn.Module):
         super().__init__()
         if not callable(loss):
             raise TypeError(f"loss: got {type(loss).__name__}, expected a loss, called with logits and target")
+        if getattr(loss, "makes_map", False):
+            raise ValueError(
+                f"loss: got {type(loss).__name__}, whose distances would be in voxels of each level, expected a loss "
+                "without distances; add one at full resolution beside it"
+            )
         if weights is not None:
             for weight in weights:
                 check_at_least_zero(weights=weight)

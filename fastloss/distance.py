@@ -195,6 +195,17 @@ def label_edt(
     return _transform(labels, as_labels(voxels), spacing_mm, dtype, threads, mode="labels")
 
 
+def distance_field(
+    voxels: torch.Tensor, spacing: list[float], mode: str, *, root: bool, signed: bool, double: bool
+) -> torch.Tensor:
+    """Distances of a CPU tensor ``[..., *S]`` in a mode of the C++ transform, with one spacing for each axis of S."""
+    array, _ = as_voxels(voxels, len(spacing), "voxels")
+    array = as_labels(array) if mode == "labels" else array
+    dtype = torch.float64 if double else None
+    field: torch.Tensor = _transform(voxels, array, spacing, dtype, None, mode=mode, root=root, negative_inside=signed)
+    return field
+
+
 def _of_mask(
     mask: Mask,
     spacing: float | Sequence[float] | None,

@@ -180,6 +180,14 @@ def check_inputs(
     return Inputs(logits, target, mask, weight_map, dense)
 
 
+def check_maps(maps: Tensor, logits: Tensor) -> Tensor:
+    """Distances that are known beforehand, ``[B, 1 or C, *S]``."""
+    maps = _plain(maps, "maps")
+    if maps.dtype not in _FLOATS:
+        raise TypeError(f"maps: got {maps.dtype}, expected a float tensor, as label_map gives it")
+    return _volume(logits, maps, "maps", True)
+
+
 def _plain(tensor: Tensor, name: str) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")

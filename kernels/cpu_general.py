@@ -12,7 +12,7 @@ from . import cpu_rows as rows
 from .cpu_label_rows import log_rows
 from .cpu_math import INNER, no_inline
 from .cpu_memory import bare, class_row, label_row, load_row, pointer, row, store_row, stream_fence
-from .cpu_powers import power_slopes, power_values
+from .cpu_powers import MISS, power_slopes, power_values
 from .cpu_tile import (
     CE_NEG,
     CE_POS,
@@ -22,6 +22,10 @@ from .cpu_tile import (
     LABELS,
     LARGEST,
     MAPPED,
+    NEEDS_LOG_P,
+    NEEDS_LOG_Q,
+    NEEDS_Q,
+    NEEDS_STEEP,
     NLL_NEG,
     NLL_POS,
     P2,
@@ -60,7 +64,6 @@ _ALL_D, _LEADING_D, _LOG_SUM, _REST, _SLOPE, _SLOPE_Q, _NOT_Y = range(FIRST_FREE
 _CLASS_ROWS = FIRST_FREE + 15
 _COMPLEMENT = 1 << CE_NEG | 1 << NLL_NEG
 _LOGS = 1 << CE_POS | 1 << NLL_POS
-_NEEDS_LOG_P, _NEEDS_Q, _NEEDS_LOG_Q = 1, 2, 4
 
 _fast = njit(**INNER)
 _inlined = njit(inline="always", **INNER)
@@ -79,11 +82,11 @@ def _row_of(o, classes, kind, c):
 
 @_inlined
 def _needs(o, forward):
-    """Which rows a pass needs; a term with a power may need any."""
+    """Which rows a pass needs."""
     every = o.bits | o.mapped_bits
-    logs = _NEEDS_LOG_P if forward and every & _LOGS else 0
-    complement = (_NEEDS_Q | (_NEEDS_LOG_Q if forward else 0)) if every & _COMPLEMENT else 0
-    return _NEEDS_LOG_P | _NEEDS_Q | _NEEDS_LOG_Q if o.powers > 0 else logs | complement
+    logs = NEEDS_LOG_P if forward and every & _LOGS else 0
+    complement = (NEEDS_Q | (NEEDS_LOG_Q if forward else NEEDS_STEEP)) if every & _COMPLEMENT else 0
+    return logs | complement | o.power_needs
 
 
 # What a tile reads
@@ -121,9 +124,9 @@ def _softmax(t, logits, o, needs, classes, b, v, counted):
     no_inline()
     z = load_classes(t, _row_of(o, classes, 3, 0), classes, logits, b, v, counted)
     exponentials(t, z, _row_of(o, classes, 0, 0), classes)
-    if needs & _NEEDS_LOG_P:
+    if needs & NEEDS_LOG_P:
         log_rows(t.n, pointer(t, _LOG_SUM), pointer(t, TOTAL))
-    if needs & _NEEDS_Q:
+    if needs & NEEDS_Q:
         rows.set_zero(row(t, _REST))
         for c in range(classes):
             rows.add_below_max(row(t, _REST), row(t, _row_of(o, classes, 0, c)), class_row(t, z, c), row(t, LARGEST))
@@ -134,12 +137,12 @@ def _softmax(t, logits, o, needs, classes, b, v, counted):
 def _softmax_class(t, z, needs, c, p):
     """p, 1 - p and the logarithms of a class."""
     no_inline()
-    if needs & _NEEDS_LOG_P:
+    if needs & NEEDS_LOG_P:
         rows.log_softmax(row(t, _LOG_P), row(t, _LOG_SUM), class_row(t, z, c), row(t, LARGEST))
     rows.multiply(row(t, p), row(t, p), row(t, R))
-    if needs & _NEEDS_Q:
+    if needs & NEEDS_Q:
         rows.softmax_complement(row(t, _Q), row(t, p), row(t, _REST), row(t, R))
-    if needs & _NEEDS_LOG_Q:
+    if needs & NEEDS_LOG_Q:
         rows.clamped_log(row(t, _LOG_Q), row(t, _Q), t.like)
 
 
@@ -151,14 +154,14 @@ def _channel(t, logits, o, needs, b, c, v, counted):
     load_logits(t, _row_of(o, np.int64(1), 3, 0), logits, b, c, v, counted)
     if o.activation == SIGMOID:
         rows.sigmoid_rows(p, q, z)
-        if needs & (_NEEDS_LOG_P | _NEEDS_LOG_Q):
+        if needs & (NEEDS_LOG_P | NEEDS_LOG_Q):
             rows.softplus_rows(row(t, _LOG_P), row(t, _LOG_Q), z)
     else:
         rows.copy(p, z)
         rows.complement(q, p)
-        if needs & _NEEDS_LOG_P:
+        if needs & NEEDS_LOG_P:
             rows.clamped_log(row(t, _LOG_P), p, t.like)
-        if needs & _NEEDS_LOG_Q:
+        if needs & NEEDS_LOG_Q:
             rows.clamped_log(row(t, _LOG_Q), q, t.like)
 
 
@@ -267,7 +270,7 @@ def _jacobian_rows(t, o, p):
     if o.activation == SOFTMAX:
         rows.copy(row(t, _J), row(t, p))
         rows.set_one(row(t, _J_OVER_P))
-        if _needs(o, False) & _NEEDS_Q:
+        if _needs(o, False) & NEEDS_STEEP:
             rows.clamped_ratio(row(t, _J_OVER_Q), row(t, p), row(t, _Q), t.like)
     elif o.activation == SIGMOID:
         rows.multiply(row(t, _J), row(t, p), row(t, _Q))
@@ -285,7 +288,8 @@ def _add_derivatives(t, d, steep, p, u, k, c, first):
     no_inline()
     weight, y = row(t, u), row(t, _Y)
     a, b, a2, b2 = k[c, first + P], k[c, first + PY], k[c, first + P2], k[c, first + P2Y]
-    rows.add_polynomial_derivative(d, row(t, p), row(t, _J), y, weight, a, b, a2, b2)
+    if a != 0 or b != 0 or a2 != 0 or b2 != 0:
+        rows.add_polynomial_derivative(d, row(t, p), row(t, _J), y, weight, a, b, a2, b2)
     if k[c, first + CE_POS] != 0:
         rows.add_log_derivative(d, row(t, _J_OVER_P), y, weight, k[c, first + CE_POS])
     if k[c, first + CE_NEG] != 0:
@@ -309,11 +313,13 @@ def _add_power_derivatives(t, o, d, steep, p, k, c, numbers, reals):
             continue
         if kind % 2 == 0:
             power_slopes(by_l, by_q, kind // 2, reals[1 + j], row(t, _LOG_P), row(t, _Q), reals[0])
-            rows.add_power_derivative(d, by_l, row(t, _J_OVER_P), y, weight, -factor)
+            if kind // 2 != MISS:
+                rows.add_power_derivative(d, by_l, row(t, _J_OVER_P), y, weight, -factor)
             rows.add_power_derivative(d, by_q, row(t, _J), y, weight, -factor)
         else:
             power_slopes(by_l, by_q, kind // 2, reals[1 + j], row(t, _LOG_Q), row(t, p), reals[0])
-            rows.add_power_derivative(steep, by_l, row(t, _J_OVER_Q), not_y, weight, factor)
+            if kind // 2 != MISS:
+                rows.add_power_derivative(steep, by_l, row(t, _J_OVER_Q), not_y, weight, factor)
             rows.add_power_derivative(d, by_q, row(t, _J), not_y, weight, factor)
 
 
@@ -346,12 +352,12 @@ def _softmax_gradient(k, t, logits, target, weight_map, gradient, o, b, v, state
         _load_target(t, target, o, b, c, v, state)
         _class_derivatives(t, weight_map, o, c, p, d, steep, k, b, v, numbers, reals)
         rows.add(row(t, _ALL_D), d)
-        if needs & _NEEDS_Q:
+        if needs & NEEDS_STEEP:
             rows.add_steep(row(t, _ALL_D), row(t, _LEADING_D), steep, row(t, p))
     for c in range(classes):
         p, d = row(t, _row_of(o, classes, 0, c)), row(t, _row_of(o, classes, 1, c))
         rows.softmax_gradient(d, d, p, row(t, _ALL_D))
-        if needs & _NEEDS_Q:
+        if needs & NEEDS_STEEP:
             rows.softmax_complement(row(t, _Q), p, row(t, _REST), row(t, R))
             rows.add_steep_gradient(d, row(t, _row_of(o, classes, 2, c)), row(t, _LEADING_D), p, row(t, _Q))
         store_row(d, gradient, b, c, v)

@@ -23,6 +23,16 @@ SLOTS = 2 * MAPPED
 P, PY, Y, COUNT, P2, Y2, P2Y, CE_POS, CE_NEG, NLL_POS, NLL_NEG = range(MAPPED)
 SOFTMAX, SIGMOID, NONE = map(ACTIVATIONS.index, ("softmax", "sigmoid", "none"))
 EMPTY, ALL, SOME = range(3)
+# Rows of a class that a pass may need: -log p, 1 - p, -log(1-p); whether slopes with 1 / (1-p) in them occur
+NEEDS_LOG_P, NEEDS_Q, NEEDS_LOG_Q, NEEDS_STEEP = 1, 2, 4, 8
+_POWER_NEEDS = {
+    "focal_pos": NEEDS_LOG_P | NEEDS_Q,
+    "focal_neg": NEEDS_Q | NEEDS_LOG_Q | NEEDS_STEEP,
+    "log_power_pos": NEEDS_LOG_P,
+    "log_power_neg": NEEDS_Q | NEEDS_LOG_Q | NEEDS_STEEP,
+    "miss_pos": NEEDS_Q,
+    "miss_neg": 0,
+}
 
 # The rows that both passes have: the voxel weight, a row of zeros, labels; under softmax the largest logit, the sum of
 # the exponentials, its reciprocal, and that times the weight
@@ -30,7 +40,7 @@ U, ZERO, LABELS, LARGEST, TOTAL, R, RU = range(7)
 FIRST_FREE = 7
 
 _SKEW = 144  # numbers between rows
-_OPTIONS = 7  # numbers of the plan before those of the terms with a power
+_OPTIONS = 8  # numbers of the plan before those of the terms with a power
 _fast = njit(**INNER)
 _inlined = njit(inline="always", **INNER)
 
@@ -44,6 +54,7 @@ class Options(NamedTuple):
     first_label: int
     bits: int
     mapped_bits: int
+    power_needs: int  # what the terms with a power need
     powers: int  # how many terms have one; their kinds and whether they are mapped are in the numbers after these
 
 
@@ -55,7 +66,10 @@ def plan_numbers(plan: Plan, channels: int) -> np.ndarray:
     )
     with_power = [term for term in plan.terms if term.kind in POWER_KINDS]
     options = [ACTIVATIONS.index(plan.activation), int(plan.dense), label_count(channels), first_label(channels)]
-    options += [bits, mapped_bits, len(with_power)]
+    needs = 0
+    for term in with_power:
+        needs |= _POWER_NEEDS[term.kind]
+    options += [bits, mapped_bits, needs, len(with_power)]
     for term in with_power:
         options += [POWER_KINDS.index(term.kind), int(term.mapped)]
     return np.array([*options, *plan.ignore])
@@ -92,7 +106,7 @@ def has(bits, column):
 
 @_inlined
 def options_of(n):
-    return Options(n[0], n[1], n[2], n[3], n[4], n[5], n[6])
+    return Options(n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7])
 
 
 @_inlined
@@ -108,7 +122,7 @@ def power_mapped(n, j):
 
 @_inlined
 def ignored_labels(n):
-    return n[_OPTIONS + 2 * n[6] :]
+    return n[_OPTIONS + 2 * n[7] :]
 
 
 @_inlined

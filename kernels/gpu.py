@@ -125,12 +125,28 @@ def backward_launch(
     tile = _tile(logits, channels, terms, plan)
     tiles, programs = _split(voxels, batch * tile.chunks, tile.voxels, 1)
     grad = torch.empty_like(logits)
-    coefficients = grad_sums.to(_real(logits)).contiguous()
+    kinds, coefficients = _with_target(plan, grad_sums)
+    coefficients = coefficients.to(_real(logits)).contiguous()
     fields, constants = _inputs(logits, target, mask, weight_map, plan, tile)
     args = (*fields, coefficients, _field(grad, True), voxels, programs, tiles)
-    constants["AXES"] = (*constants["AXES"], _axes(grad, 2))
+    constants |= {"KINDS": kinds, "AXES": (*constants["AXES"], _axes(grad, 2))}
     kernel = gpu_rows.backward_rows if "ROWS" in tile.constants else gpu_unrolled.backward_unrolled
     return _launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), grad
+
+
+def _with_target(plan: Plan, grad_sums: Tensor) -> tuple[tuple[str, ...], Tensor]:
+    """The kinds, with p and p^2 as their share of 1 - y where p y and p^2 y are summed too, and the coefficients.
+
+    Those of p and p y are added here in float64, since they may cancel but for a small part.
+    """
+    kinds = [term.kind for term in plan.terms]
+    coefficients = grad_sums.clone()
+    for k, term in enumerate(plan.terms):
+        partner = term._replace(kind=f"{term.kind}y")
+        if term.kind in ("p", "p2") and partner in plan.terms:
+            kinds[k] = f"{term.kind}_rest"
+            coefficients[..., plan.terms.index(partner)] += grad_sums[..., k]
+    return tuple(kinds), coefficients
 
 
 class _Tile(NamedTuple):
@@ -146,16 +162,22 @@ def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
     vector = max(1, VECTOR_BYTES // logits.element_size())
     lanes = _warp_size() * _warps()
     double = logits.dtype == torch.float64
+    powers = sum(term.kind in POWER_KINDS for term in plan.terms)
     if plan.activation != "softmax":
-        needed = vector + terms + POWER_REGISTERS * sum(term.kind in POWER_KINDS for term in plan.terms)
+        needed = vector + terms + POWER_REGISTERS * powers
         chunk = _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * needed)))
-    elif not double and channels * 2 * (vector + terms) <= UNROLLED_REGISTERS:
+    elif not double and channels * _registers(vector, terms, powers, plan.dense) <= UNROLLED_REGISTERS:
         chunk = channels
     else:
         block = vector * _warp_size()
         return _Tile(block, 1, {"CHANNELS": channels, "ROWS": _warps(), "BLOCK": block})
     constants = {"CHANNELS": channels, "CHUNK": chunk, "LANES": lanes, "VECTOR": vector}
     return _Tile(vector * lanes, -(-channels // chunk), constants)
+
+
+def _registers(vector: int, terms: int, powers: int, dense: bool) -> int:
+    """What a channel of a softmax takes of a thread."""
+    return 2 * ((1 + dense) * vector + terms) + POWER_REGISTERS * powers
 
 
 def _chunk(channels: int, limit: int) -> int:

@@ -70,6 +70,10 @@ def term_derivative(KIND: tl.constexpr, POWER: tl.constexpr, parts, one, truth, 
         return (one,), (), ()
     elif KIND == "py":
         return (y,), (), ()
+    elif KIND == "p_rest":  # p where y is 0: see gpu._with_target
+        return (rest if DENSE else tl.where(hit, 0.0, 1.0).to(y.dtype),), (), ()
+    elif KIND == "p2_rest":
+        return (2 * p * (rest if DENSE else tl.where(hit, 0.0, 1.0).to(y.dtype)),), (), ()
     elif KIND == "p2":
         return (2 * p,), (), ()
     elif KIND == "p2y":

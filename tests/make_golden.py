@@ -39,6 +39,11 @@ CASES = [
     ("structural_similarity", {"class_weight": [1.0, 0.5, 2.0]}, {"window": 5, "ce_weight": 0.2}),
     ("soft_cldice", {}, {"iterations": 1, "smooth": 0.5}),
     ("soft_dice_cldice", {"batch": True}, {"include_background": True}),
+    ("boundary", {"class_weight": [1.0, 0.5, 2.0]}, {"spacing": "1.5 0.5 1", "batch": True}),
+    ("hausdorff_dt", {"spacing": "3 1 0.7"}, {"alpha": 1.0, "include_background": True}),
+    ("hausdorff_dt", {"one_sided": True, "batch": True}, {"spacing": "0.5 2 1"}),
+    ("distance_penalty", {"spacing": "3 1 0.7", "class_weight": [1.0, 0.5, 2.0]}, {}),
+    ("shape_aware", {}, {"spacing": "1.5 0.5 1"}),
 ]
 
 
@@ -63,6 +68,8 @@ def main():
         for activation, options in zip(("softmax", "sigmoid"), of_activations, strict=True):
             name = f"p{index:02}{activation[:2]}"
             logits, labels = problem(index, activation)
+            if "spacing" in options:  # one number for each axis
+                options = options | {"spacing": [float(x) for x in options["spacing"].split()[: labels.ndim - 1]]}
             y, weight = oracle.one_hot(labels, 3), oracle.counted(labels, (255,))
             value, gradient = oracle.gradient(
                 lambda z, call=(loss, y, weight, activation), o=options: plain.value(call[0], z, *call[1:], **o),

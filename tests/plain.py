@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import oracle
 import torch
 from plain_stencil import STENCILS
+from scipy.ndimage import binary_erosion, distance_transform_edt, generate_binary_structure
 
 EPSILON = 1e-7
 
@@ -30,6 +31,8 @@ def value(name, logits, y, weight, activation, /, **options):
     batch = options.pop("batch", False)
     if name in STENCILS:  # which see one sample at a time
         return STENCILS[name](voxels(logits, y, weight, activation), batch, **options)
+    if name in DISTANCES:
+        return DISTANCES[name](logits, y, weight, activation, batch, **options)
     if name in TWO_PARTS:
         return TWO_PARTS[name](logits, y, weight, activation, batch, **options)
     return KNOWN[name](voxels(logits, y, weight, activation, batch), **options)
@@ -285,4 +288,102 @@ TWO_PARTS = {
     "unified_focal": unified,
 }
 
-KNOWN = {**VOXEL_LOSSES, **TABLES, **TWO_PARTS, **STENCILS}
+# Losses with distances, by SciPy's transform of one mask after another
+
+
+def edt(inside, spacing):
+    """Distance of the voxels of a mask to the nearest other one; 0 everywhere where there is none."""
+    if inside.all():
+        return torch.zeros(inside.shape, dtype=torch.float64)
+    sampling = [1.0] * inside.ndim if spacing is None else spacing
+    return torch.from_numpy(distance_transform_edt(inside.numpy(), sampling=sampling))
+
+
+def of_every_mask(function, masks, *arguments):
+    return torch.stack([torch.stack([function(mask, *arguments) for mask in sample]) for sample in masks])
+
+
+def signed(mask, spacing):
+    if mask.all() or not mask.any():
+        return torch.zeros(mask.shape, dtype=torch.float64)
+    return edt(~mask, spacing) - edt(mask, spacing)
+
+
+def prediction(v, classes=False):
+    """Hard masks; a voxel that does not count belongs to none."""
+    hard = oracle.one_hot(v.p.argmax(1), v.channels) if classes else v.p > 0.5
+    return hard & (v.w != 0)
+
+
+def mean_of_map(v, loss, batch, class_weight=None, include_background=False):
+    space = (0, *range(2, v.p.ndim)) if batch else tuple(range(2, v.p.ndim))
+    table = (v.w * loss).sum(space) / v.w.expand_as(v.p).sum(space)
+    return mean_of_table(table.reshape(-1, v.channels), class_weight, include_background)
+
+
+def boundary(logits, y, weight, activation, batch, /, spacing=None, **options):
+    v = voxels(logits, y, weight, activation)
+    return mean_of_map(v, v.p * of_every_mask(signed, y > 0.5, spacing), batch, **options)
+
+
+def hausdorff_dt(logits, y, weight, activation, batch, /, spacing=None, alpha=2.0, one_sided=False, **options):
+    v = voxels(logits, y, weight, activation)
+    far = of_every_mask(signed, y > 0.5, spacing).abs() ** alpha
+    if not one_sided:
+        far = far + of_every_mask(signed, prediction(v), spacing).abs() ** alpha
+    return mean_of_map(v, (v.p - v.y) ** 2 * far, batch, **options)
+
+
+def penalty(mask, spacing):
+    """1 + Φ within the voxels of a mask, 1 elsewhere."""
+    result = torch.ones(mask.shape, dtype=torch.float64)
+    if mask.any() and not mask.all():
+        d = edt(mask, spacing)[mask]
+        span = d.max() - d.min()
+        result[mask] = 1 + ((d.max() - d) / span if span > 0 else torch.ones_like(d))
+    return result
+
+
+def distance_penalty(logits, y, weight, activation, batch, /, spacing=None, class_weight=None):
+    v = voxels(logits, y, weight, activation)
+    regions = y > 0.5
+    if v.classes and (y.is_floating_point() or (y.sum(1) > 1).any()):  # no labels: those of the largest channel
+        regions = oracle.one_hot(y.byte().argmax(1) if y.dtype == torch.bool else y.argmax(1), v.channels)
+    inside = of_every_mask(penalty, regions, spacing)
+    if v.classes:
+        factor = torch.where(regions, inside, 0.0).sum(1, keepdim=True)
+        return mean_of_voxels(v, factor * v.y * v.l, class_weight)
+    factor = torch.where(regions, inside, of_every_mask(penalty, ~regions, spacing))
+    return mean_of_voxels(v, factor * of_voxel(v, v.l, v.m), class_weight)
+
+
+def contour(mask):
+    """Foreground voxels with a face neighbour outside."""
+    cross = generate_binary_structure(mask.ndim, 1)
+    return mask & ~torch.from_numpy(binary_erosion(mask.numpy(), cross, border_value=1))
+
+
+def shape_aware(logits, y, weight, activation, batch, /, spacing=None, class_weight=None):
+    v = voxels(logits, y, weight, activation)
+    truth, hard = y > 0.5, prediction(v, v.classes)
+    extra = torch.zeros_like(v.p)
+    for b in range(len(v.p)):
+        for c in range(v.channels):
+            true_contour, found = contour(truth[b, c]), contour(hard[b, c])
+            if true_contour.any() and found.any():
+                far = edt(~true_contour, spacing)[found].mean()
+                wrong = truth[b, c] & ~hard[b, c] if v.classes else truth[b, c] != hard[b, c]
+                extra[b, c][wrong] = far
+    if v.classes:
+        extra = extra.sum(1, keepdim=True)
+    return mean_of_voxels(v, (1 + extra) * of_voxel(v, v.l, v.m), class_weight)
+
+
+DISTANCES = {
+    "boundary": boundary,
+    "hausdorff_dt": hausdorff_dt,
+    "distance_penalty": distance_penalty,
+    "shape_aware": shape_aware,
+}
+
+KNOWN = {**VOXEL_LOSSES, **TABLES, **TWO_PARTS, **DISTANCES, **STENCILS}

@@ -7,6 +7,7 @@ import plain
 import pytest
 
 import fastloss
+from fastloss.distribution import VoxelLoss
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,20 @@ class Row:
     def cls(self):
         return loss_class(self.name)
 
+    @property
+    def of_voxels(self):
+        """Whether it is a mean over voxels, without the options of a table."""
+        return issubclass(self.cls, VoxelLoss)
+
+    @property
+    def has_distances(self):
+        return self.cls.makes_map
+
     def __str__(self):
         return "-".join([self.name, *(f"{key}={option}" for key, option in self.options.items())])
 
     def __call__(self, activation="softmax", channels=3, **options):
-        return self.cls(activation=activation, **self.all_options(activation, channels), **options)
+        return self.cls(activation=activation, **(self.all_options(activation, channels) | options))
 
     def all_options(self, activation, channels):
         classes = activation == "softmax" or (activation is None and channels > 1)
@@ -81,8 +91,14 @@ LOSSES = [
     Row("exp_log", whole_batch=True, as_sigmoid=_foreground),
     Row("unified_focal", zero_is_special=True),
     Row("unified_focal", {"symmetric": True, "gamma": 0.3}, zero_is_special=True),
+    Row("boundary", zero_is_special=True),
+    Row("hausdorff_dt", zero_is_special=True),
+    Row("hausdorff_dt", {"alpha": 1.5, "one_sided": True, "include_background": True}),
+    Row("distance_penalty"),
+    Row("shape_aware", as_sigmoid=None),
 ]
 REGION = [row for row in LOSSES if row.name in plain.TABLES and row.name != "generalized_dice"]
+ON_SUMS_ALONE = [row for row in LOSSES if not row.has_distances]
 ONE_OF_EACH = list({row.name: row for row in reversed(LOSSES)}.values())[::-1]
 
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)

@@ -1,6 +1,4 @@
-"""The survey's U-Net by its layers, and the metrics by hand."""
-
-import math
+"""The survey's U-Net by its layers."""
 
 import pytest
 import torch
@@ -8,7 +6,7 @@ from torch import nn
 
 pytest.importorskip("monai", reason="the benchmarks need MONAI")
 
-from bench import metrics, model
+from bench import model
 
 
 def test_ten_convolutions_down_and_eight_transposed_up():
@@ -28,19 +26,3 @@ def test_logits_have_the_images_size(classes, size):
 def test_odd_sizes_are_a_clear_error():
     with pytest.raises(ValueError, match=r"multiples of 16, got \(32, 40\)"):
         model.UNet()(torch.randn(1, 1, 32, 40))
-
-
-def test_metrics_by_hand():
-    truth = torch.tensor([[0, 0, 1, 1, 1, 2], [0, 0, 0, 0, 1, 1]])
-    guess = torch.tensor([[0, 1, 1, 1, 2, 2], [0, 0, 2, 0, 1, 1]])
-    table = metrics.scores(guess, truth, classes=4)
-    nan = math.nan
-    expected = {
-        # counts of both samples: class 0 TP 4 FN 2 TN 6; class 1 TP 4 FP 1 FN 1 TN 6; class 2 TP 1 FP 2 TN 9
-        "dice": [4 / 5, 4 / 5, 1 / 2, nan],
-        "sensitivity": [2 / 3, 4 / 5, 1, nan],
-        "specificity": [1, 6 / 7, 9 / 11, 1],
-    }
-    for name, values in expected.items():
-        torch.testing.assert_close(table[name], torch.tensor(values).double(), equal_nan=True, rtol=1e-6, atol=0)
-    assert metrics.foreground_mean(table["dice"]) == pytest.approx((4 / 5 + 1 / 2) / 2)

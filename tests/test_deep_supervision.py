@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from oracle import close
-from rows import one_of_each
+from rows import ON_SUMS_ALONE
 
 import fastloss
 
@@ -25,7 +25,7 @@ def levels(factors, space=(8, 12, 4), channels=3):
 ANISOTROPIC = [(1, 1, 1), (2, 2, 1), (4, 4, 2), (8, 4, 4)]
 
 
-@one_of_each
+@pytest.mark.parametrize("loss", ON_SUMS_ALONE, ids=str)
 def test_is_the_loss_on_nearest_labels(loss):
     logits, labels = levels(ANISOTROPIC), torch.randint(0, 3, (2, 8, 12, 4), dtype=torch.uint8)
     mask = torch.rand(2, 8, 12, 4) > 0.3
@@ -54,6 +54,11 @@ def test_other_forms_of_the_target(form):
     loss = fastloss.DiceLoss(activation="sigmoid")
     values = [loss(z, nearest(target, z.shape[2:], True)) for z in logits]
     close(fastloss.DeepSupervision(loss, [1] * 4)(logits, target), sum(values))
+
+
+def test_distances_of_a_coarse_level_are_refused():
+    with pytest.raises(ValueError, match="loss: got BoundaryLoss, whose distances"):
+        fastloss.DeepSupervision(fastloss.BoundaryLoss())
 
 
 def test_weight_maps_are_read_likewise():

@@ -6,7 +6,7 @@ import oracle
 import pytest
 import torch
 from oracle import close, value_and_gradient
-from rows import LOSSES, REGION, Row, every_loss, one_of_each
+from rows import LOSSES, REGION, Row, every_loss, one_of_each, region_loss
 
 import fastloss
 
@@ -66,6 +66,20 @@ def test_saturation_on_every_back_end(each_backend, loss, activation):
             expected, expected_gradient = check_finite(loss(activation), logits.double(), labels)
         close(value, expected, 1e-5)
         torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-6)
+
+
+@region_loss
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dense", [False, True])
+def test_one_class_fills_the_volume(each_backend, loss, activation, dense):
+    """Σ p - Σ p y is then 0, and divided by the smoothing alone: p and p y must cancel to the last bit."""
+    logits, labels = oracle.make(activation, 3, (16, 16, 16))
+    labels.fill_(1)
+    target = oracle.one_hot(labels, 3) > 0 if dense else labels
+    value, gradient = value_and_gradient(loss(activation), logits, target)
+    expected, expected_gradient = oracle.gradient(lambda z: loss.plain(z, labels, activation), logits.double())
+    close(value, expected, 1e-5)
+    oracle.assert_close(gradient, expected_gradient, 2e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
