@@ -23,6 +23,7 @@ from bench.peers import (
     plain_lovasz,
     topk_cross_entropies,
 )
+from bench.stencil_peers import kornia_erosion, monai_cldice, plain_conv, plain_structural
 
 SMOOTH = 1e-5  # fastloss's default, set on both sides so that values agree
 
@@ -97,6 +98,11 @@ LOSSES: dict[str, LossRow] = {
     # kornia's form: the mean over all classes of each sample. A peer's slopes are differences of neighbouring values of
     # a Jaccard loss near 1, of which float32 leaves about two digits in a volume of a million voxels
     "lovasz": LossRow("LovaszLoss", {"per_sample": True, "classes": "all"}, (kornia_lovasz, plain_lovasz), rough=2e-2),
+    "hausdorff_erosion": LossRow("HausdorffErosionLoss", {"include_background": True}, (kornia_erosion,)),
+    "hausdorff_conv": LossRow("HausdorffConvLoss", peers=(plain_conv,)),
+    "structural_similarity": LossRow("StructuralSimilarityLoss", peers=(plain_structural,)),
+    "cldice": LossRow("SoftCLDiceLoss", peers=(monai_cldice,)),
+    "dice_cldice": LossRow("SoftDiceCLDiceLoss"),
     "unified_focal": LossRow("UnifiedFocalLoss", {"smooth": 1e-7}, (monai_unified,)),
     "boundary": LossRow("BoundaryLoss"),
     "hausdorff_dt": LossRow("HausdorffDTLoss", {}, (monai("HausdorffDTLoss"),)),

@@ -2,14 +2,17 @@
 
 from .base import CompoundLoss, SegmentationLoss, SumLoss
 from .boundary import BoundaryLoss, DistancePenaltyLoss, HausdorffDTLoss, ShapeAwareLoss
+from .cldice import SoftCLDiceLoss, SoftDiceCLDiceLoss
 from .compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
 from .confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
 from .deep_supervision import DeepSupervision
 from .distribution import BalancedCrossEntropyLoss, CrossEntropyLoss, WeightedCrossEntropyLoss
 from .focal import FocalLoss, PolyLoss
+from .hausdorff import HausdorffConvLoss, HausdorffErosionLoss
 from .ops import backend
 from .ranked import DiceTopKLoss, LovaszLoss, TopKLoss
 from .region import DiceLoss, FocalTverskyLoss, JaccardLoss, LogCoshDiceLoss, TverskyLoss
+from .structural import StructuralSimilarityLoss
 from .sums import voxel_sums
 from .unified import UnifiedFocalLoss
 
@@ -31,7 +34,9 @@ __all__ = [
     "FocalLoss",
     "FocalTverskyLoss",
     "GeneralizedDiceLoss",
+    "HausdorffConvLoss",
     "HausdorffDTLoss",
+    "HausdorffErosionLoss",
     "JaccardLoss",
     "LogCoshDiceLoss",
     "LovaszLoss",
@@ -40,6 +45,9 @@ __all__ = [
     "SegmentationLoss",
     "SensitivitySpecificityLoss",
     "ShapeAwareLoss",
+    "SoftCLDiceLoss",
+    "SoftDiceCLDiceLoss",
+    "StructuralSimilarityLoss",
     "SumLoss",
     "TopKLoss",
     "TverskyLoss",

@@ -76,6 +76,20 @@ def check_finite(**values: float) -> None:
         _check_number(name, value, _is_finite(value), "a finite number")
 
 
+def check_count(**values: int) -> None:
+    """Raises ValueError naming the first of the options that is no integer of at least 1."""
+    for name, value in values.items():
+        good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        _check_number(name, value, good, "an integer of at least 1")
+
+
+def check_natural(**values: int) -> None:
+    """Raises ValueError naming the first of the options that is no integer of at least 0."""
+    for name, value in values.items():
+        good = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        _check_number(name, value, good, "an integer of at least 0")
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f"{name}: got {value!r}, expected {' or '.join(map(repr, choices))}")

@@ -6,34 +6,25 @@ the number of threads. Importing this module imports Numba.
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-import threading
-import types
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
-from fastloss import terms
 from fastloss.terms import Plan
 
 from .cpu_errors import errors_of_chunk
 from .cpu_general import backward_general, forward_general
 from .cpu_labels import backward_labels, forward_labels, serves
 from .cpu_memory import walk
+from .cpu_threads import compile_loop, pick
 from .cpu_tile import SLOTS, columns, plan_numbers, plan_reals, with_target
 
 CHUNK = 16384  # voxels; a multiple of every tile
-_SERIAL_BELOW = 32768  # logits: a parallel region would cost more than it saves
-_log = logging.getLogger("fastloss")
 
 
 def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan) -> Tensor:
@@ -62,7 +53,9 @@ def forward_with_bad_labels(
         partial = np.zeros((batch * -(-voxels // CHUNK), channels, p.width))
         walks = _walks(logits, target, mask, weight_map, plan, losses)
         walks[4, 9] = 0  # what is written of the losses is soon read again
-        bad = _pick(_FORWARD[p.labels], logits)(sums, p.columns, partial, voxels, walks, p.numbers, p.tile, p.reals)
+        bad = pick(_FORWARD[p.labels], logits.numel())(
+            sums, p.columns, partial, voxels, walks, p.numbers, p.tile, p.reals
+        )
     return torch.from_numpy(sums), bad
 
 
@@ -74,7 +67,7 @@ def write_errors(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan
     walks = _walks(logits, target, mask, None, plan, errors)
     walks[4, 9] = 0
     nothing = np.zeros((logits.shape[0], channels, 0))
-    return _pick(_ERRORS, logits)(nothing, p.columns, partial, voxels, walks, p.numbers, p.tile, p.reals)
+    return pick(_ERRORS, logits.numel())(nothing, p.columns, partial, voxels, walks, p.numbers, p.tile, p.reals)
 
 
 def backward(
@@ -92,7 +85,7 @@ def backward(
         p = _prepare(plan, channels, logits.dtype)
         coefficients = with_target(p.columns, grad_sums.detach().numpy(), p.width).astype(p.reals.dtype)
         walks = _walks(logits, target, mask, weight_map, plan, gradient)
-        _pick(_BACKWARD[p.labels], logits)(coefficients, voxels, walks, p.numbers, p.tile, p.reals)
+        pick(_BACKWARD[p.labels], logits.numel())(coefficients, voxels, walks, p.numbers, p.tile, p.reals)
     return gradient
 
 
@@ -140,7 +133,7 @@ def _walks(
 
 # The loops over chunks: each is compiled for each pass, serial and parallel
 
-run_chunk: Callable[..., Any] = forward_general  # the clones of _compile have their own
+run_chunk: Callable[..., Any] = forward_general  # the clones of compile_loop have their own
 
 
 def _forward_loop(sums, columns, partial, voxels, walks, numbers, tile, reals):  # type: ignore[no-untyped-def]
@@ -165,73 +158,14 @@ def _backward_loop(coefficients, voxels, walks, numbers, tile, reals):  # type: 
         run_chunk(coefficients[b], walks, numbers, b, start, stop, tile, reals)
 
 
-def _source_digest() -> str:
-    """Numba's cache looks at one file only: the digest of all kernel sources keeps it from going stale."""
-    folder = Path(__file__).parent
-    files = [*sorted(folder.glob("cpu*.py")), Path(terms.__file__)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
-def _compile(loop: Callable[..., Any], chunk: Callable[..., Any], parallel: bool) -> Callable[..., Any]:
-    """A clone of the loop over a chunk function; of its own name, since Numba's cache key ignores the jit flags."""
-    name = f"{chunk.__name__}_{'parallel' if parallel else 'serial'}"
-    clone = types.FunctionType(loop.__code__, {**loop.__globals__, "run_chunk": chunk}, name)
-    clone.__qualname__ = f"{name}_{_source_digest()}"
-    flags = {"parallel": parallel, "nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **flags)(clone)
-    except RuntimeError as error:
-        _log.warning("fastloss: no writable place for compiled kernels, compiling in each process (%s)", error)
-        return njit(**flags)(clone)
-
-
 # By whether the pass for labels serves, then by whether to run in parallel
 _FORWARD = [
-    [_compile(_forward_loop, chunk, parallel) for parallel in (False, True)]
+    [compile_loop(_forward_loop, chunk, parallel) for parallel in (False, True)]
     for chunk in (forward_general, forward_labels)
 ]
 _BACKWARD = [
-    [_compile(_backward_loop, chunk, parallel) for parallel in (False, True)]
+    [compile_loop(_backward_loop, chunk, parallel) for parallel in (False, True)]
     for chunk in (backward_general, backward_labels)
 ]
 
-_ERRORS = [_compile(_forward_loop, errors_of_chunk, parallel) for parallel in (False, True)]
-
-
-# Threads
-
-
-class _Threads:
-    """What is known of parallel kernels in this process."""
-
-    used = False  # a parallel kernel has run here: a forked child must not enter one
-    forked = False
-    unsafe_layer = threading.Lock()  # Numba's workqueue layer aborts when two threads enter it
-
-
-def _after_fork() -> None:
-    _Threads.forked = _Threads.forked or _Threads.used
-    _Threads.unsafe_layer = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def _pick(kernels: list[Callable[..., Any]], logits: Tensor) -> Callable[..., Any]:
-    serial, parallel = kernels
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    if threads == 1 or _Threads.forked or logits.numel() < _SERIAL_BELOW:
-        return serial
-
-    def run(*arguments: Any) -> Any:
-        if numba.get_num_threads() != threads:
-            numba.set_num_threads(threads)
-        if _Threads.used and numba.threading_layer() != "workqueue":
-            return parallel(*arguments)
-        with _Threads.unsafe_layer:
-            result = parallel(*arguments)
-            _Threads.used = True
-            return result
-
-    return run
+_ERRORS = [compile_loop(_forward_loop, errors_of_chunk, parallel) for parallel in (False, True)]

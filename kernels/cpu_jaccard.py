@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
-from .cpu import _compile, _pick
 from .cpu_math import INNER, no_inline
+from .cpu_threads import compile_loop, pick
 
 _BLOCK = 65536  # voxels of a block, at least; there are at most _BLOCKS
 _BLOCKS = 64
@@ -34,7 +34,7 @@ def jaccard_of_class(errors) -> tuple[float, int]:
     bits, slopes = errors.numpy().view(np.uint32), errors.numpy()
     block = max(_BLOCK, -(-bits.size // _BLOCKS))
     counts = np.zeros((-(-bits.size // block), 2, _BUCKETS), np.int64)
-    _pick(_COUNT, errors)(bits, counts, block)
+    pick(_COUNT, errors.numel())(bits, counts, block)
     totals = counts.sum(0)
     foreground = int(totals[1].sum())
     if foreground == 0:
@@ -43,9 +43,9 @@ def jaccard_of_class(errors) -> tuple[float, int]:
     ranked = np.empty(int(parts.sizes.sum()), np.uint64)
     by_part = np.add.reduceat(counts.sum(1), parts.first_bucket, axis=1)[:, : parts.sizes.size]
     places = parts.starts + np.cumsum(by_part, 0) - by_part
-    _pick(_SCATTER, errors)(bits, places, parts.of_bucket, ranked, block)
+    pick(_SCATTER, errors.numel())(bits, places, parts.of_bucket, ranked, block)
     values = np.zeros(parts.sizes.size)
-    _pick(_RANK, errors)(ranked, slopes, values, parts.starts, parts.sizes, parts.passed, foreground)
+    pick(_RANK, errors.numel())(ranked, slopes, values, parts.starts, parts.sizes, parts.passed, foreground)
     return float(values.sum()), foreground
 
 
@@ -189,6 +189,6 @@ def _rank_loop(ranked, slopes, values, starts, sizes, passed, total):  # type: i
         values[i] = _slopes_of_part(part, slopes, passed[i, 0], passed[i, 1], total)
 
 
-_COUNT = [_compile(_count_loop, _count_loop, parallel) for parallel in (False, True)]
-_SCATTER = [_compile(_scatter_loop, _scatter_loop, parallel) for parallel in (False, True)]
-_RANK = [_compile(_rank_loop, _rank_loop, parallel) for parallel in (False, True)]
+_COUNT = [compile_loop(_count_loop, _count_loop, parallel) for parallel in (False, True)]
+_SCATTER = [compile_loop(_scatter_loop, _scatter_loop, parallel) for parallel in (False, True)]
+_RANK = [compile_loop(_rank_loop, _rank_loop, parallel) for parallel in (False, True)]

@@ -13,8 +13,8 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from .cpu import _compile, _pick
 from .cpu_math import INNER, SUMS, no_inline
+from .cpu_threads import compile_loop, pick
 
 BLOCK = 65536  # numbers
 _DIGIT = 11  # bits
@@ -36,7 +36,7 @@ def select_largest(losses: Tensor, k: float) -> tuple[float, int, Tensor]:
     while fixed:
         shift = max(0, fixed - _DIGIT)
         partial = np.zeros((blocks, 1 << _DIGIT), np.int64)
-        _pick(_HISTOGRAM, losses)(keys, partial, fixed, prefix, shift)
+        pick(_HISTOGRAM, losses.numel())(keys, partial, fixed, prefix, shift)
         histogram = partial.sum(0)
         if not count:
             n = int(histogram.sum())
@@ -55,7 +55,7 @@ def select_largest(losses: Tensor, k: float) -> tuple[float, int, Tensor]:
     threshold = keys.dtype.type(prefix)
     bits = np.array([1, left / ties], like).view(keys.dtype)
     partial_sums = np.zeros(blocks)
-    _pick(_WEIGH, losses)(keys, losses.view(-1).numpy(), partial_sums, threshold, bits)
+    pick(_WEIGH, losses.numel())(keys, losses.view(-1).numpy(), partial_sums, threshold, bits)
     total = float(partial_sums.sum()) + left * float(threshold.view(like))
     return total / count, count, losses
 
@@ -95,5 +95,5 @@ def _weigh_loop(keys, values, sums, threshold, weights):  # type: ignore[no-unty
         _weigh_block(keys, threshold, weights[0], weights[1], start, stop)
 
 
-_HISTOGRAM = [_compile(_histogram_loop, _histogram_loop, parallel) for parallel in (False, True)]
-_WEIGH = [_compile(_weigh_loop, _weigh_loop, parallel) for parallel in (False, True)]
+_HISTOGRAM = [compile_loop(_histogram_loop, _histogram_loop, parallel) for parallel in (False, True)]
+_WEIGH = [compile_loop(_weigh_loop, _weigh_loop, parallel) for parallel in (False, True)]

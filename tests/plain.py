@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import oracle
 import torch
+from plain_stencil import STENCILS
 from scipy.ndimage import binary_erosion, distance_transform_edt, generate_binary_structure
 
 EPSILON = 1e-7
@@ -28,6 +29,8 @@ def voxels(logits, y, weight, activation, batch=False):
 def value(name, logits, y, weight, activation, /, **options):
     """The loss of a name; ``options`` are those of its class."""
     batch = options.pop("batch", False)
+    if name in STENCILS:  # which see one sample at a time
+        return STENCILS[name](voxels(logits, y, weight, activation), batch, **options)
     if name in DISTANCES:
         return DISTANCES[name](logits, y, weight, activation, batch, **options)
     if name in TWO_PARTS:
@@ -428,4 +431,4 @@ DISTANCES = {
     "shape_aware": shape_aware,
 }
 
-KNOWN = {**VOXEL_LOSSES, **TABLES, **RANKED, **TWO_PARTS, **DISTANCES}
+KNOWN = {**VOXEL_LOSSES, **TABLES, **RANKED, **TWO_PARTS, **DISTANCES, **STENCILS}

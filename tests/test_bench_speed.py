@@ -123,6 +123,7 @@ def test_every_loss_is_known_and_those_of_other_libraries_have_a_peer():
         "boundary",
         "distance_penalty",
         "shape_aware",
+        "dice_cldice",
     }
 
 
