@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .cpu_general import _NEEDS_Q, _Q, _Y, _channel, _load_target, _row_of, _softmax, _softmax_class
+from .cpu_general import _Q, _Y, _channel, _load_target, _row_of, _softmax, _softmax_class
 from .cpu_math import INNER, no_inline
 from .cpu_memory import bare, row, store_row
-from .cpu_tile import EMPTY, SOFTMAX, ZERO, U, load_weight, options_of, tile_buffer, tile_of, walk_of
+from .cpu_tile import EMPTY, NEEDS_Q, SOFTMAX, ZERO, U, load_weight, options_of, tile_buffer, tile_of, walk_of
 
 UNCOUNTED = np.float32(3.4028234663852886e38)  # marks a voxel that does not count
 _fast = njit(**INNER)  # no flags: the sign of a zero has a meaning
@@ -49,13 +49,13 @@ def errors_of_chunk(acc, walks, numbers, b, start, stop, tile, reals):
             _store_uncounted(t, errors, classes, b, v)
             continue
         if o.activation == SOFTMAX:
-            z = _softmax(t, logits, o, _NEEDS_Q, classes, b, v, state[0])
+            z = _softmax(t, logits, o, NEEDS_Q, classes, b, v, state[0])
         for c in range(classes):
             p = _row_of(o, classes, 0, c)
             if o.activation == SOFTMAX:
-                _softmax_class(t, z, _NEEDS_Q, c, p)
+                _softmax_class(t, z, NEEDS_Q, c, p)
             else:
-                _channel(t, logits, o, _NEEDS_Q, b, c, v, state[0])
+                _channel(t, logits, o, NEEDS_Q, b, c, v, state[0])
             _load_target(t, target, o, b, c, v, state)
             _signed_error(row(t, p), row(t, p), row(t, _Q), row(t, _Y), row(t, U))
             store_row(row(t, p), errors, b, c, v)
