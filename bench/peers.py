@@ -105,8 +105,9 @@ def _build_lovasz(activation: str, classes: int) -> Loss:
     def of_sample(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         values = []
         for c in range(classes):
-            errors, order = ((labels == c).float() - probabilities[c]).abs().sort(descending=True)
-            true = (labels == c).float()[order]
+            foreground = (labels == c).to(probabilities.dtype)
+            errors, order = (foreground - probabilities[c]).abs().sort(descending=True)
+            true = foreground[order]
             total = true.sum()
             jaccard = 1 - (total - true.cumsum(0)) / (total + (1 - true).cumsum(0))
             values.append(torch.dot(errors, torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])))

@@ -76,7 +76,7 @@ class TopKLoss(SegmentationLoss):
 
 
 class DiceTopKLoss(SegmentationLoss):
-    r"""Dice plus the cross-entropy of the hardest voxels, in one pass over the data.
+    r"""Dice plus the cross-entropy of the hardest voxels, in one pass over the data (on a GPU, in two forward).
 
     .. math:: \lambda_D \cdot \text{DiceLoss} + \lambda_K \cdot \text{TopKLoss}
 

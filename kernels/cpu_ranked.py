@@ -38,7 +38,7 @@ def jaccard_with_bad_labels(
     if not logits.numel():
         return values, sizes, errors, 0
     bad = write_errors(logits, target, mask, plan, errors.transpose(0, 1))
-    if errors.dtype == torch.float64 or is_weighted(mask):
+    if errors.dtype == torch.float64 or is_weighted(mask) or errors[0].numel() >= 2**32:  # a voxel's number has 32 bits
         return *_jaccard_of_weights(errors, mask, per_sample), bad
     for c in range(channels):
         for i, errors_of_group in enumerate(errors[c].view(groups, -1)):
