@@ -185,6 +185,7 @@ def train(losses, epochs, batch_size, seed, seconds, device, threads, json_file)
 @click.option("--activation", type=click.Choice(["softmax", "sigmoid"]), default="softmax", show_default=True)
 @click.option("--backend", type=click.Choice(["auto", "numba", "reference", "triton"]), default="auto")
 @click.option("--repeats", type=click.IntRange(1), default=30, show_default=True, help="Interleaved rounds.")
+@click.option("--seconds", type=click.FloatRange(0), default=30, show_default=True, help="No new round after these.")
 @click.option("--compile/--no-compile", "compiled", default=True, help="Peers under torch.compile as well.")
 @click.option("--memory/--no-memory", default=True, help="Peak memory, in a process per loss.")
 @device_option
@@ -198,6 +199,7 @@ def speed(
     activation,
     backend,
     repeats,
+    seconds,
     compiled,
     memory,
     device,
@@ -212,7 +214,7 @@ def speed(
     if activation == "softmax" and shape[1] < 2:
         raise click.BadParameter("softmax needs at least two classes", param_hint="--shape")
     case = Case("", shape, dtype, label_dtype, activation, backend, device, threads)
-    rows = run_speed(losses, case, Effort(repeats, compiled, memory))
+    rows = run_speed(losses, case, Effort(repeats, compiled, memory, seconds))
     if json_file:
         write_json(json_file, rows)
     refuse(rows)
@@ -339,7 +341,7 @@ def main_job(quick, out, device, threads):
     write_json(out / "train.json", rows)
     shape = (1, 4, 48, 48, 48) if quick else (2, 4, 96, 96, 96)
     case = Case("", shape, device=device, threads=threads)
-    speeds = run_speed(names, case, Effort(repeats=10 if quick else 20), end)
+    speeds = run_speed(names, case, Effort(10 if quick else 20, seconds=3.0, slow_peers=False), end)
     write_json(out / "speed.json", speeds)
     console.print(f"results: {out / 'train.json'}, {out / 'speed.json'}", markup=False)
     refuse(speeds)

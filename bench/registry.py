@@ -36,6 +36,7 @@ class LossRow:
     options: dict = field(default_factory=dict)
     peers: tuple[Peer, ...] = ()
     of_classes: Callable[[str, int], dict] = lambda activation, classes: {}  # options that depend on both
+    slow: bool = False  # a step of a peer takes seconds at [2, 4, 96, 96, 96]
     rough: float = 0.0  # what the peers' gradients are off by in float32, in L2
 
     def options_for(self, activation: str, classes: int) -> dict:
@@ -98,14 +99,14 @@ LOSSES: dict[str, LossRow] = {
     # kornia's form: the mean over all classes of each sample. A peer's slopes are differences of neighbouring values of
     # a Jaccard loss near 1, of which float32 leaves about two digits in a volume of a million voxels
     "lovasz": LossRow("LovaszLoss", {"per_sample": True, "classes": "all"}, (kornia_lovasz, plain_lovasz), rough=2e-2),
-    "hausdorff_erosion": LossRow("HausdorffErosionLoss", {"include_background": True}, (kornia_erosion,)),
-    "hausdorff_conv": LossRow("HausdorffConvLoss", peers=(plain_conv,)),
-    "structural_similarity": LossRow("StructuralSimilarityLoss", peers=(plain_structural,)),
-    "cldice": LossRow("SoftCLDiceLoss", peers=(monai_cldice,)),
+    "hausdorff_erosion": LossRow("HausdorffErosionLoss", {"include_background": True}, (kornia_erosion,), slow=True),
+    "hausdorff_conv": LossRow("HausdorffConvLoss", peers=(plain_conv,), slow=True),
+    "structural_similarity": LossRow("StructuralSimilarityLoss", peers=(plain_structural,), slow=True),
+    "cldice": LossRow("SoftCLDiceLoss", peers=(monai_cldice,), slow=True),
     "dice_cldice": LossRow("SoftDiceCLDiceLoss"),
     "unified_focal": LossRow("UnifiedFocalLoss", {"smooth": 1e-7}, (monai_unified,)),
     "boundary": LossRow("BoundaryLoss"),
-    "hausdorff_dt": LossRow("HausdorffDTLoss", {}, (monai("HausdorffDTLoss"),)),
+    "hausdorff_dt": LossRow("HausdorffDTLoss", {}, (monai("HausdorffDTLoss"),), slow=True),
     "distance_penalty": LossRow("DistancePenaltyLoss"),
     "shape_aware": LossRow("ShapeAwareLoss"),
 }

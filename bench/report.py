@@ -118,7 +118,7 @@ def speed_title(row: dict) -> str:
     shape = "x".join(map(str, row["shape"]))
     return (
         f"{shape} {row['dtype']}, {row['activation']}, {row['backend']} on {row['device']}, "
-        f"labels {row['label_dtype']} (peers int64), median of {row['repeats']} interleaved rounds\n"
+        f"labels {row['label_dtype']} (peers int64), median of up to {row['repeats']} interleaved rounds\n"
         "ms: forward + backward = both; copies: both in times of logits.clone(); "
         "peak: memory beyond the inputs, in times of the logits"
     )

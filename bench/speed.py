@@ -1,5 +1,6 @@
 """Each loss against the same loss elsewhere: agreement first, then time and peak memory."""
 
+import math
 import statistics
 import warnings
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import torch
 
 from bench.agreement import differences, disagreement
 from bench.case import Case
-from bench.machine import machine, notes_on_others, watch_others
+from bench.machine import installed_version, machine, notes_on_others, watch_others
 from bench.memory import can_measure, peaks
 from bench.registry import LOSSES
 from bench.timing import Contestant, Copy, Samples, interleave, quartiles
@@ -26,6 +27,8 @@ class Effort:
     repeats: int = 30
     compiled: bool = True
     memory: bool = True
+    seconds: float = math.inf  # after which no further round begins
+    slow_peers: bool = True  # whether to run peers of which a step takes seconds
 
 
 def affordable(effort: Effort, seconds: float) -> Effort:
@@ -125,7 +128,10 @@ def empty_row(case: Case, effort: Effort) -> dict:
 def measure(case: Case, effort: Effort, advance: Callable[[str], None] = lambda stage: None) -> dict:
     """One row of the table; `advance` is told each stage as it begins."""
     row = empty_row(case, effort)
-    row["notes"] += [f"{p.title} is not installed" for p in case.known_peers() if p not in case.peers()]
+    if LOSSES[case.loss].slow and not effort.slow_peers:
+        row["notes"].append(f"its peers, seconds a step, left out: python -m bench speed --losses {case.loss}")
+        case = replace(case, only_ours=True)
+    row["notes"] += [f"{p.title} is not installed" for p in case.known_peers() if not installed_version(p.package)]
     if not effort.compiled:
         row["notes"].append("torch.compile of the peers left out")
     else:
@@ -141,7 +147,8 @@ def measure(case: Case, effort: Effort, advance: Callable[[str], None] = lambda 
             return row
         advance("timing")
         with watch_others() as watched:
-            samples = interleave({COPY: Copy(logits), **contestants}, effort.repeats, case.torch_device)
+            samples = interleave({COPY: Copy(logits), **contestants}, effort.repeats, case.torch_device, effort.seconds)
+    row["repeats"] = len(samples["ours"].forward)
 
     row |= spread(samples["ours"])
     row["copy_ms"] = statistics.median(samples[COPY].forward)

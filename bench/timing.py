@@ -1,6 +1,7 @@
 """Interleaved timing of forward and backward, and the spread of what was measured."""
 
 import gc
+import math
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from bench.machine import synchronise
 
 WARM_UP = 3
+FEWEST = 3  # rounds, however long they take
 
 
 def timed(call: Callable, device: torch.device) -> tuple[object, float]:
@@ -88,18 +90,26 @@ def interleave(
     contestants: dict[str, Contestant | Copy],
     repeats: int,
     device: torch.device,
-    advance: Callable[[], None] = lambda: None,
+    seconds: float = math.inf,
 ) -> dict[str, Samples]:
-    """Time all contestants in turn, `repeats` rounds over: they share whatever the machine does meanwhile."""
+    """Time all contestants in turn, `repeats` rounds over: they share whatever the machine does meanwhile.
+
+    After `seconds` no further round begins, but for the first FEWEST.
+    """
     for contestant in contestants.values():
+        begin = time.perf_counter()
         for _ in range(WARM_UP):
             contestant.step(device)
+            if time.perf_counter() - begin > seconds:
+                break
     samples = {name: Samples() for name in contestants}
+    begin = time.perf_counter()
     with no_collection():
-        for _ in range(repeats):
+        for done in range(repeats):
+            if done >= FEWEST and time.perf_counter() - begin > seconds:
+                break
             for name, contestant in contestants.items():
                 forward, backward = contestant.step(device)
                 samples[name].forward.append(forward)
                 samples[name].backward.append(backward)
-            advance()
     return samples

@@ -217,6 +217,12 @@ class CompoundLoss(SumLoss):
         if not members or not all(isinstance(loss, SumLoss) for loss in members):
             kinds = [type(loss).__name__ for loss in members]
             raise ValueError(f"losses: got {kinds}, expected one or more losses on sums (SumLoss)")
+        for loss in members:
+            if type(loss).forward is not SumLoss.forward:
+                raise ValueError(
+                    f"losses: {type(loss).__name__} has more than sums in its forward, expected losses that can share "
+                    "a pass; add its value to that of the others"
+                )
         factors = [1.0] * len(members) if weights is None else [float(weight) for weight in weights]
         if len(factors) != len(members):
             raise ValueError(f"weights: got {len(factors)}, expected {len(members)}, one for each loss")

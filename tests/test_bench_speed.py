@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from bench.agreement import differences, disagreement
 from bench.case import Case
 from bench.peers import monai
 from bench.report import finite
-from bench.speed import Effort, affordable
+from bench.speed import Effort, affordable, measure
 
 TINY = "1,3,12,10,8"
 ROW_KEYS = {
@@ -174,6 +175,24 @@ def test_contestants_take_turns():
     samples = timing.interleave({"a": Fake("a"), "b": Fake("b")}, repeats=3, device=torch.device("cpu"))
     assert turns[-6:] == ["a", "b"] * 3 and len(turns) == 6 + 2 * timing.WARM_UP
     assert samples["a"].total == [3.0] * 3
+
+
+def test_rounds_end_with_the_time_but_are_three_at_least():
+    class Fake:
+        def step(self, device):
+            time.sleep(0.01)
+            return 1.0, 2.0
+
+    cpu = torch.device("cpu")
+    assert len(timing.interleave({"a": Fake()}, 50, cpu, seconds=0.0)["a"].forward) == timing.FEWEST
+    assert timing.FEWEST < len(timing.interleave({"a": Fake()}, 50, cpu, seconds=0.1)["a"].forward) < 50
+
+
+def test_peers_that_take_seconds_can_be_left_out():
+    case = Case("hausdorff_erosion", (1, 2, 8, 8))
+    row = measure(case, Effort(1, compiled=False, memory=False, slow_peers=False))
+    assert row["peers"] == [] and "bench speed --losses hausdorff_erosion" in row["notes"][0]
+    assert row["total_ms"] > 0
 
 
 def test_what_does_not_fit_is_left_out():

@@ -274,3 +274,8 @@ def test_validation_by_environment(monkeypatch):
     monkeypatch.setattr(inputs, "_validate_everywhere", True)
     assert inputs.validation_level(None, torch.device("cuda")) == 2
     assert inputs.validation_level(False, torch.device("cuda")) == 0
+
+
+def test_a_loss_with_a_pass_of_its_own_is_no_part_of_a_compound():
+    with pytest.raises(ValueError, match="losses: StructuralSimilarityLoss has more than sums in its forward"):
+        fastloss.CompoundLoss([fastloss.DiceLoss(), fastloss.StructuralSimilarityLoss()])
