@@ -59,7 +59,7 @@ def _separable(x: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
 
 
 def _build_structural(activation: str, classes: int, window: int, sigma: float) -> Loss:
-    line = torch.arange(window, dtype=torch.float32) - window // 2
+    line = torch.arange(window, dtype=torch.float64) - window // 2
     gaussian = torch.exp(-(line**2) / (2 * sigma**2))
     gaussian = gaussian / gaussian.sum()
 
@@ -69,7 +69,7 @@ def _build_structural(activation: str, classes: int, window: int, sigma: float) 
         return (x - mean + 0.01) / (variance.sqrt() + 0.01)
 
     def call(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        taps, space = gaussian.to(logits), tuple(range(2, logits.ndim))
+        taps, space, target = gaussian.to(logits), tuple(range(2, logits.ndim)), target.to(logits.dtype)
         p = _probability(logits, activation)
         with torch.no_grad():
             inside = _separable(torch.ones_like(p[:1, :1]), taps)

@@ -1,11 +1,11 @@
 """The speed command end to end, its refusals, and its measuring instruments."""
 
+import itertools
 import json
 import math
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -91,8 +91,10 @@ def test_every_peer_computes_the_same(loss, activation, dtype):
     case = Case(loss, (2, 3, 14, 12, 10), dtype, activation=activation)
     logits, labels = case.inputs()
     contestants = case.contestants(logits, labels, compiled=False)
+    # rounded logits tie, and of two smallest neighbours either may have the gradient
+    rough = 0.1 if loss == "cldice" and logits.dtype in (torch.bfloat16, torch.float16) else 0.0
     for name in contestants.keys() - {"ours"}:
-        assert disagreement(*differences(contestants["ours"], contestants[name]), logits.dtype) is None, name
+        assert disagreement(*differences(contestants["ours"], contestants[name]), logits.dtype, rough) is None, name
 
 
 def test_peer_of_two_classes():
@@ -177,15 +179,19 @@ def test_contestants_take_turns():
     assert samples["a"].total == [3.0] * 3
 
 
-def test_rounds_end_with_the_time_but_are_three_at_least():
+def test_rounds_end_with_the_time_but_are_three_at_least(monkeypatch):
     class Fake:
         def step(self, device):
-            time.sleep(0.01)
             return 1.0, 2.0
 
-    cpu = torch.device("cpu")
-    assert len(timing.interleave({"a": Fake()}, 50, cpu, seconds=0.0)["a"].forward) == timing.FEWEST
-    assert timing.FEWEST < len(timing.interleave({"a": Fake()}, 50, cpu, seconds=0.1)["a"].forward) < 50
+    def rounds(seconds):
+        clock = itertools.count()
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))  # a second later at each look
+        return len(timing.interleave({"a": Fake()}, 50, torch.device("cpu"), seconds)["a"].forward)
+
+    assert rounds(0.0) == timing.FEWEST
+    assert timing.FEWEST < rounds(10.0) < 20
+    assert rounds(math.inf) == 50
 
 
 def test_peers_that_take_seconds_can_be_left_out():
