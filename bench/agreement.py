@@ -6,7 +6,7 @@ from bench.timing import Contestant
 
 # largest relative difference of the value, and of the gradient in L2
 TOLERANCES = {
-    torch.float64: (1e-6, 1e-6),  # MONAI's one-hot is float32 whatever the logits
+    torch.float64: (1e-6, 3e-6),  # of peers, one-hot targets (MONAI) and taps (kornia) are float32
     torch.float32: (1e-4, 1e-3),
     torch.bfloat16: (1e-2, 3e-2),
     torch.float16: (1e-2, 3e-2),

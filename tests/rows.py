@@ -30,7 +30,7 @@ class Row:
     @property
     def of_voxels(self):
         """Whether it is a mean over voxels, without the options of a table."""
-        return issubclass(self.cls, VoxelLoss)
+        return issubclass(self.cls, (VoxelLoss, fastloss.PolyLoss))
 
     @property
     def has_distances(self):
