@@ -29,6 +29,11 @@ def ratio(numerator: Tensor, denominator: Tensor, empty: float) -> Tensor:
     return torch.where(nothing, empty, numerator / torch.where(nothing, 1.0, denominator))
 
 
+def as_loss(value: Tensor, logits: Tensor) -> Tensor:
+    """A loss in its dtype: float32, or float64 for float64 logits."""
+    return value if logits.dtype == torch.float64 else value.to(torch.float32)
+
+
 def _mapped(loss: SumLoss) -> bool:
     return any(parse_term(name).mapped for name in loss.terms)
 
@@ -197,8 +202,7 @@ class SumLoss(SegmentationLoss):
         for name in named:
             if name.removeprefix(MAP_PREFIX) in CONSTANT_KINDS:  # no gradient, which a formula may make infinite
                 named[name] = named[name].detach()
-        loss = self.from_sums(named)
-        return loss if logits.dtype == torch.float64 else loss.to(torch.float32)
+        return as_loss(self.from_sums(named), logits)
 
 
 class CompoundLoss(SumLoss):

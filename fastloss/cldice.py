@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .base import SegmentationLoss, Sums, ratio
+from .base import SegmentationLoss, Sums, as_loss, ratio
 from .inputs import check_at_least_zero, check_fraction, check_inputs, check_natural, validation_level
 from .ops import forced_backend
 from .stencil_ops import cldice_sums
@@ -66,7 +65,7 @@ class SoftCLDiceLoss(SegmentationLoss):
         named = dict(zip(_COLUMNS, sums.unbind(-1), strict=True))
         named |= {name: named[name].detach() for name in ("skeleton_y", "y")}
         loss = self.reduce(self.formula(named))
-        return loss if logits.dtype == torch.float64 else loss.to(torch.float32)
+        return as_loss(loss, logits)
 
     def formula(self, sums: Sums) -> Tensor:
         """The value per sample and class, ``[B, C]``; 0 where no voxel counts."""

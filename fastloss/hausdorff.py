@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .base import SegmentationLoss, ratio
+from .base import SegmentationLoss, as_loss, ratio
 from .inputs import check_at_least_zero, check_count, check_inputs, validation_level
 from .ops import forced_backend
 from .stencil_ops import squared_error_sums
@@ -35,7 +34,7 @@ class _SquaredErrorLoss(SegmentationLoss):
         if self.batch:
             sums = sums.sum(0, keepdim=True)
         loss = self.reduce(ratio(sums[..., 0], sums[..., 1].detach(), 0.0))
-        return loss if logits.dtype == torch.float64 else loss.to(torch.float32)
+        return as_loss(loss, logits)
 
 
 class HausdorffErosionLoss(_SquaredErrorLoss):

@@ -246,17 +246,44 @@ class _VoxelSums(torch.autograd.Function):
             return None, None, None, None, None
         logits, target, mask, weight_map = ctx.saved_tensors
         gradient = torch.ops.fastloss.voxel_sums_backward(grad_sums, logits, target, mask, weight_map, *ctx.options)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            gradient = FirstDerivativeOnly.apply(gradient, grad_sums, logits)
-        return gradient, None, None, None, None
+        return first_derivative_only(gradient, grad_sums, logits), None, None, None, None
 
 
-class _EagerVoxelSums(_VoxelSums):
-    """Without a jvp of its own, forward-mode would silently give zero."""
+class NoForwardMode:
+    """Comes first in a Function's eager version: without a jvp of its own, forward-mode would silently give zero."""
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Any:
         raise NotImplementedError("fastloss losses have no forward-mode derivative: use reverse mode (backward)")
+
+
+class _EagerVoxelSums(NoForwardMode, _VoxelSums):
+    pass
+
+
+def first_derivative_only(gradient: Tensor, *inputs: Tensor | None) -> Tensor:
+    """Under create_graph=True a gradient whose further derivative, by any of the inputs, raises."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return gradient
+    limited: Tensor = FirstDerivativeOnly.apply(gradient, *(x for x in inputs if x is not None))
+    return limited
+
+
+def refuse_transforms() -> None:
+    """Raises NotImplementedError under torch.func."""
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "fastloss losses do not run under torch.func transforms (grad, vmap, jvp, ...): use loss.backward() or "
+            "torch.autograd.grad, and reduction='none' for a value per sample"
+        )
+
+
+def apply_function(traced: Any, eager: Any, *arguments: Any) -> Any:
+    """Applies the version of an autograd Function that torch.compile traces, or the eager one."""
+    if torch.compiler.is_compiling():
+        return traced.apply(*arguments)
+    refuse_transforms()
+    return eager.apply(*arguments)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...]) -> None:
@@ -273,13 +300,5 @@ def sums(
     options: tuple[Any, ...],
 ) -> Tensor:
     """Differentiable sums ``[B, C, K]``; ``options`` are the operator's, after its tensors."""
-    if torch.compiler.is_compiling():
-        traced: Tensor = _VoxelSums.apply(logits, target, mask, weight_map, options)
-        return traced
-    if torch._C._are_functorch_transforms_active():
-        raise NotImplementedError(
-            "fastloss losses do not run under torch.func transforms (grad, vmap, jvp, ...): use loss.backward() or "
-            "torch.autograd.grad, and reduction='none' for a value per sample"
-        )
-    result: Tensor = _EagerVoxelSums.apply(logits, target, mask, weight_map, options)
+    result: Tensor = apply_function(_VoxelSums, _EagerVoxelSums, logits, target, mask, weight_map, options)
     return result

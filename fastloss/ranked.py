@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import ranked_ops
-from .base import SegmentationLoss, Sums
+from .base import SegmentationLoss, Sums, as_loss
 from .inputs import check_at_least_zero, check_choice, check_inputs, validation_level
 from .ops import forced_backend
 from .region import DiceLoss
@@ -21,10 +21,6 @@ def _check_portion(k: float) -> float:
     if not good:
         raise ValueError(f"k: got {k!r}, expected a fraction of the voxels, above 0 and at most 1")
     return float(k)
-
-
-def _as_loss(value: Tensor, logits: Tensor) -> Tensor:
-    return value if logits.dtype == torch.float64 else value.to(torch.float32)
 
 
 class TopKLoss(SegmentationLoss):
@@ -69,7 +65,7 @@ class TopKLoss(SegmentationLoss):
 
     def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
-        return _as_loss(_topk(self, self.k, (), logits, target, mask)[1], logits)
+        return as_loss(_topk(self, self.k, (), logits, target, mask)[1], logits)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, activation={self.activation!r}, ignore_index={self.ignore_index or None}"
@@ -118,7 +114,7 @@ class DiceTopKLoss(SegmentationLoss):
         named: Sums = dict(zip(terms, sums.unbind(-1), strict=True))
         for name in CONSTANT_KINDS.intersection(named):
             named[name] = named[name].detach()
-        return _as_loss(self.dice_weight * self.dice.from_sums(named) + self.topk_weight * hardest, logits)
+        return as_loss(self.dice_weight * self.dice.from_sums(named) + self.topk_weight * hardest, logits)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, dice_weight={self.dice_weight}, topk_weight={self.topk_weight}"
@@ -186,7 +182,7 @@ class LovaszLoss(SegmentationLoss):
         level = validation_level(self.validate, inputs.logits.device)
         options = (self.activation, self.ignore_index, inputs.dense, level, forced_backend())
         table, sizes = ranked_ops.jaccard_extension(inputs.logits, inputs.target, inputs.mask, self.per_sample, options)
-        return _as_loss(self.reduce_counted(table, sizes > 0), logits)
+        return as_loss(self.reduce_counted(table, sizes > 0), logits)
 
     def reduce_counted(self, table: Tensor, present: Tensor) -> Tensor:
         """The reduction of the table over the classes that count."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops import FirstDerivativeOnly, check_labels, check_logits, choose
+from .ops import NoForwardMode, apply_function, check_labels, check_logits, choose, first_derivative_only
 from .terms import VALIDATE_ALL, Plan, make_plan
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
@@ -221,27 +221,6 @@ torch.library.register_fake("fastloss::jaccard_extension_backward", _jaccard_ext
 
 # Autograd
 
-_NO_FORWARD_MODE = "fastloss losses have no forward-mode derivative: use reverse mode (backward)"
-
-
-def _first_only(gradient: Tensor, *inputs: Tensor | None) -> Tensor:
-    """Under create_graph=True a gradient whose further derivative raises."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return gradient
-    limited: Tensor = FirstDerivativeOnly.apply(gradient, *(x for x in inputs if x is not None))
-    return limited
-
-
-def _apply(traced: Any, eager: Any, *arguments: Any) -> Any:
-    if torch.compiler.is_compiling():
-        return traced.apply(*arguments)
-    if torch._C._are_functorch_transforms_active():
-        raise NotImplementedError(
-            "fastloss losses do not run under torch.func transforms (grad, vmap, jvp, ...): use loss.backward() or "
-            "torch.autograd.grad"
-        )
-    return eager.apply(*arguments)
-
 
 class _TopK(torch.autograd.Function):
     """What torch.compile traces: it takes no Function with a jvp."""
@@ -269,15 +248,11 @@ class _TopK(torch.autograd.Function):
         if grad_sums is None and grad_mean is None:
             return None, *nothing
         gradient = torch.ops.fastloss.topk_sums_backward(grad_sums, grad_mean, *ctx.saved_tensors, *ctx.options)
-        return _first_only(gradient, grad_sums, grad_mean, ctx.saved_tensors[2]), *nothing
+        return first_derivative_only(gradient, grad_sums, grad_mean, ctx.saved_tensors[2]), *nothing
 
 
-class _EagerTopK(_TopK):
-    """Without a jvp of its own, forward-mode would silently give zero."""
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Any:
-        raise NotImplementedError(_NO_FORWARD_MODE)
+class _EagerTopK(NoForwardMode, _TopK):
+    pass
 
 
 class _Jaccard(torch.autograd.Function):
@@ -306,15 +281,11 @@ class _Jaccard(torch.autograd.Function):
         if grad_values is None:
             return None, *nothing
         gradient = torch.ops.fastloss.jaccard_extension_backward(grad_values, *ctx.saved_tensors, *ctx.options)
-        return _first_only(gradient, grad_values, ctx.saved_tensors[1]), *nothing
+        return first_derivative_only(gradient, grad_values, ctx.saved_tensors[1]), *nothing
 
 
-class _EagerJaccard(_Jaccard):
-    """Without a jvp of its own, forward-mode would silently give zero."""
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Any:
-        raise NotImplementedError(_NO_FORWARD_MODE)
+class _EagerJaccard(NoForwardMode, _Jaccard):
+    pass
 
 
 def topk_sums(
@@ -326,7 +297,7 @@ def topk_sums(
     options: tuple[Any, ...],
 ) -> tuple[Tensor, Tensor]:
     """Differentiable sums ``[B, C, K]`` and the mean of the largest voxel losses; ``options`` end the operator's."""
-    sums, mean = _apply(_TopK, _EagerTopK, logits, target, mask, k, terms, options)
+    sums, mean = apply_function(_TopK, _EagerTopK, logits, target, mask, k, terms, options)
     return sums, mean
 
 
@@ -334,5 +305,5 @@ def jaccard_extension(
     logits: Tensor, target: Tensor, mask: Tensor | None, per_sample: bool, options: tuple[Any, ...]
 ) -> tuple[Tensor, Tensor]:
     """The Lovász extension of the Jaccard loss ``[B or 1, C]``, differentiable, and the weight of each class."""
-    values, sizes = _apply(_Jaccard, _EagerJaccard, logits, target, mask, per_sample, options)
+    values, sizes = apply_function(_Jaccard, _EagerJaccard, logits, target, mask, per_sample, options)
     return values, sizes

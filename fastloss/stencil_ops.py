@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops import FirstDerivativeOnly, check_labels, choose
+from .ops import NoForwardMode, apply_function, check_labels, choose, first_derivative_only, refuse_transforms
 from .terms import Plan, make_plan
 
 _STENCILS = {"cpu": "cpu_stencil"}
@@ -55,15 +55,6 @@ def _constant_dtype(logits: Tensor) -> torch.dtype:
 def _sums_like(logits: Tensor, columns: int) -> Tensor:
     dtype = torch.float32 if logits.device.type == "mps" else torch.float64
     return logits.new_empty((*logits.shape[:2], columns), dtype=dtype)
-
-
-def refuse_transforms() -> None:
-    """Raises NotImplementedError under torch.func."""
-    if torch._C._are_functorch_transforms_active():
-        raise NotImplementedError(
-            "fastloss losses do not run under torch.func transforms (grad, vmap, jvp, ...): use loss.backward() or "
-            "torch.autograd.grad, and reduction='none' for a value per sample"
-        )
 
 
 # Stencils of the squared error: [B, C, 2] (a sum, and the sum of w), and the derivative of the sum by w (p - y)^2
@@ -157,17 +148,11 @@ class _SquaredErrorSums(torch.autograd.Function):
         gradient = torch.ops.fastloss.voxel_sums_backward(
             coefficients, logits, target, mask, slope, _SLOPE_TERMS, activation, ignore, dense, 0, ctx.options[-1]
         )
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            gradient = FirstDerivativeOnly.apply(gradient, grad_sums, logits)
-        return gradient, None, None, None, None
+        return first_derivative_only(gradient, grad_sums, logits), None, None, None, None
 
 
-class _EagerSquaredErrorSums(_SquaredErrorSums):
-    """Without a jvp of its own, forward-mode would silently give zero."""
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Any:
-        raise NotImplementedError("fastloss losses have no forward-mode derivative: use reverse mode (backward)")
+class _EagerSquaredErrorSums(NoForwardMode, _SquaredErrorSums):
+    pass
 
 
 def squared_error_sums(
@@ -177,11 +162,7 @@ def squared_error_sums(
     ``derivative``."""
     derivative = logits.requires_grad and torch.is_grad_enabled()
     arguments = (*options, derivative, backend)
-    if torch.compiler.is_compiling():
-        traced: Tensor = _SquaredErrorSums.apply(logits, target, mask, name, arguments)
-        return traced
-    refuse_transforms()
-    result: Tensor = _EagerSquaredErrorSums.apply(logits, target, mask, name, arguments)
+    result: Tensor = apply_function(_SquaredErrorSums, _EagerSquaredErrorSums, logits, target, mask, name, arguments)
     return result
 
 
@@ -296,24 +277,14 @@ class _ClDiceSums(torch.autograd.Function):
             return None, None, None, None
         logits, target, mask = ctx.saved_tensors
         gradient = torch.ops.fastloss.cldice_sums_backward(grad_sums, logits, target, mask, *ctx.options)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            gradient = FirstDerivativeOnly.apply(gradient, grad_sums, logits)
-        return gradient, None, None, None
+        return first_derivative_only(gradient, grad_sums, logits), None, None, None
 
 
-class _EagerClDiceSums(_ClDiceSums):
-    """Without a jvp of its own, forward-mode would silently give zero."""
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Any:
-        raise NotImplementedError("fastloss losses have no forward-mode derivative: use reverse mode (backward)")
+class _EagerClDiceSums(NoForwardMode, _ClDiceSums):
+    pass
 
 
 def cldice_sums(logits: Tensor, target: Tensor, mask: Tensor | None, options: tuple[Any, ...]) -> Tensor:
     """Differentiable ``[B, C, 7]``; ``options`` are the operator's, after its tensors."""
-    if torch.compiler.is_compiling():
-        traced: Tensor = _ClDiceSums.apply(logits, target, mask, options)
-        return traced
-    refuse_transforms()
-    result: Tensor = _EagerClDiceSums.apply(logits, target, mask, options)
+    result: Tensor = apply_function(_ClDiceSums, _EagerClDiceSums, logits, target, mask, options)
     return result

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .base import Sums, ratio
+from .base import Sums, as_loss, ratio
 from .distribution import CrossEntropyLoss
 from .inputs import check_at_least_zero, check_count, check_fraction, check_inputs, check_positive, validation_level
 from .ops import forced_backend
@@ -82,7 +81,7 @@ class StructuralSimilarityLoss(CrossEntropyLoss):
         named = dict(zip(self.terms, sums.unbind(-1), strict=True))
         named |= {name: named[name].detach() for name in ("y", "count") if name in named}
         loss = self.from_sums(named | {"selected": selected})
-        return loss if logits.dtype == torch.float64 else loss.to(torch.float32)
+        return as_loss(loss, logits)
 
     def from_sums(self, sums: Sums) -> Tensor:
         cross_entropy = super().from_sums(sums)
