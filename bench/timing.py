@@ -94,6 +94,9 @@ def interleave(
 ) -> dict[str, Samples]:
     """Time all contestants in turn, `repeats` rounds over: they share whatever the machine does meanwhile.
 
+    Before each timed step the same contestant takes one that does not count. Memory that the one before it freed goes
+    back to the system at the next call of `free` that happens to look, which may be anyone's and takes longer than a
+    fast loss; and each then finds the allocator and the caches as its own last step left them, as in training.
     After `seconds` no further round begins, but for the first FEWEST.
     """
     for contestant in contestants.values():
@@ -109,6 +112,7 @@ def interleave(
             if done >= FEWEST and time.perf_counter() - begin > seconds:
                 break
             for name, contestant in contestants.items():
+                contestant.step(device)
                 forward, backward = contestant.step(device)
                 samples[name].forward.append(forward)
                 samples[name].backward.append(backward)

@@ -15,6 +15,7 @@ from . import cpu_label_rows as rows
 from . import cpu_rows as rows_of_any
 from .cpu_math import INNER, no_inline
 from .cpu_memory import (
+    address,
     bare,
     class_pointer,
     class_row,
@@ -29,8 +30,10 @@ from .cpu_memory import (
     stream_fence,
 )
 from .cpu_powers import power_slopes, power_values
+from .cpu_registers import CROSS_ENTROPY, LANES, MOST, OVERLAP, SQUARES, gradient_in_registers, sums_in_registers
 from .cpu_rows import set_zero, sum_row
 from .cpu_tile import (
+    ALL,
     CE_POS,
     COUNT,
     EMPTY,
@@ -134,6 +137,83 @@ def _own_rows(t, z, o, classes, first, last):
 def _present(o, state, classes):
     """The range of classes that may have a voxel in the tile."""
     return max(np.int64(0), state[2] - o.first_label), min(classes, state[3] - o.first_label + 1)
+
+
+# What fits the registers
+
+_SIMPLE = sum(1 << kind for kind in (P, PY, Y, COUNT, Y2, CE_POS, P2, P2Y))
+
+
+@_inlined
+def _register_terms(o, walks, classes, reals):
+    """The terms of cpu_registers that make up a pass, or 0."""
+    bits = o.bits
+    if (
+        reals.itemsize != 4
+        or not 2 <= classes <= MOST
+        or o.powers > 0
+        or o.first_label != 0
+        or o.mapped_bits != 0
+        or (bits | _SIMPLE) != _SIMPLE
+        or walk_of(walks, 2).code >= 0
+    ):
+        return 0
+    squares = has(bits, P2) or has(bits, P2Y)
+    overlap = squares or not has(bits, CE_POS) or has(bits, P) or has(bits, PY)
+    return OVERLAP * overlap + CROSS_ENTROPY * has(bits, CE_POS) + SQUARES * squares
+
+
+@_inlined
+def _in_registers(terms, t, state):
+    return terms != 0 and state[0] == ALL and state[1] == 0 and t.n % LANES == 0
+
+
+@_fast
+def _sum_in_registers(acc, terms, t, z, o):
+    no_inline()
+    sums_in_registers(
+        np.int64(acc.shape[0]),
+        np.int64(terms),
+        address(t, _SLOPE),
+        z.address,
+        z.step,
+        address(t, LABELS),
+        np.int64(t.n),
+    )
+    sums = row(t, _SLOPE)
+    for c in range(acc.shape[0]):
+        acc[c, P] += sums[6 * c]
+        acc[c, PY] += sums[6 * c + 1]
+        acc[c, Y] += sums[6 * c + 2]
+        acc[c, Y2] += sums[6 * c + 2]
+        acc[c, CE_POS] += sums[6 * c + 3]
+        acc[c, P2] += sums[6 * c + 4]
+        acc[c, P2Y] += sums[6 * c + 5]
+
+
+@_fast
+def _gradient_in_registers(k, terms, t, z, o, gradient, b, v):
+    no_inline()
+    classes = k.shape[0]
+    numbers = row(t, _SLOPE)
+    for c in range(classes):
+        for i, column in enumerate((P, PY, CE_POS, P2, P2Y)):
+            numbers[5 * c + i] = k[c, column]
+    results = class_rows(t, _E + classes, gradient, b, v, True)
+    gradient_in_registers(
+        np.int64(classes),
+        np.int64(terms),
+        results.address,
+        results.step,
+        z.address,
+        z.step,
+        address(t, LABELS),
+        address(t, _SLOPE),
+        np.int64(t.n),
+    )
+    if not results.in_place:
+        for c in range(classes):
+            store_row(class_row(t, results, c), gradient, b, c, v)
 
 
 # Forward
@@ -280,6 +360,7 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
     losses = walk_of(walks, 4)
     weight_map, mapped = walk_of(walks, 3), has(o.mapped_bits, CE_POS)
     own = o.powers > 0 or losses.code >= 0 or mapped
+    terms = 0 if losses.code >= 0 else _register_terms(o, walks, classes, reals)
     buffer = tile_buffer(_E + 2 * classes, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
@@ -294,6 +375,9 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
         for c in range(classes):
             acc[c, COUNT] += count
         z = load_classes(t, _E + classes, classes, logits, b, v, state[0])
+        if _in_registers(terms, t, state):
+            _sum_in_registers(acc, terms, t, z, o)
+            continue
         exponentials(t, z, _E, classes)
         prefetch_classes(t, z, classes)
         first, last = _present(o, state, classes)
@@ -493,6 +577,7 @@ def backward_labels(coefficients, walks, numbers, b, start, stop, tile, reals):
     o, classes = options_of(numbers), coefficients.shape[0]
     logits, target, mask, gradient = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 4)
     weight_map, mapped = walk_of(walks, 3), has(o.mapped_bits, CE_POS)
+    terms = _register_terms(o, walks, classes, reals)
     buffer = tile_buffer(_E + 2 * classes, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
@@ -502,6 +587,9 @@ def backward_labels(coefficients, walks, numbers, b, start, stop, tile, reals):
                 store_row(row(t, ZERO), gradient, b, c, v)
             continue
         z = load_classes(t, _E + classes, classes, logits, b, v, state[0])
+        if _in_registers(terms, t, state):
+            _gradient_in_registers(coefficients, terms, t, z, o, gradient, b, v)
+            continue
         exponentials(t, z, _E, classes)
         prefetch_classes(t, z, classes)
         first, last = _present(o, state, classes)

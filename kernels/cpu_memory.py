@@ -109,6 +109,12 @@ class Tile(NamedTuple):
 
 
 @_inlined
+def address(t, k):
+    """Row k of a tile, as a number."""
+    return _address(pointer(t, k))
+
+
+@_inlined
 def pointer(t, k):
     """Row k of a tile, as an address with a type."""
     return _pointer(t.base, k * t.pitch, t.like)

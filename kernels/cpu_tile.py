@@ -16,7 +16,19 @@ from fastloss.terms import ACTIVATIONS, EPSILON, KINDS, POWER_KINDS, Plan, Term,
 from . import cpu_label_rows as softmax
 from . import cpu_rows as rows
 from .cpu_math import INNER, no_inline
-from .cpu_memory import Tile, Walk, class_pointer, class_rows, label_row, load_integers, load_row, pointer, row
+from .cpu_memory import (
+    Tile,
+    Walk,
+    address,
+    class_pointer,
+    class_rows,
+    label_row,
+    load_integers,
+    load_row,
+    pointer,
+    row,
+)
+from .cpu_registers import LANES, MOST, softmax_in_registers
 
 MAPPED = len(KINDS)
 SLOTS = 2 * MAPPED
@@ -214,6 +226,21 @@ def logits_of_four(t, z, classes, c):
 def exponentials(t, z, e, classes):
     """The largest logit, the exponentials of z - max (rows from e on), their sum, and what normalises it."""
     no_inline()
+    if row(t, e).itemsize == 4 and 2 <= classes <= MOST and t.n % LANES == 0:
+        softmax_in_registers(
+            np.int64(classes),
+            z.address,
+            z.step,
+            address(t, e),
+            np.int64(4 * t.pitch),
+            address(t, LARGEST),
+            address(t, TOTAL),
+            address(t, R),
+            address(t, RU),
+            address(t, U),
+            np.int64(t.n),
+        )
+        return
     m, total, r, ru, u = pointer(t, LARGEST), pointer(t, TOTAL), pointer(t, R), pointer(t, RU), pointer(t, U)
     softmax.max_of_four(
         t.n,
