@@ -1,5 +1,6 @@
 """What a result must say about where it was measured."""
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -95,6 +96,18 @@ def notes_on_others(cores: float | None) -> list[str]:
     if cores is None or cores <= BUSY:
         return []
     return [f"other processes kept {cores:.1f} cores busy: times are not to be trusted"]
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory it is given back, where it is glibc, as a tuned training process does.
+
+    By default it returns large blocks to the system and gets them back as pages to be cleared, which takes longer than
+    a fast loss; and what one loss freed it may return in another's time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt:
+        mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def synchronise(device: torch.device) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from bench.machine import synchronise
+from bench.machine import keep_freed_memory, synchronise
 
 WARM_UP = 3
 FEWEST = 3  # rounds, however long they take
@@ -94,11 +94,9 @@ def interleave(
 ) -> dict[str, Samples]:
     """Time all contestants in turn, `repeats` rounds over: they share whatever the machine does meanwhile.
 
-    Before each timed step the same contestant takes one that does not count. Memory that the one before it freed goes
-    back to the system at the next call of `free` that happens to look, which may be anyone's and takes longer than a
-    fast loss; and each then finds the allocator and the caches as its own last step left them, as in training.
     After `seconds` no further round begins, but for the first FEWEST.
     """
+    keep_freed_memory()
     for contestant in contestants.values():
         begin = time.perf_counter()
         for _ in range(WARM_UP):
@@ -112,7 +110,6 @@ def interleave(
             if done >= FEWEST and time.perf_counter() - begin > seconds:
                 break
             for name, contestant in contestants.items():
-                contestant.step(device)
                 forward, backward = contestant.step(device)
                 samples[name].forward.append(forward)
                 samples[name].backward.append(backward)
