@@ -30,7 +30,17 @@ from .cpu_memory import (
     stream_fence,
 )
 from .cpu_powers import power_slopes, power_values
-from .cpu_registers import CROSS_ENTROPY, LANES, MOST, OVERLAP, SQUARES, gradient_in_registers, sums_in_registers
+from .cpu_registers import (
+    CROSS_ENTROPY,
+    LANES,
+    MOST,
+    MOST_VOXELS,
+    OVERLAP,
+    SQUARES,
+    WEIGHTED,
+    gradient_in_registers,
+    sums_in_registers,
+)
 from .cpu_rows import set_zero, sum_row
 from .cpu_tile import (
     ALL,
@@ -145,7 +155,7 @@ _SIMPLE = sum(1 << kind for kind in (P, PY, Y, COUNT, Y2, CE_POS, P2, P2Y))
 
 
 @_inlined
-def _register_terms(o, walks, classes, reals):
+def _register_terms(o, classes, reals):
     """The terms of cpu_registers that make up a pass, or 0."""
     bits = o.bits
     if (
@@ -155,7 +165,6 @@ def _register_terms(o, walks, classes, reals):
         or o.first_label != 0
         or o.mapped_bits != 0
         or (bits | _SIMPLE) != _SIMPLE
-        or walk_of(walks, 2).code >= 0
     ):
         return 0
     squares = has(bits, P2) or has(bits, P2Y)
@@ -164,12 +173,15 @@ def _register_terms(o, walks, classes, reals):
 
 
 @_inlined
-def _in_registers(terms, t, state):
-    return terms != 0 and state[0] == ALL and state[1] == 0 and t.n % LANES == 0
+def _in_registers(terms, t, mask, state):
+    """The terms of a tile that cpu_registers serves, with the bit for weights; or 0."""
+    if terms == 0 or state[1] != 0 or t.n % LANES != 0 or t.n > MOST_VOXELS:
+        return 0
+    return terms | (WEIGHTED if mask.code >= 0 or state[0] != ALL else 0)
 
 
 @_fast
-def _sum_in_registers(acc, terms, t, z, o):
+def _sum_in_registers(acc, terms, t, z):
     no_inline()
     sums_in_registers(
         np.int64(acc.shape[0]),
@@ -178,6 +190,7 @@ def _sum_in_registers(acc, terms, t, z, o):
         z.address,
         z.step,
         address(t, LABELS),
+        address(t, U),
         np.int64(t.n),
     )
     sums = row(t, _SLOPE)
@@ -192,7 +205,7 @@ def _sum_in_registers(acc, terms, t, z, o):
 
 
 @_fast
-def _gradient_in_registers(k, terms, t, z, o, gradient, b, v):
+def _gradient_in_registers(k, terms, t, z, gradient, b, v):
     no_inline()
     classes = k.shape[0]
     numbers = row(t, _SLOPE)
@@ -208,6 +221,7 @@ def _gradient_in_registers(k, terms, t, z, o, gradient, b, v):
         z.address,
         z.step,
         address(t, LABELS),
+        address(t, U),
         address(t, _SLOPE),
         np.int64(t.n),
     )
@@ -360,7 +374,7 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
     losses = walk_of(walks, 4)
     weight_map, mapped = walk_of(walks, 3), has(o.mapped_bits, CE_POS)
     own = o.powers > 0 or losses.code >= 0 or mapped
-    terms = 0 if losses.code >= 0 else _register_terms(o, walks, classes, reals)
+    terms = 0 if losses.code >= 0 else _register_terms(o, classes, reals)
     buffer = tile_buffer(_E + 2 * classes, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
@@ -374,9 +388,10 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
         count = sum_row(row(t, U))
         for c in range(classes):
             acc[c, COUNT] += count
-        z = load_classes(t, _E + classes, classes, logits, b, v, state[0])
-        if _in_registers(terms, t, state):
-            _sum_in_registers(acc, terms, t, z, o)
+        simple = _in_registers(terms, t, mask, state)
+        z = load_classes(t, _E + classes, classes, logits, b, v, ALL if simple else state[0])
+        if simple:
+            _sum_in_registers(acc, simple, t, z)
             continue
         exponentials(t, z, _E, classes)
         prefetch_classes(t, z, classes)
@@ -577,7 +592,7 @@ def backward_labels(coefficients, walks, numbers, b, start, stop, tile, reals):
     o, classes = options_of(numbers), coefficients.shape[0]
     logits, target, mask, gradient = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 4)
     weight_map, mapped = walk_of(walks, 3), has(o.mapped_bits, CE_POS)
-    terms = _register_terms(o, walks, classes, reals)
+    terms = _register_terms(o, classes, reals)
     buffer = tile_buffer(_E + 2 * classes, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
@@ -586,9 +601,10 @@ def backward_labels(coefficients, walks, numbers, b, start, stop, tile, reals):
             for c in range(classes):
                 store_row(row(t, ZERO), gradient, b, c, v)
             continue
-        z = load_classes(t, _E + classes, classes, logits, b, v, state[0])
-        if _in_registers(terms, t, state):
-            _gradient_in_registers(coefficients, terms, t, z, o, gradient, b, v)
+        simple = _in_registers(terms, t, mask, state)
+        z = load_classes(t, _E + classes, classes, logits, b, v, ALL if simple else state[0])
+        if simple:
+            _gradient_in_registers(coefficients, simple, t, z, gradient, b, v)
             continue
         exponentials(t, z, _E, classes)
         prefetch_classes(t, z, classes)

@@ -20,10 +20,11 @@ from . import cpu_math as constants
 
 LANES = 8
 MOST = 4  # classes
-OVERLAP, CROSS_ENTROPY, SQUARES = 1, 2, 4  # which terms: p, p y and y; -y log p; p^2 and p^2 y
+# What a pass computes: p, p y and y; -y log p; p^2 and p^2 y; whether voxels have weights
+OVERLAP, CROSS_ENTROPY, SQUARES, WEIGHTED = 1, 2, 4, 8
 # Sums of exponentials of at most MOST whose product still has a logarithm: 4^32 = 2e19
 _FOLD = 32
-_COMBINATIONS = (1, 2, 3, 5, 7)  # of terms
+_COMBINATIONS = tuple(terms | weighted for terms in (1, 2, 3, 5, 7) for weighted in (0, WEIGHTED))
 _BITS = 8  # of the number of voxels of a class in a lane
 MOST_VOXELS = LANES * (2**_BITS - 1)
 _AHEAD = 2048  # bytes from a logit to the one that is prefetched
@@ -103,16 +104,21 @@ class _Lanes:
             result = self.fused(square, result, term)
         return result
 
-    def exp(self, x: Any) -> Any:
-        """As cpu_math's."""
+    def exps(self, xs: list[Any]) -> list[Any]:
+        """As cpu_math's, of several: step by step, as the processor looks only so far ahead for what it can begin."""
         b, c = self.builder, constants
-        lowest = _reals(c._LOWEST)
-        x = self.pick(b.fcmp_ordered("<", x, lowest), lowest, x)
-        shifted = self.fused(x, _reals(c._LOG2E), _reals(c._ROUND))
-        r = self.fused(x, _reals(c._LOG2E), b.fsub(_reals(c._ROUND), shifted))
-        q = self.polynomial(r, 1.0, c._E1, c._E2, c._E3, c._E4, c._E5)
-        exponent = b.shl(b.bitcast(shifted, _WHOLES), _wholes(23))
-        return b.bitcast(b.add(b.bitcast(q, _WHOLES), exponent), _REALS)
+        lowest, log2e, rounding = _reals(c._LOWEST), _reals(c._LOG2E), _reals(c._ROUND)
+        xs = [self.pick(b.fcmp_ordered("<", x, lowest), lowest, x) for x in xs]
+        shifted = [self.fused(x, log2e, rounding) for x in xs]
+        back = [b.fsub(rounding, s) for s in shifted]
+        r = [self.fused(x, log2e, y) for x, y in zip(xs, back, strict=True)]
+        squares = [b.fmul(x, x) for x in r]
+        result: list[Any] = []
+        for low, high in ((c._E4, c._E5), (c._E2, c._E3), (1.0, c._E1)):
+            pairs = [self.fused(x, _reals(high), _reals(low)) for x in r]
+            result = [self.fused(*x) for x in zip(squares, result, pairs, strict=True)] if result else pairs
+        exponents = [b.shl(b.bitcast(s, _WHOLES), _wholes(23)) for s in shifted]
+        return [b.bitcast(b.add(b.bitcast(x, _WHOLES), n), _REALS) for x, n in zip(result, exponents, strict=True)]
 
     def log(self, x: Any) -> Any:
         """As cpu_math's."""
@@ -128,12 +134,13 @@ class _Lanes:
 
     def over_lanes(self, vector: Any) -> Any:
         """The sum of its lanes, in an order of its own."""
-        width, add = LANES, self.builder.add if vector.type.element == _WHOLE else self.builder.fadd
+        width, undefined = LANES, ir.Constant(_REALS, ir.Undefined)
         while width > 1:
             width //= 2
             order = [*range(width, 2 * width), *range(LANES - width)]
-            undefined = ir.Constant(vector.type, ir.Undefined)
-            vector = add(vector, self.builder.shuffle_vector(vector, undefined, ir.Constant(_WHOLES, order)))
+            vector = self.builder.fadd(
+                vector, self.builder.shuffle_vector(vector, undefined, ir.Constant(_WHOLES, order))
+            )
         return self.builder.extract_element(vector, ir.Constant(_WHOLE, 0))
 
 
@@ -147,12 +154,15 @@ def _blocks(builder: ir.IRBuilder, n: Any) -> Iterator[tuple[Any, Any]]:
 class _Softmax:
     """The exponentials of the voxels of one block, less the largest logit; and what normalises them."""
 
-    def __init__(self, lanes: _Lanes, classes: int, z: Any, step: Any, offset: Any) -> None:
+    def __init__(self, lanes: _Lanes, classes: int, z: Any, step: Any, offset: Any, weight: Any = None) -> None:
         b = lanes.builder
         self.offsets = [b.add(offset, b.mul(step, ir.Constant(_BYTES, c))) for c in range(classes)]
         logits = [lanes.load(z, o) for o in self.offsets]
         for o in self.offsets:
             _prefetch(b, b.add(b.add(z, o), ir.Constant(_BYTES, _AHEAD)))
+        if weight is not None:  # anything may stand where the weight is 0
+            counted = b.fcmp_unordered("!=", weight, _ZERO)
+            logits = [lanes.pick(counted, x) for x in logits]
         largest = [*logits]
         while len(largest) > 1:
             largest = [lanes.larger(x, y) for x, y in zip(largest[::2], largest[1::2], strict=False)] + (
@@ -160,7 +170,7 @@ class _Softmax:
             )
         self.largest = largest[0]
         self.below = [b.fsub(x, self.largest) for x in logits]
-        self.e = [lanes.exp(x) for x in self.below]
+        self.e = lanes.exps(self.below)
         self.total = lanes.total(self.e)
         self.r = b.fdiv(_ONE, self.total)
 
@@ -240,7 +250,7 @@ class _Sums:
 
 
 @intrinsic
-def sums_in_registers(typingctx, classes, terms, sums, z, z_step, labels, n):  # type: ignore[no-untyped-def]
+def sums_in_registers(typingctx, classes, terms, sums, z, z_step, labels, u, n):  # type: ignore[no-untyped-def]
     """Writes the sums of each class one after another: p, p y, y, -y log p, p^2, p^2 y; those not asked for are 0."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -248,12 +258,13 @@ def sums_in_registers(typingctx, classes, terms, sums, z, z_step, labels, n):  #
         _by_terms(builder, classes, terms, lambda count, wanted: emit(builder, count, wanted, *rest))
         return context.get_dummy_value()
 
-    def emit(builder, count, wanted, sums, z, z_step, labels, n):  # type: ignore[no-untyped-def]
+    def emit(builder, count, wanted, sums, z, z_step, labels, u, n):  # type: ignore[no-untyped-def]
         lanes = _Lanes(builder)
         kept = _Sums(lanes)
-        kept.start("y", _wholes(0))
+        kept.start("voxels", _wholes(0))  # of each class: eight bits of every lane
+        products = wanted & (CROSS_ENTROPY | WEIGHTED) == CROSS_ENTROPY  # instead of a logarithm a voxel
         for c in range(count):
-            for name in ("p", "py", "ce", "p2", "p2y"):
+            for name in ("p", "py", "y", "ce", "p2", "p2y"):
                 kept.start((name, c), _ZERO)
             kept.start(("product", c), _ONE)
 
@@ -263,43 +274,51 @@ def sums_in_registers(typingctx, classes, terms, sums, z, z_step, labels, n):  #
                 kept.put(("product", c), _ONE)
 
         with _blocks(builder, n) as (block, offset):
-            soft = _Softmax(lanes, count, z, z_step, offset)
+            weight = lanes.load(u, offset) if wanted & WEIGHTED else None
+            soft = _Softmax(lanes, count, z, z_step, offset, weight)
             label, hits = _labels_of(lanes, labels, offset, count)
-            shift = builder.mul(label, _wholes(_BITS))
-            kept.put("y", builder.add(kept.get("y"), builder.shl(_wholes(1), shift)))
+            if weight is None:
+                shift = builder.mul(label, _wholes(_BITS))
+                kept.put("voxels", builder.add(kept.get("voxels"), builder.shl(_wholes(1), shift)))
+            elif wanted & CROSS_ENTROPY:
+                logarithm = lanes.log(soft.total)
             for c, mine in enumerate(hits):
+                if weight is not None:
+                    kept.add(("y", c), lanes.pick(mine, weight))
                 if wanted & (OVERLAP | SQUARES):
                     p = lanes.mul(soft.e[c], soft.r)
-                    kept.add(("p", c), p)
-                    kept.add(("py", c), lanes.pick(mine, p))
+                    weighted = p if weight is None else builder.fmul(p, weight)
+                    kept.add(("p", c), weighted)
+                    kept.add(("py", c), lanes.pick(mine, weighted))
                 if wanted & SQUARES:
-                    square = builder.fmul(p, p)
+                    square = builder.fmul(p, weighted)
                     kept.add(("p2", c), square)
                     kept.add(("p2y", c), lanes.pick(mine, square))
-                if wanted & CROSS_ENTROPY:
+                if wanted & CROSS_ENTROPY and weight is not None:
+                    kept.add(("ce", c), lanes.pick(mine, builder.fmul(weight, builder.fsub(logarithm, soft.below[c]))))
+                elif wanted & CROSS_ENTROPY:
                     kept.put(("ce", c), builder.fsub(kept.get(("ce", c)), lanes.pick(mine, soft.below[c])))
                     factor = lanes.pick(mine, soft.total, _ONE)
                     kept.put(("product", c), builder.fmul(kept.get(("product", c)), factor))
-            if wanted & CROSS_ENTROPY:
+            if products:
                 last = builder.and_(block, ir.Constant(block.type, _FOLD - 1))
                 with builder.if_then(builder.icmp_unsigned("==", last, ir.Constant(block.type, _FOLD - 1)), False):
                     take_logarithms()
-        if wanted & CROSS_ENTROPY:
+        if products:
             take_logarithms()
+        if not wanted & WEIGHTED:
+            for c in range(count):
+                voxels = builder.and_(builder.lshr(kept.get("voxels"), _wholes(_BITS * c)), _wholes(2**_BITS - 1))
+                kept.put(("y", c), builder.sitofp(voxels, _REALS))
         for c in range(count):
             for k, name in enumerate(("p", "py", "y", "ce", "p2", "p2y")):
-                if name == "y":
-                    voxels = builder.and_(builder.lshr(kept.get("y"), _wholes(_BITS * c)), _wholes(2**_BITS - 1))
-                    value = builder.sitofp(lanes.over_lanes(voxels), _REAL)
-                else:
-                    value = lanes.over_lanes(kept.get((name, c)))
-                lanes.store(value, sums, ir.Constant(_BYTES, 4 * (6 * c + k)))
+                lanes.store(lanes.over_lanes(kept.get((name, c))), sums, ir.Constant(_BYTES, 4 * (6 * c + k)))
 
-    return types.void(*(types.int64,) * 6, types.int64), codegen
+    return types.void(*(types.int64,) * 8), codegen
 
 
 @intrinsic
-def gradient_in_registers(typingctx, classes, terms, out, out_step, z, z_step, labels, numbers, n):  # type: ignore[no-untyped-def]
+def gradient_in_registers(typingctx, classes, terms, out, out_step, z, z_step, labels, u, numbers, n):  # type: ignore[no-untyped-def]
     """The gradient; numbers are, class after class, the coefficients of p, of p where y is 1, of -y log p, of p^2, and
     of p^2 where y is 1."""
 
@@ -308,14 +327,15 @@ def gradient_in_registers(typingctx, classes, terms, out, out_step, z, z_step, l
         _by_terms(builder, classes, terms, lambda count, wanted: emit(builder, count, wanted, *rest))
         return context.get_dummy_value()
 
-    def emit(builder, count, wanted, out, out_step, z, z_step, labels, numbers, n):  # type: ignore[no-untyped-def]
+    def emit(builder, count, wanted, out, out_step, z, z_step, labels, u, numbers, n):  # type: ignore[no-untyped-def]
         lanes = _Lanes(builder)
         table = [
             [lanes.fill(lanes.load(numbers, ir.Constant(_BYTES, 4 * (5 * c + k)), _REAL)) for k in range(5)]
             for c in range(count)
         ]
         with _blocks(builder, n) as (_, offset):
-            soft = _Softmax(lanes, count, z, z_step, offset)
+            weight = lanes.load(u, offset) if wanted & WEIGHTED else None
+            soft = _Softmax(lanes, count, z, z_step, offset, weight)
             slopes, own, dots = [], [], []
             for c, mine in enumerate(_labels_of(lanes, labels, offset, count)[1]):
                 a, own_a, g, a2, own_a2 = table[c]
@@ -334,6 +354,8 @@ def gradient_in_registers(typingctx, classes, terms, out, out_step, z, z_step, l
                 value = lanes.mul(lanes.mul(soft.e[c], soft.r), factor)
                 if wanted & CROSS_ENTROPY:
                     value = lanes.sub(value, own[c])
+                if weight is not None:
+                    value = lanes.mul(value, weight)
                 lanes.store(value, builder.add(out, builder.mul(out_step, ir.Constant(_BYTES, c))), offset)
 
-    return types.void(*(types.int64,) * 7, types.int64, types.int64), codegen
+    return types.void(*(types.int64,) * 10), codegen
