@@ -1,0 +1,88 @@
+"""The Numba pass that keeps up to four classes in vector registers: what only some plans and tiles get to see."""
+
+import oracle
+import pytest
+import torch
+from test_sums import check
+
+import fastloss
+
+PLANS = [("p", "py", "y"), ("ce_pos",), ("p", "py", "y", "ce_pos"), ("p2", "p2y", "y", "count"), ("p", "p2y", "ce_pos")]
+SPACE = (10, 8, 9)  # 720 voxels: one whole tile, and one that still has whole vectors
+
+
+@pytest.fixture(autouse=True)
+def numba():
+    with fastloss.backend("numba"):
+        yield
+
+
+@pytest.mark.parametrize("weights", ["none", "ignored", "mask", "soft mask", "all ignored"])
+@pytest.mark.parametrize("terms", PLANS, ids="-".join)
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_sums_and_gradient(channels, terms, weights):
+    logits, labels = oracle.make("softmax", channels, SPACE)
+    options, mask = {}, None
+    if weights == "ignored":
+        labels[torch.rand(labels.shape) < 0.3] = 255
+        options["ignore_index"] = 255
+    elif weights == "all ignored":
+        labels[:] = 255
+        options["ignore_index"] = 255
+    elif weights == "mask":
+        mask = torch.rand(labels.shape) > 0.3
+    elif weights == "soft mask":
+        mask = torch.rand(labels.shape) * (torch.rand(labels.shape) > 0.3)
+    weight = oracle.counted(labels, (255,), mask)
+    logits = torch.where(weight.unsqueeze(1) != 0, logits, torch.nan)  # what is not counted must not matter
+    if mask is not None:
+        options["mask"] = mask
+    check(logits, labels, oracle.one_hot(labels, channels), weight, terms=terms, **options)
+
+
+@pytest.mark.parametrize("layout", ["channels last", "half of a wider row", "bfloat16", "float16"])
+def test_logits_that_are_not_read_in_place(layout):
+    logits, labels = oracle.make("softmax", 4, SPACE)
+    if layout == "channels last":
+        logits = logits.contiguous(memory_format=torch.channels_last_3d)
+    elif layout == "half of a wider row":
+        logits = torch.cat([logits, logits], -1)[..., : SPACE[-1]]
+    else:
+        logits = logits.to(getattr(torch, layout))
+    check(logits, labels, oracle.one_hot(labels, 4), oracle.counted(labels), terms=PLANS[2])
+
+
+@pytest.mark.parametrize("scale", [1e-3, 100, 1e4])
+def test_logarithms_of_products(scale):
+    """The logarithm of a product of sums of exponentials must neither overflow nor lose small losses."""
+    logits, labels = oracle.make("softmax", 4, (16, 8, 8), scale=scale)
+    y, weight = oracle.one_hot(labels, 4), oracle.counted(labels)
+    expected = oracle.sums(logits, y, weight, ("ce_pos",), "softmax")
+    oracle.assert_close(fastloss.voxel_sums(logits, labels, ("ce_pos",)), expected, 2e-6)
+
+
+@pytest.mark.parametrize("position", [0, 700, 719])
+def test_bad_values_come_through(position):
+    """An infinite or absent logit of a counted voxel is not lost among the others."""
+    logits, labels = oracle.make("softmax", 3, SPACE)
+    logits.view(2, 3, -1)[0, 1, position] = torch.nan
+    sums = fastloss.voxel_sums(logits, labels, PLANS[2])
+    assert sums[0].isnan().any() and sums[1].isfinite().all()
+
+
+def test_labels_that_are_no_class():
+    logits, labels = oracle.make("softmax", 3, SPACE)
+    labels.view(2, -1)[0, 5] = 3
+    with pytest.raises(ValueError, match=r"target: label 3 at index \(0, 0, 0, 5\)"):
+        fastloss.voxel_sums(logits, labels, PLANS[0])
+    y = oracle.one_hot(labels, 3)
+    check(logits, labels, y, oracle.counted(labels), terms=PLANS[2], validate=False)
+
+
+@pytest.mark.parametrize("terms", [("p", "py"), ("p2", "p2y")], ids="-".join)
+def test_one_class_everywhere(terms):
+    """The sums with and without y then have the same bits, which formulas lean on."""
+    logits, labels = oracle.make("softmax", 3, SPACE)
+    labels[:] = 2
+    plain, of_labels = fastloss.voxel_sums(logits, labels, terms).unbind(-1)
+    assert torch.equal(plain[:, 2], of_labels[:, 2]) and not of_labels[:, :2].any()
