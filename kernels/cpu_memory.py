@@ -251,13 +251,21 @@ def load_integers(dst, w, b, c, voxel):
 
 
 @_fast
-def _load_bits(dst, w, b, c, voxel):
-    """The 16 bits of bfloat16 or float16 values."""
+def _load_halves(dst, w, b, c, voxel):
+    """Of bfloat16 or float16 values."""
     no_inline()
     done = 0
     while done < dst.size:
         n = _step(w, voxel + done, dst.size - done)
-        _copy(dst[done : done + n], _at(w, _offset(w, b, c, voxel + done), n, np.uint16), w.stride2)
+        part, bits = dst[done : done + n], _at(w, _offset(w, b, c, voxel + done), n, np.uint16)
+        if w.stride2 != 1:
+            together = np.empty(n, np.uint16)
+            _copy(together, bits, w.stride2)
+            bits = together
+        if w.code == BFLOAT16:
+            _bfloat16_to_float(part, bits)
+        else:
+            _half_to_float(part, bits)
         done += n
 
 
@@ -276,12 +284,7 @@ def load_row(dst, w, b, c, voxel):
                 _copy(part, _at(w, offset, n, np.float64), w.stride2)
             done += n
     elif w.code == BFLOAT16 or w.code == FLOAT16:
-        bits = np.empty(dst.size, np.uint16)
-        _load_bits(bits, w, b, c, voxel)
-        if w.code == BFLOAT16:
-            _bfloat16_to_float(dst, bits)
-        else:
-            _half_to_float(dst, bits)
+        _load_halves(dst, w, b, c, voxel)
     else:
         integers = np.empty(dst.size, np.int32)
         load_integers(integers, w, b, c, voxel)
@@ -342,12 +345,19 @@ def _scatter(dst, src, stride):
 
 
 @_fast
-def _store_bits(src, w, b, c, voxel):
+def _store_halves(src, w, b, c, voxel):
     no_inline()
     done = 0
     while done < src.size:
         n = _step(w, voxel + done, src.size - done)
-        _scatter(_at(w, _offset(w, b, c, voxel + done), n, np.uint16), src[done : done + n], w.stride2)
+        part, out = src[done : done + n], _at(w, _offset(w, b, c, voxel + done), n, np.uint16)
+        bits = out if w.stride2 == 1 else np.empty(n, np.uint16)
+        if w.code == BFLOAT16:
+            _float_to_bfloat16(bits, part)
+        else:
+            _float_to_half(bits, part)
+        if w.stride2 != 1:
+            _scatter(out, bits, w.stride2)
         done += n
 
 
@@ -356,12 +366,7 @@ def store_row(src, w, b, c, voxel):
     """The inverse of load_row, for the floating types."""
     no_inline()
     if w.code == BFLOAT16 or w.code == FLOAT16:
-        bits = np.empty(src.size, np.uint16)
-        if w.code == BFLOAT16:
-            _float_to_bfloat16(bits, src)
-        else:
-            _float_to_half(bits, src)
-        _store_bits(bits, w, b, c, voxel)
+        _store_halves(src, w, b, c, voxel)
         return
     done = 0
     while done < src.size:
