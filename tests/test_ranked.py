@@ -123,7 +123,8 @@ def test_gradcheck(each_backend, loss, activation):
     logits, labels = oracle.make(activation, 3, (5, 4), dtype=torch.float64)
     labels[:, 0] = 255
     ours = loss(activation, ignore_index=255)
-    assert torch.autograd.gradcheck(lambda z: ours(z, labels), logits.requires_grad_(), eps=1e-7)
+    fast = each_backend == "triton"  # whose interpreter takes a second a call
+    assert torch.autograd.gradcheck(lambda z: ours(z, labels), logits.requires_grad_(), eps=1e-7, fast_mode=fast)
 
 
 # Order and ties
