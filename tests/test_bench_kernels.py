@@ -66,7 +66,7 @@ def test_faults_end_in_an_error(monkeypatch, tmp_path, change, message):
 
 def test_a_worker_that_fails_is_named():
     job = kernels.Job("traffic", "bench.kernel_traffic", ("--shape", "x"), interpreted=True)
-    with pytest.raises(RuntimeError, match="bench.kernel_traffic --shape x failed"):
+    with pytest.raises(RuntimeError, match=r"bench\.kernel_traffic --shape x failed"):
         list(job.rows())
 
 
