@@ -8,6 +8,7 @@ import click
 
 from bench.kernels_command import kernels_command
 from bench.options import device_option, json_option, losses_option, shape_of, threads_option
+from bench.report_command import report_command
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -18,6 +19,7 @@ def cli():
 
 
 cli.add_command(kernels_command)
+cli.add_command(report_command)
 
 
 def print_notes(rows: list[dict]) -> None:
