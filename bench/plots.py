@@ -33,16 +33,18 @@ def curves(rows: list[dict], line: str, what: str) -> dict[str, list[tuple[int, 
 def figure(result: dict, loss: str):
     """Time and memory of a loss against volume and classes, with the machine below."""
     rows = [row for row in result["points"] if row["loss"] == loss]
-    shown, axes = pyplot.subplots(2, 2, figsize=(9, 6.5), constrained_layout=True)
+    kinds = ("time", "memory") if any(row["peak_over_logits"] for row in rows) else ("time",)
+    shown, axes = pyplot.subplots(len(kinds), 2, figsize=(9, 3.25 * len(kinds)), constrained_layout=True, squeeze=False)
     for across, (line, label) in enumerate(LINES.items()):
-        for down, what in enumerate(("time", "memory")):
+        for down, what in enumerate(kinds):
             axis = axes[down][across]
             for colour, (name, points) in zip(COLOURS, curves(rows, line, what).items(), strict=False):
                 title = "fastloss" if name == "ours" else name
                 axis.plot(*zip(*points, strict=True), "o-", color=colour, label=title, markersize=4)
             if what == "time":
                 axis.set_yscale("log")
-                axis.legend(fontsize=8)
+                if axis.lines:
+                    axis.legend(fontsize=8)
             axis.set_ylim(bottom=None if what == "time" else 0)
             axis.set_xscale("log", base=2)
             ticks = sorted({place(row) for row in rows if row["line"] == line})
@@ -52,11 +54,12 @@ def figure(result: dict, loss: str):
             axis.grid(alpha=0.3)
     fixed = next((row["shape"] for row in rows if row["line"] == "volume"), rows[0]["shape"])
     shown.suptitle(f"{rows[0]['class']}, {result['dtype']}, batch {fixed[0]}; left: {fixed[1]} classes, right: 64³")
-    shown.text(0, -0.02, wrapped(machine_line(result)), fontsize=6, va="top")
+    notes = sorted({note for row in rows for note in row["notes"]})
+    shown.text(0, -0.02, wrapped("; ".join([machine_line(result), *notes])), fontsize=6, va="top")
     return shown
 
 
-def wrapped(text: str, width: int = 150) -> str:
+def wrapped(text: str, width: int = 190) -> str:
     """The text in lines, broken at spaces."""
     import textwrap
 
