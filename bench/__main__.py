@@ -1,4 +1,4 @@
-"""Command line: `python -m bench main | train | speed | edt | metrics`. A command imports what it needs."""
+"""Command line: `python -m bench COMMAND`, see `--help`. A command imports what it needs."""
 
 import math
 import time
@@ -6,60 +6,20 @@ from pathlib import Path
 
 import click
 
+from bench.kernels_command import kernels_command
+from bench.options import device_option, json_option, losses_option, shape_of, threads_option
+from bench.report_command import report_command
+
 RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def shape_of(context, parameter, text: str) -> tuple[int, ...]:
-    """`2,4,96,96,96` as a tuple: batch, classes and one to three spatial axes."""
-    try:
-        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        raise click.BadParameter(f"expected integers B,C,D,H,W, got {text!r}") from None
-    if not 3 <= len(shape) <= 5 or min(shape) < 1:
-        raise click.BadParameter(f"expected B,C and one to three spatial sizes, all positive, got {text!r}")
-    return shape
-
-
-def names_of(context, parameter, text: str) -> list[str]:
-    """Checked loss names of a comma-separated list."""
-    from bench.registry import loss_names
-
-    return loss_names(text)
-
-
-def device_of(context, parameter, name: str) -> str:
-    """`auto` resolved, and a GPU that is not there refused."""
-    from bench.machine import default_device
-
-    if name == "cuda" and default_device() != "cuda":
-        raise click.BadParameter("torch sees no CUDA or ROCm device here")
-    return default_device() if name == "auto" else name
-
-
-def threads_of(context, parameter, count: int | None) -> int:
-    """The number of CPU threads for torch, and through it for Numba."""
-    import torch
-
-    if count is not None:
-        torch.set_num_threads(count)
-    return torch.get_num_threads()
-
-
-losses_option = click.option("--losses", callback=names_of, default="all", show_default=True, help="Names, or all.")
-device_option = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    callback=device_of,
-    default="auto",
-    show_default=True,
-)
-threads_option = click.option("--threads", type=click.IntRange(1), callback=threads_of, help="CPU threads [torch's].")
-json_option = click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file.")
 
 
 @click.group()
 def cli():
     """Benchmarks of fastloss: training on real MRI, and speed and memory beside other libraries."""
+
+
+cli.add_command(kernels_command)
+cli.add_command(report_command)
 
 
 def print_notes(rows: list[dict]) -> None:

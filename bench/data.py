@@ -12,6 +12,7 @@ from scipy import ndimage
 CLASSES = ("background", "CSF", "GM", "WM")
 FILE_PATTERN = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 BLOCKS = 15  # of about ten slices each: a multiple of five, so that 60/20/20 comes out exactly
+LONGEST_BLOB = 128
 SPLIT_OF_BLOCK = ("train", "train", "val", "train", "test")
 
 
@@ -92,18 +93,22 @@ def icbm152(multiple: int = 16) -> dict[str, Slices]:
 def blobs(shape: tuple[int, ...], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Random logits float32 `[B, C, *S]` and uint8 labels `[B, *S]` that form connected regions.
 
-    Labels are the argmax of smoothed noise; the logits favour the true class as a half-trained network's do.
+    Labels are the argmax of smoothed noise; the logits favour the true class as a half-trained network's do. Along axes
+    longer than LONGEST_BLOB the labels repeat, since smoothing would take longer than what is measured.
     """
     random = np.random.default_rng(seed)
-    sigma = [max(1.0, length / 12) for length in shape[2:]]
-    labels = np.empty((shape[0], *shape[2:]), np.uint8)
+    space = tuple(min(length, LONGEST_BLOB) for length in shape[2:])
+    sigma = [max(1.0, length / 12) for length in space]
+    labels = np.empty((shape[0], *space), np.uint8)
     for sample in labels:
-        best = np.full(shape[2:], -np.inf, np.float32)
+        best = np.full(space, -np.inf, np.float32)
         for c in range(shape[1]):  # one class at a time: C can be 150
-            noise = random.standard_normal(shape[2:], np.float32)
+            noise = random.standard_normal(space, np.float32)
             smooth = ndimage.gaussian_filter(noise, sigma)
             sample[smooth > best] = c
             np.maximum(best, smooth, out=best)
+    for axis, length in enumerate(shape[2:], start=1):
+        labels = labels.take(np.arange(length) % labels.shape[axis], axis)
     target = torch.from_numpy(labels)
     logits = torch.from_numpy(random.standard_normal(shape, np.float32))
     logits.scatter_add_(1, target.long()[:, None], torch.full_like(logits[:, :1], 2.0))

@@ -73,7 +73,8 @@ def machine_line(row: dict) -> str:
     about = row["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     where = f"{about['gpu']}, " if row["device"] != "cpu" else ""
-    commit = (about["commit"] or "unknown")[:12]
+    head, changed, _ = (about["commit"] or "unknown").partition("+")
+    commit = head[:12] + (" with changes" if changed else "")
     return f"{where}{about['cpu']}, {about['threads']} threads, {packages}, commit {commit}"
 
 

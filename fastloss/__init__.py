@@ -1,5 +1,6 @@
 """fastloss: segmentation losses for PyTorch as fused kernels, on the CPU and on GPUs."""
 
+from .ahead import warmup
 from .base import CompoundLoss, SegmentationLoss, SumLoss
 from .boundary import BoundaryLoss, DistancePenaltyLoss, HausdorffDTLoss, ShapeAwareLoss
 from .cldice import SoftCLDiceLoss, SoftDiceCLDiceLoss
@@ -55,4 +56,5 @@ __all__ = [
     "WeightedCrossEntropyLoss",
     "backend",
     "voxel_sums",
+    "warmup",
 ]

@@ -11,12 +11,14 @@ import os
 import threading
 import types
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numba
 import torch
 from numba import njit
+from numba.core import event
 
 from fastloss import terms
 
@@ -24,6 +26,27 @@ _SERIAL_BELOW = 32768  # logits: a parallel region would cost more than it saves
 _log = logging.getLogger("fastloss")
 
 
+class _Announcer(event.Listener):  # type: ignore[misc]
+    """Says once in a process why a call takes long: a kernel that no cache has is being compiled."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        if not self.said and event.data["dispatcher"].py_func.__module__.startswith("fastloss."):
+            self.said = True
+            _log.warning(
+                "fastloss: compiling CPU kernels, once for this machine: up to a minute (fastloss.warmup() does it "
+                "ahead of time)"
+            )
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcer())
+
+
+@lru_cache
 def _source_digest() -> str:
     """Numba's cache looks at one file only: the digest of all kernel sources keeps it from going stale."""
     folder = Path(__file__).parent

@@ -10,7 +10,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
 
 from fastloss.kernels import gpu, reference
-from gpu_common import DICE_CE, make_problem
+
+from bench.kernel_problems import DICE_CE, make_problem
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on infinities
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from gpu_common import DICE_CE, make_problem
 from test_gpu_interpreter import check, gpu, poisoned_memory, reference  # noqa: F401
 
 import fastloss
+from bench.kernel_problems import DICE_CE, make_problem
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on infinities
 

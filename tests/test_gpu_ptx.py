@@ -1,19 +1,12 @@
 """Compiled PTX run on the CPU: right values, and no byte of the logits moved twice."""
 
-import os
-from pathlib import Path
-
 import pytest
-from test_gpu_compiled import run_helper
-
-TOOLS = Path(os.environ.get("FASTLOSS_TOOLS", Path(__file__).parents[2] / "shared" / "tools"))
+from rows_of_kernels import executed
 
 
 @pytest.fixture(scope="module")
 def rows():
-    if not (TOOLS / "ptxrun.py").exists():
-        pytest.skip(f"no PTX executor in {TOOLS} (FASTLOSS_TOOLS names its folder)")
-    return run_helper("execute", str(TOOLS))
+    return executed()
 
 
 def test_compiled_code_gives_the_reference_values(rows):

@@ -1,28 +1,16 @@
 """The Triton pass that writes what is ranked: in the interpreter, compiled for four targets, and executed as PTX."""
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from gpu_common import compiled_environment, make_problem
+from rows_of_kernels import executed
+
+from bench.kernel_problems import make_problem
 
 pytest.importorskip("triton")
 
-HELPER = Path(__file__).with_name("gpu_compile_ranked.py")
-TOOLS = Path(os.environ.get("FASTLOSS_TOOLS", Path(__file__).parents[2] / "shared" / "tools"))
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
-
-
-def run_helper(*arguments):
-    command = [sys.executable, str(HELPER), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=compiled_environment(), timeout=1800)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
 
 FAMILIES = [(2, "softmax"), (5, "softmax"), (18, "softmax"), (3, "sigmoid"), (1, "sigmoid"), (17, "none")]
 
@@ -69,20 +57,8 @@ def test_values(channels, activation, weights, dtype, dense):
     assert (found - wanted).abs().max() <= tolerance * wanted.max()
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
-def test_no_spills_and_wide_accesses(target):
-    facts = run_helper("inspect", target)
-    assert len(facts) >= 11
-    for name, fact in facts.items():
-        assert fact["spilled"] == 0 and 0 < fact["registers"] <= 256, (name, fact)
-        assert fact["widths"].get("LDG.128", 0) >= fact["sites"], (name, fact)
-        assert {width for width in fact["widths"] if width.startswith("STG")} == {fact["store"]}, (name, fact)
-
-
 def test_compiled_code_gives_the_reference_values_and_moves_every_byte_once():
-    if not (TOOLS / "ptxrun.py").exists():
-        pytest.skip(f"no PTX executor in {TOOLS} (FASTLOSS_TOOLS names its folder)")
-    rows = run_helper("execute", str(TOOLS))
+    rows = executed("ranked")
     assert len(rows) >= 7
     assert {row["name"]: row["error"] for row in rows if not row["error"] <= 2e-6} == {}
     assert {row["name"]: row["moved"] for row in rows if row["moved"] > 1.05} == {}

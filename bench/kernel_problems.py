@@ -1,6 +1,5 @@
-"""Problems for the tests of the Triton back end."""
+"""Problems for the Triton kernels: what the tests and `python -m bench kernels` run them on."""
 
-import os
 from typing import NamedTuple
 
 import torch
@@ -61,8 +60,3 @@ def make_problem(
         make_plan(tuple(names), activation, tuple(ignore), dense),
         torch.randn((batch, channels, len(names)), generator=generator, dtype=torch.float64),
     )
-
-
-def compiled_environment():
-    """The environment of a process whose Triton compiles."""
-    return {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

@@ -1,0 +1,81 @@
+"""Compiling kernels ahead of the first training step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from .compound import DiceCELoss
+from .region import DiceLoss
+from .terms import label_count
+
+_SMALL = 8  # voxels along an axis: a volume for which the CPU's kernels for one thread serve
+
+
+def warmup(
+    losses: nn.Module | Iterable[nn.Module] | None = None,
+    *,
+    classes: int | Sequence[int] = 4,
+    dtypes: torch.dtype | Sequence[torch.dtype] = torch.float32,
+    label_dtype: torch.dtype = torch.uint8,
+    size: Sequence[int] = (32, 32, 32),
+    device: torch.device | str = "cpu",
+) -> float:
+    """Compiles the kernels that losses need, and returns the seconds it took.
+
+    Each loss runs forward and backward on small random volumes, for each number of classes and each dtype. The machine
+    code is kept on disk, so that later processes only load it: on the CPU by Numba, beside the package or, where that
+    cannot be written, in the user's cache (``NUMBA_CACHE_DIR`` names another folder); on a GPU by Triton
+    (``TRITON_CACHE_DIR``). Call it in the image or job that installs the package, or before the workers start.
+
+    Args:
+        losses: a loss or several; by default one for each pass over labels, softmax and sigmoid, which on the CPU serve
+            all losses on sums. Those that look at neighbours or rank voxels have kernels of their own: name them.
+        classes: number or numbers of channels. A GPU has kernels for each, the CPU the same for all.
+        dtypes: of the logits. A GPU has kernels for each; the CPU one for float64, and one for the rest.
+        label_dtype: of the labels; on a GPU a part of the kernel.
+        size: the volume, one to three axes. A GPU's kernels depend on whether the voxels fill their tiles: give the
+            patch size. On the CPU a volume of 8 voxels along each axis is added, for the kernels without threads.
+        device: where to run.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    members = [losses] if isinstance(losses, nn.Module) else losses
+    members = [DiceCELoss(), DiceLoss(activation="sigmoid")] if members is None else list(members)
+    for loss in members:
+        if not isinstance(loss, nn.Module):
+            raise ValueError(f"losses: got {loss!r}, expected one or more losses (modules)")
+    counts = [classes] if isinstance(classes, int) else list(classes)
+    if not counts or not all(isinstance(count, int) and count > 0 for count in counts):
+        raise ValueError(f"classes: got {classes!r}, expected one or more positive integers")
+    if not 1 <= len(size) <= 3 or min(size) < 1:
+        raise ValueError(f"size: got {tuple(size)}, expected one to three positive sizes")
+    kinds = [dtypes] if isinstance(dtypes, torch.dtype) else list(dtypes)
+    if not kinds or not all(isinstance(kind, torch.dtype) and kind.is_floating_point for kind in kinds):
+        raise ValueError(f"dtypes: got {dtypes!r}, expected one or more floating point dtypes")
+    where = torch.device(device)
+    begin = time.perf_counter()
+    for space in (tuple(size), *([(_SMALL,) * len(size)] if where.type == "cpu" else [])):
+        for count in counts:
+            logits, labels = _volume(count, space, label_dtype)
+            for dtype in kinds:
+                for loss in members:
+                    _step(loss.to(where), logits.to(where, dtype), labels.to(where))
+    return time.perf_counter() - begin
+
+
+def _volume(classes: int, space: tuple[int, ...], label_dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random logits and labels; the global random state stays as it is."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((2, classes, *space), generator=generator)
+    return logits, torch.randint(0, label_count(classes), (2, *space), generator=generator).to(label_dtype)
+
+
+def _step(loss: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    with torch.enable_grad():
+        value = loss(logits.detach().requires_grad_(), labels)
+        value.sum().backward()

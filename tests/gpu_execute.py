@@ -1,0 +1,88 @@
+"""Run as a script, in a process whose Triton compiles: runs compiled PTX on the CPU with the tools in a folder.
+
+``gpu_execute.py FOLDER [ranked]`` prints one line of JSON: each kernel's error and what it moved.
+"""
+
+import json
+import sys
+
+import torch
+from fastloss.kernels import reference, reference_ranked
+
+from bench.kernel_code import pretend
+from bench.kernel_instructions import run_on_cpu
+from bench.kernel_problems import DICE_CE
+from bench.kernel_traffic import nbytes
+from bench.kernel_variants import UNIONS, Variant, ranked_variants
+
+CASES = (
+    (4, "softmax", torch.bfloat16, DICE_CE, (32, 32, 32)),
+    (4, "softmax", torch.float32, DICE_CE, (32, 32, 32)),
+    (4, "softmax", torch.bfloat16, UNIONS["focal"], (32, 32, 32)),
+    (4, "softmax", torch.bfloat16, UNIONS["dice and focal"], (32, 32, 32)),
+    (4, "softmax", torch.float16, ("count", "p2", "p2y", "ce_neg"), (16, 16, 33)),
+    (20, "softmax", torch.bfloat16, DICE_CE, (16, 16, 17)),
+    (20, "softmax", torch.float32, ("p2", "ce_neg"), (16, 16, 17)),
+    (3, "sigmoid", torch.bfloat16, (*DICE_CE, "ce_neg"), (16, 16, 32)),
+    (3, "none", torch.float32, (*DICE_CE, "ce_neg"), (16, 16, 32)),
+)
+
+
+def execute(folder):
+    rows = []
+    for channels, activation, dtype, terms, shape in CASES:
+        # The executor knows no comparison of packed bfloat16, which sm_90 uses for the sign of a logit.
+        pretend("sm_90" if activation == "softmax" else "sm_80")
+        options = {"channels": channels, "activation": activation, "dtype": dtype, "terms": terms, "shape": shape}
+        for direction in ("forward", "backward"):
+            variant = Variant(direction, options)
+            problem, launch, out = variant.launch(variant.problem())
+            out.fill_(float("nan"))
+            stats = run_on_cpu(folder, launch)
+            got = out.sum(1, dtype=torch.float64) if direction == "forward" else out.double()
+            want = getattr(problem.doubled(), direction)(reference)
+            step = {torch.bfloat16: 2**-8, torch.float16: 2**-11}.get(dtype, 0) if direction == "backward" else 0
+            due = nbytes(problem.logits) * (1 if direction == "forward" else 2) + nbytes(problem.target)
+            rows.append({
+                "name": f"{direction} C={channels} {activation} {dtype} {' '.join(terms)}",
+                "error": float(((got - want).abs() - step * want.abs()).max() / want.abs().max()),
+                "moved": (stats.unique_load_bytes + stats.unique_store_bytes) / due,
+                "reread": stats.l1_reuse,
+                "partial": nbytes(out) / nbytes(problem.logits) if direction == "forward" else 0.0,
+                "small": channels <= 16,
+            })  # fmt: skip
+    return rows
+
+
+def expected(problem, what):
+    logits = problem.logits.double()
+    if what == "errors":
+        return reference_ranked.voxel_errors(logits, *problem[1:3], problem.plan)[0]
+    return reference_ranked.voxel_losses(logits, *problem[1:3], problem.plan, True)
+
+
+def execute_ranked(folder):
+    pretend("sm_90")
+    rows = []
+    for variant in ranked_variants():
+        options, what = variant.options, variant.direction
+        if what == "own" or options["dtype"] == torch.float64 or options["activation"] == "sigmoid":
+            continue
+        problem, launch, out = variant.launch(variant.problem())
+        out.fill_(float("nan"))
+        stats = run_on_cpu(folder, launch)
+        want = expected(problem, what)
+        if what == "errors" and problem.mask is not None:  # of no meaning where a voxel does not count
+            out = torch.where(problem.mask.unsqueeze(1) != 0, out, want.to(out.dtype))
+        due = sum(nbytes(x) for x in (*problem[:3], out) if x is not None)
+        rows.append({
+            "name": variant.name,
+            "error": float((out.double() - want).abs().max() / want.abs().max()),
+            "moved": (stats.unique_load_bytes + stats.unique_store_bytes) / due,
+        })  # fmt: skip
+    return rows
+
+
+if __name__ == "__main__":
+    folder, *rest = sys.argv[1:]
+    print(json.dumps(execute_ranked(folder) if rest == ["ranked"] else execute(folder)))

@@ -1,0 +1,97 @@
+"""The kernels command: its counts, its predictions, its complaints."""
+
+import pytest
+
+pytest.importorskip("triton")
+pytest.importorskip("click", reason="the benchmarks need click")
+pytest.importorskip("rich", reason="the benchmarks need rich")
+
+from click.testing import CliRunner
+
+from bench import kernels
+from bench.__main__ import cli
+
+NAME = kernels.BOUND[0]
+TRAFFIC = {"name": NAME, "moved": 9.0, "asked": 9.0, "compulsory": 9.0, "partial": 0.002, "faults": []}
+CODE = {
+    "name": NAME, "target": "sm_90", "registers": 96, "spilled": 0, "shared": 128, "occupancy": 0.31,
+    "widths": {"LDG.128": 4, "LDG.U8": 1, "STG.32": 1}, "faults": [],
+}  # fmt: skip
+
+
+class FakeJob:
+    def __init__(self, title, *rows):
+        self.title, self.found = title, rows
+
+    def rows(self):
+        yield from self.found
+
+
+def invoke(monkeypatch, tmp_path, code=None, instructions=89.0):
+    counted = {"name": NAME, "instructions": instructions, "why_not": ""}
+    work = {
+        "code sm_90": FakeJob("sm_90", {**CODE, **(code or {})}),
+        "traffic": FakeJob("traffic", TRAFFIC),
+        "instructions": FakeJob("instructions", counted),
+    }
+    monkeypatch.setattr(kernels, "jobs", lambda *_: work)
+    return CliRunner().invoke(cli, ["kernels", "--json", str(tmp_path / "kernels.json")])
+
+
+def test_times_follow_from_bytes_and_instructions():
+    row = kernels.predict({**TRAFFIC, "instructions": 89.0, "measured_us": 15.0}, 2 * 128**3, 3.0)
+    assert row["bandwidth_us"] == pytest.approx(9 * 2 * 128**3 / 3.0e12 * 1e6)
+    assert row["issue_us"] == pytest.approx(89 * 2 * 128**3 / 32 / (132 * 4 * 1.7e9) * 1e6)
+    assert row["predicted_us"] == max(row["bandwidth_us"], row["issue_us"])
+    assert row["achieved"] == pytest.approx(row["predicted_us"] / 15.0) and row["faults"] == []
+
+
+def test_table_and_json(monkeypatch, tmp_path):
+    done = invoke(monkeypatch, tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "4x128 1xU8" in done.output and (tmp_path / "kernels.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"code": {"faults": ["spills"], "spilled": 8}}, f"sm_90, {NAME}: spills"),
+        ({"instructions": 150.0}, "bound by instructions: 1.7"),
+    ],
+)
+def test_faults_end_in_an_error(monkeypatch, tmp_path, change, message):
+    done = invoke(monkeypatch, tmp_path, **change)
+    assert done.exit_code == 1 and message in done.output
+
+
+def test_a_worker_that_fails_is_named():
+    job = kernels.Job("traffic", "bench.kernel_traffic", ("--shape", "x"), interpreted=True)
+    with pytest.raises(RuntimeError, match=r"bench\.kernel_traffic --shape x failed"):
+        list(job.rows())
+
+
+def test_loads_and_stores_are_counted():
+    """In a process of its own, as the count has the interpreter run tiles of a GPU."""
+    import json
+    import os
+    import subprocess
+    import sys
+
+    from bench.machine import ROOT
+
+    script = """
+import json
+from bench.kernel_traffic import traffic
+from bench.kernel_variants import variants
+print(json.dumps([traffic(variant, (2, 64, 64, 64)) for variant in variants()[:2]]))
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    forward, backward = json.loads(done.stdout.splitlines()[-1])
+    assert forward["compulsory"] == 4 * 2 + 1 and backward["compulsory"] == 2 * 4 * 2 + 1
+    for row in (forward, backward):
+        assert 1 <= row["moved"] / row["compulsory"] <= 1.02 and row["asked"] >= row["moved"] * 0.99
+        assert row["faults"] == []
+    assert 0 < forward["partial"] < 0.01
