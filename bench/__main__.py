@@ -6,60 +6,23 @@ from pathlib import Path
 
 import click
 
-RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def shape_of(context, parameter, text: str) -> tuple[int, ...]:
-    """`2,4,96,96,96` as a tuple: batch, classes and one to three spatial axes."""
-    try:
-        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        raise click.BadParameter(f"expected integers B,C,D,H,W, got {text!r}") from None
-    if not 3 <= len(shape) <= 5 or min(shape) < 1:
-        raise click.BadParameter(f"expected B,C and one to three spatial sizes, all positive, got {text!r}")
-    return shape
-
-
-def names_of(context, parameter, text: str) -> list[str]:
-    """Checked loss names of a comma-separated list."""
-    from bench.registry import loss_names
-
-    return loss_names(text)
-
-
-def device_of(context, parameter, name: str) -> str:
-    """`auto` resolved, and a GPU that is not there refused."""
-    from bench.machine import default_device
-
-    if name == "cuda" and default_device() != "cuda":
-        raise click.BadParameter("torch sees no CUDA or ROCm device here")
-    return default_device() if name == "auto" else name
-
-
-def threads_of(context, parameter, count: int | None) -> int:
-    """The number of CPU threads for torch, and through it for Numba."""
-    import torch
-
-    if count is not None:
-        torch.set_num_threads(count)
-    return torch.get_num_threads()
-
-
-losses_option = click.option("--losses", callback=names_of, default="all", show_default=True, help="Names, or all.")
-device_option = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    callback=device_of,
-    default="auto",
-    show_default=True,
+from bench.options import (
+    RESULTS,
+    device_option,
+    json_option,
+    losses_option,
+    shape_of,
+    threads_option,
 )
-threads_option = click.option("--threads", type=click.IntRange(1), callback=threads_of, help="CPU threads [torch's].")
-json_option = click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Result file.")
+from bench.train_command import train
 
 
 @click.group()
 def cli():
     """Benchmarks of fastloss: training on real MRI, and speed and memory beside other libraries."""
+
+
+cli.add_command(train)
 
 
 def print_notes(rows: list[dict]) -> None:
@@ -151,25 +114,6 @@ def refuse(rows: list[dict]) -> None:
     refused = [f"{row['loss']}: {row['refused']}" for row in rows if row["refused"]]
     if refused:
         raise click.ClickException("not timed, as values or gradients disagree: " + "; ".join(refused))
-
-
-@cli.command()
-@losses_option
-@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--seconds", type=click.FloatRange(1), default=math.inf, help="Limit for all losses together.")
-@device_option
-@threads_option
-@json_option
-def train(losses, epochs, batch_size, seed, seconds, device, threads, json_file):
-    """Train a small 2D U-Net on ICBM152 tissue once per loss."""
-    from bench.report import write_json
-    from bench.train import Schedule
-
-    rows = run_training(losses, device, Schedule(epochs=epochs, batch_size=batch_size, seed=seed), seconds)
-    if json_file:
-        write_json(json_file, rows)
 
 
 @cli.command()
