@@ -15,6 +15,7 @@ from bench.options import (
     threads_option,
 )
 from bench.train_command import train
+from bench.volume_command import volume
 
 
 @click.group()
@@ -23,6 +24,7 @@ def cli():
 
 
 cli.add_command(train)
+cli.add_command(volume)
 
 
 def print_notes(rows: list[dict]) -> None:

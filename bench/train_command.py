@@ -37,10 +37,11 @@ from bench.options import RESULTS, device_option, json_option, losses_option, nu
     default=RESULTS / "cache",
     help="Folder of prepared data.",
 )
+@click.option("--tensorboard", is_flag=True, help="Logs for TensorBoard below --out.")
 @device_option
 @threads_option
 @json_option
-def train(losses, seeds, data, dims, seconds, out, cache, device, threads, json_file, **schedule):
+def train(losses, seeds, data, dims, seconds, out, cache, tensorboard, device, threads, json_file, **schedule):
     """Train the survey's U-Net once per loss and seed, and score it on held-out subjects.
 
     The same command goes on where it was stopped. torchrun --nproc_per_node=N -m bench train ... trains on N processes.
@@ -64,7 +65,7 @@ def train(losses, seeds, data, dims, seconds, out, cache, device, threads, json_
             return prepare(open_dataset(data, cache, settings.skip_bad), cache, settings.skip_bad)
 
         found = parallel.from_first(read)
-        plan = Plan(settings, losses, seeds, folder, place, seconds)
+        plan = Plan(settings, losses, seeds, folder, place, seconds, tensorboard)
         rows = train_all(plan, found)
     except DataError as error:
         raise click.ClickException(str(error)) from None
@@ -81,7 +82,7 @@ def train(losses, seeds, data, dims, seconds, out, cache, device, threads, json_
     for row in rows:
         for note in row["notes"]:
             console.print(f"{row['loss']}: {note}", markup=False)
-    console.print(f"results: {folder}", markup=False)
+    console.print(f"results: {folder}, to look at: {folder / 'report.html'}", markup=False)
     if json_file:
         write_json(json_file, rows)
 

@@ -14,6 +14,7 @@ import fastloss
 from bench import parallel
 from bench.datasets import Prepared
 from bench.experiment import Progress, Run, Samples
+from bench.html import write_report
 from bench.live import Live
 from bench.machine import machine, notes_on_others, watch_others
 from bench.memory import CLEAR_REFS, peak_bytes, resident_bytes
@@ -23,6 +24,8 @@ from bench.results import read_runs, rows_of, write_csv
 from bench.scores import score
 from bench.settings import Settings
 from bench.timing import Contestant
+
+REPORT_SECONDS = 120  # between the reports of a training that goes on
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,27 @@ def train_all(plan: Plan, data: Prepared) -> list[dict]:
     """Train what is not finished, seed after seed, so that every loss soon has a result; rows in the losses' order."""
     waiting = [(loss, seed) for seed in plan.seeds for loss in plan.losses if not plan.is_complete(loss, seed)]
     waiting = parallel.from_first(lambda: waiting)
-    end = time.monotonic() + plan.seconds
+    end, reported = time.monotonic() + plan.seconds, -math.inf
     with Live(plan, len(waiting)) as live:
         for number, (loss, seed) in enumerate(waiting):
             share = (end - time.monotonic()) / (len(waiting) - number)
             result = train_one(plan, data, loss, seed, share, live)
             if parallel.is_first():
                 live.finished(result)
-                write_results(plan)
-    return write_results(plan) if parallel.is_first() else []
+                rows = write_results(plan)
+                if time.monotonic() - reported > REPORT_SECONDS:  # all pictures are drawn anew
+                    report(plan, data, rows)
+                    reported = time.monotonic()
+    if not parallel.is_first():
+        return []
+    rows = write_results(plan)
+    report(plan, data, rows)
+    return rows
+
+
+def report(plan: Plan, data: Prepared, rows: list[dict]) -> None:
+    """The HTML page of the rows."""
+    write_report(plan.folder, rows, f"{plan.settings.dims}D U-Net on {data.name}", data.problems)
 
 
 def write_results(plan: Plan) -> list[dict]:
