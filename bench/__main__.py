@@ -1,4 +1,4 @@
-"""Command line: `python -m bench main | train | speed | edt | metrics`. A command imports what it needs."""
+"""Command line: `python -m bench main | train | volume | speed | edt | metrics`. A command imports what it needs."""
 
 import math
 import time
