@@ -53,6 +53,8 @@ class Icbm152:
 
         head, tissue, box = icbm152_head()
         labels = tissue == CLASSES.index("WM") if self.task == "wm" else tissue
+        if self.task == "wm":  # 0, the brain's mean, would make what is around the brain look like a tissue
+            head = np.where(tissue > 0, head, head.min())
         image = np.ascontiguousarray(head[box].transpose(2, 0, 1))[:, None]
         return Volume(image, np.ascontiguousarray(labels[box].transpose(2, 0, 1)).astype(np.int16), (1.0, 1.0, 1.0))
 

@@ -13,7 +13,7 @@ import numpy as np
 from bench.datasets.kinds import Dataset, Subject, listing
 from bench.datasets.reading import DataError
 
-FORMAT = 2  # of the files below; a change of what is written reads everything again
+FORMAT = 3  # of the files below; a change of what is written reads everything again
 REMEMBERED = 4096  # voxels of the foreground, for patches to be centred on
 
 
