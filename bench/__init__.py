@@ -1,1 +1,1 @@
-"""fastloss's benchmarks: `python -m bench main | train | speed | edt` (see `python -m bench --help`)."""
+"""fastloss's benchmarks: `python -m bench main | train | volume | speed | edt` (see `python -m bench --help`)."""

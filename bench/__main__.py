@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from bench.kernels_command import kernels_command
-from bench.options import device_option, json_option, losses_option, shape_of, threads_option
+from bench.options import RESULTS, device_option, json_option, losses_option, shape_of, threads_option
 from bench.report_command import report_command
-
-RESULTS = Path(__file__).resolve().parent / "results"
+from bench.train_command import train
+from bench.volume_command import volume
 
 
 @click.group()
@@ -18,8 +18,8 @@ def cli():
     """Benchmarks of fastloss: training on real MRI, and speed and memory beside other libraries."""
 
 
-cli.add_command(kernels_command)
-cli.add_command(report_command)
+for command in (kernels_command, report_command, train, volume):
+    cli.add_command(command)
 
 
 def print_notes(rows: list[dict]) -> None:
@@ -111,25 +111,6 @@ def refuse(rows: list[dict]) -> None:
     refused = [f"{row['loss']}: {row['refused']}" for row in rows if row["refused"]]
     if refused:
         raise click.ClickException("not timed, as values or gradients disagree: " + "; ".join(refused))
-
-
-@cli.command()
-@losses_option
-@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--seconds", type=click.FloatRange(1), default=math.inf, help="Limit for all losses together.")
-@device_option
-@threads_option
-@json_option
-def train(losses, epochs, batch_size, seed, seconds, device, threads, json_file):
-    """Train a small 2D U-Net on ICBM152 tissue once per loss."""
-    from bench.report import write_json
-    from bench.train import Schedule
-
-    rows = run_training(losses, device, Schedule(epochs=epochs, batch_size=batch_size, seed=seed), seconds)
-    if json_file:
-        write_json(json_file, rows)
 
 
 @cli.command()

@@ -64,26 +64,36 @@ def crop_and_pad(volume: np.ndarray, box: tuple[slice, ...], multiple: int) -> n
     return np.pad(part, [(m // 2, m - m // 2) for m in missing] + [(0, 0)])
 
 
-def icbm152(multiple: int = 16) -> dict[str, Slices]:
-    """ICBM152 as `{"train", "val", "test"}` of normalised T1 slices and their four tissue labels.
+def blocks(slices: int) -> dict[str, list[int]]:
+    """Slices of one volume dealt out 60/20/20 in blocks."""
+    chosen: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for number, block in enumerate(np.array_split(np.arange(slices), BLOCKS)):
+        chosen[SPLIT_OF_BLOCK[number % len(SPLIT_OF_BLOCK)]] += block.tolist()
+    return chosen
 
-    Blocks of consecutive slices, not single slices, are dealt out 60/20/20: neighbours look alike.
-    In-plane sizes are padded to a multiple of `multiple`, which the U-Net's poolings need.
-    """
+
+def icbm152_head() -> tuple[np.ndarray, np.ndarray, tuple[slice, ...]]:
+    """The normalised T1, its four tissue labels, and the brain's box, all right-anterior-superior."""
     volumes = {kind: read_canonical(path) for kind, path in icbm152_files().items()}
     labels = tissue_labels(volumes["t1"], volumes["gm"], volumes["wm"])
     brain = labels > 0
     t1 = volumes["t1"].astype(np.float32)
     # intensities of the brain get mean 0 and deviation 1, and everything around it stays 0
     t1 = np.where(brain, (t1 - t1[brain].mean()) / t1[brain].std(), 0).astype(np.float32)
+    return t1, labels, ndimage.find_objects(brain.astype(np.uint8))[0]
 
-    box = ndimage.find_objects(brain.astype(np.uint8))[0]
+
+def icbm152(multiple: int = 16) -> dict[str, Slices]:
+    """ICBM152 as `{"train", "val", "test"}` of normalised T1 slices and their four tissue labels.
+
+    Blocks of consecutive slices, not single slices, are dealt out 60/20/20: neighbours look alike.
+    In-plane sizes are padded to a multiple of `multiple`, which the U-Net's poolings need.
+    """
+    t1, labels, box = icbm152_head()
     images = torch.from_numpy(crop_and_pad(t1, box, multiple).transpose(2, 0, 1).copy())[:, None]
     targets = torch.from_numpy(crop_and_pad(labels, box, multiple).transpose(2, 0, 1).copy())
 
-    chosen: dict[str, list[int]] = {"train": [], "val": [], "test": []}
-    for number, block in enumerate(np.array_split(np.arange(len(targets)), BLOCKS)):
-        chosen[SPLIT_OF_BLOCK[number % len(SPLIT_OF_BLOCK)]] += block.tolist()
+    chosen = blocks(len(targets))
     first = box[2].start
     return {
         split: Slices(images[index], targets[index], tuple(first + i for i in index)) for split, index in chosen.items()

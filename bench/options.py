@@ -1,8 +1,10 @@
-"""Options that the commands share, and the checks of their values."""
+"""Options that several commands share."""
 
 from pathlib import Path
 
 import click
+
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def shape_of(context, parameter, text: str) -> tuple[int, ...]:
@@ -14,6 +16,17 @@ def shape_of(context, parameter, text: str) -> tuple[int, ...]:
     if not 3 <= len(shape) <= 5 or min(shape) < 1:
         raise click.BadParameter(f"expected B,C and one to three spatial sizes, all positive, got {text!r}")
     return shape
+
+
+def numbers_of(context, parameter, text: str) -> list[int]:
+    """`0,1,2` as a list of integers that are at least 0, without repeats for seeds."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"expected integers, separated by commas, got {text!r}") from None
+    if min(numbers) < 0 or (parameter.name == "widths" and min(numbers) < 1):
+        raise click.BadParameter(f"expected positive integers, got {text!r}")
+    return list(dict.fromkeys(numbers)) if parameter.name == "seeds" else numbers
 
 
 def names_of(context, parameter, text: str) -> list[str]:

@@ -43,11 +43,11 @@ class LossRow:
         """All options of the class."""
         return self.options | self.of_classes(activation, classes)
 
-    def build(self, activation: str, classes: int):
+    def build(self, activation: str, classes: int, **more):
         """The fastloss module."""
         import fastloss
 
-        return getattr(fastloss, self.cls)(activation=activation, **self.options_for(activation, classes))
+        return getattr(fastloss, self.cls)(activation=activation, **self.options_for(activation, classes), **more)
 
 
 def _beta(activation: str, classes: int) -> list[float]:

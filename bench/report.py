@@ -91,6 +91,7 @@ def train_table(rows: list[dict]) -> Table:
     columns = (
         "loss",
         "Dice",
+        "of WM",
         "sensitivity",
         "specificity",
         "loss ms",
@@ -103,7 +104,9 @@ def train_table(rows: list[dict]) -> Table:
     for row in rows:
         table.add_row(
             row["loss"],
-            *(number(row[metric], 3) for metric in ("dice", "sensitivity", "specificity")),
+            number(row["dice"], 3),
+            number(row["per_class"]["dice"]["WM"], 3),
+            *(number(row[metric], 3) for metric in ("sensitivity", "specificity")),
             number(row["loss_ms"]),
             number(row["step_ms"], 1),
             number(row["loss_share"] * 100, 1, " %"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .distributed import check_process_group, gather_sums
 from .inputs import (
     check_activation,
     check_class_weight,
@@ -138,6 +139,9 @@ class SumLoss(SegmentationLoss):
         **options: those of every loss: ``activation`` (``"softmax"``, ``"sigmoid"`` or None for probabilities),
             ``include_background``, ``batch``, ``ignore_index``, ``class_weight``, ``reduction``, ``validate``; see
             :class:`fastloss.SegmentationLoss`.
+        process_group: None for the loss of this process's samples. ``"world"``, or a ``torch.distributed`` group, for
+            that of the samples of all its processes, as one with all of them has it: the sums are gathered, one small
+            message a call. Its gradient is for a trainer that averages over processes, as DistributedDataParallel does.
 
     Shapes: logits ``[B, C, *S]``, target ``[B, *S]``, ``[B, 1, *S]`` or dense ``[B, C, *S]``; the loss is a scalar,
     or ``[B, C]`` (``[1, C]`` with ``batch``; without the background's column if that is dropped) for
@@ -151,8 +155,9 @@ class SumLoss(SegmentationLoss):
     terms: tuple[str, ...] = ()
     makes_map = False  # whether voxel_map gives the map of the terms "map*NAME", rather than the caller
 
-    def __init__(self, **options: Any):
+    def __init__(self, *, process_group: Any = None, **options: Any):
         super().__init__(**options)
+        self.process_group = check_process_group(process_group)
         if not self.terms:
             raise ValueError(f"terms: {type(self).__name__} names none, expected a tuple of terms")
         for name in self.terms:
@@ -198,6 +203,8 @@ class SumLoss(SegmentationLoss):
         sums = checked_sums(
             logits, target, mask, weight_map, self.terms, self.activation, self.ignore_index, self.validate
         )
+        if self.process_group is not None:
+            sums = gather_sums(sums, self.process_group)
         named = dict(zip(self.terms, sums.unbind(-1), strict=True))
         for name in named:
             if name.removeprefix(MAP_PREFIX) in CONSTANT_KINDS:  # no gradient, which a formula may make infinite
@@ -209,7 +216,7 @@ class CompoundLoss(SumLoss):
     """A weighted sum of losses on sums, computed in one fused pass over the union of their terms.
 
     Args:
-        losses: :class:`SumLoss` modules with the same activation, ignore_index and validate.
+        losses: :class:`SumLoss` modules with the same activation, ignore_index, validate and process_group.
         weights: one factor for each loss; 1 by default.
 
     Raises:
@@ -231,7 +238,7 @@ class CompoundLoss(SumLoss):
         if len(factors) != len(members):
             raise ValueError(f"weights: got {len(factors)}, expected {len(members)}, one for each loss")
         first = members[0]
-        for name in ("activation", "ignore_index", "validate"):
+        for name in ("activation", "ignore_index", "validate", "process_group"):
             values = [getattr(loss, name) for loss in members]
             if any(value != values[0] for value in values):
                 raise ValueError(f"losses: {name} differs ({values}), expected the same in all, to share one pass")
@@ -244,6 +251,7 @@ class CompoundLoss(SumLoss):
             activation=None if first.activation == "none" else first.activation,
             ignore_index=first.ignore_index,
             validate=first.validate,
+            process_group=first.process_group,
         )
         self.losses = nn.ModuleList(members)
         self.loss_weights = factors

@@ -14,7 +14,7 @@ from .inputs import check_at_least_zero, check_class_weight, check_fraction, che
 from .region import DiceLoss, where_counted
 from .terms import EPSILON, term_name
 
-_OF_BOTH_PARTS = ("activation", "ignore_index", "class_weight", "reduction", "validate")
+_OF_BOTH_PARTS = ("activation", "ignore_index", "class_weight", "reduction", "validate", "process_group")
 
 
 def _voxel_options(options: dict[str, Any]) -> dict[str, Any]:

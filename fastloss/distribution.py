@@ -26,6 +26,7 @@ class VoxelLoss(SumLoss):
         reduction: ``"mean"`` over the counted voxels (and independent channels); ``"sum"``; ``"none"``: the sums
             over the voxels as a table ``[B, C]``.
         validate: see :func:`fastloss.voxel_sums`.
+        process_group: see :class:`fastloss.SumLoss`.
     """
 
     per_target = False  # the mean of a softmax divides by Σ ω y, not by the number of voxels
@@ -40,6 +41,7 @@ class VoxelLoss(SumLoss):
         class_weight: Sequence[float] | Tensor | None = None,
         reduction: str = "mean",
         validate: bool | None = None,
+        process_group: Any = None,
     ):
         counted = ("y",) if self.per_target else ("count",)
         self.terms = (*counted, *terms)
@@ -51,6 +53,7 @@ class VoxelLoss(SumLoss):
             class_weight=class_weight,
             reduction=reduction,
             validate=validate,
+            process_group=process_group,
         )
 
     def voxel_table(self, sums: Sums, exclusive: bool) -> Tensor:

@@ -23,6 +23,11 @@ def test_logits_have_the_images_size(classes, size):
     assert net(torch.randn(3, 2, *size)).shape == (3, classes, *size)
 
 
+def test_three_dimensions():
+    net = model.UNet(in_channels=2, classes=3, widths=(2, 3, 4), dims=3)
+    assert net.multiple == 4 and net(torch.randn(1, 2, 8, 12, 4)).shape == (1, 3, 8, 12, 4)
+
+
 def test_odd_sizes_are_a_clear_error():
     with pytest.raises(ValueError, match=r"multiples of 16, got \(32, 40\)"):
         model.UNet()(torch.randn(1, 1, 32, 40))

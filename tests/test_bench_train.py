@@ -96,9 +96,15 @@ def test_every_registered_loss_trains_and_repeats(name, slices):
     console.print(train_table([first]))
 
 
+def folders(tmp_path):
+    return "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")
+
+
 def test_command_trains_on_the_volume(tmp_path):
     file = tmp_path / "new" / "train.json"
-    done = CliRunner().invoke(cli, ["train", "--losses", "dice_ce", "--seconds", "1", "--json", str(file)])
+    done = CliRunner().invoke(
+        cli, ["train", "--losses", "dice_ce", "--seconds", "1", "--json", str(file), *folders(tmp_path)]
+    )
     assert done.exit_code == 0, done.output
     (row,) = json.loads(file.read_text())
     assert row["loss"] == "dice_ce" and row["steps"] >= 1 and 0 <= row["dice"] <= 1
@@ -110,7 +116,7 @@ def test_unknown_loss_lists_the_known():
     assert done.exit_code == 2 and "unknown loss 'dyce'" in done.output and "tversky" in done.output
 
 
-def test_missing_data_is_a_clear_error(monkeypatch):
+def test_missing_data_is_a_clear_error(monkeypatch, tmp_path):
     monkeypatch.setattr("bench.data.importlib.util.find_spec", lambda name: None)
-    done = CliRunner().invoke(cli, ["train", "--losses", "dice"])
+    done = CliRunner().invoke(cli, ["train", "--losses", "dice", *folders(tmp_path)])
     assert done.exit_code == 1 and "pip install nilearn" in done.output
