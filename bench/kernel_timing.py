@@ -1,12 +1,10 @@
 """Times of the Triton kernels on a GPU that is there: ``python -m bench.kernel_timing [--all] [--shape B,D,H,W]``."""
 
-import argparse
-import json
 
 import torch
 from triton.testing import do_bench
 
-from bench.kernel_variants import SHAPE, Variant, shape_of, variants
+from bench.kernel_variants import Variant, print_each_wide
 
 
 def microseconds(variant: Variant, shape: tuple[int, ...]) -> dict:
@@ -20,15 +18,5 @@ def microseconds(variant: Variant, shape: tuple[int, ...]) -> dict:
     return {"name": variant.name, "measured_us": 1e3 * do_bench(launch.run, return_mode="median")}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--all", action="store_true")
-    parser.add_argument("--shape", type=shape_of, default=SHAPE)
-    options = parser.parse_args()
-    for variant in variants(options.all):
-        if variant.wide:
-            print(json.dumps(microseconds(variant, options.shape)), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    print_each_wide(microseconds)

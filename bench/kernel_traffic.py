@@ -5,15 +5,13 @@ once for each program that touches its 32-byte sector: what a program asks for a
 as ``asked``.
 """
 
-import argparse
-import json
 from collections import defaultdict
 
 import numpy as np
 from fastloss.kernels import gpu
 from triton.runtime import interpreter
 
-from bench.kernel_variants import SHAPE, Variant, shape_of, variants
+from bench.kernel_variants import Variant, print_each_wide
 
 SECTOR = 32
 FEW_CHANNELS = 16
@@ -100,16 +98,5 @@ def nbytes(tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--all", action="store_true")
-    parser.add_argument("--shape", type=shape_of, default=SHAPE)
-    options = parser.parse_args()
-    for variant in variants(options.all):
-        # rows that are not aligned share sectors, which says nothing of a large volume
-        if variant.wide:
-            print(json.dumps(traffic(variant, options.shape)), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    print_each_wide(traffic)

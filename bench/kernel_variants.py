@@ -1,6 +1,9 @@
 """The variants of the Triton kernels that are inspected, and their launches as the back end itself makes them."""
 
+import argparse
 import itertools
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,3 +181,17 @@ def add_product(add) -> None:
     add("softmax", 4, BF16, shape=(16, 16, 33))
     add("softmax", 4, BF16, "every term", map_channels=4, target_dtype=torch.int64)
     add("sigmoid", 1, BF16, "every term")
+
+
+def print_each_wide(measure: Callable[[Variant, tuple[int, ...]], dict]) -> None:
+    """A command: `measure(variant, --shape)` of every variant with aligned rows as a line of JSON.
+
+    Rows that are not aligned share sectors, which says nothing of a large volume.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--shape", type=shape_of, default=SHAPE)
+    options = parser.parse_args()
+    for variant in variants(options.all):
+        if variant.wide:
+            print(json.dumps(measure(variant, options.shape)), flush=True)
