@@ -6,9 +6,8 @@ the number of threads. Importing this module imports Numba.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from .cpu_errors import errors_of_chunk
 from .cpu_general import backward_general, forward_general
 from .cpu_labels import backward_labels, forward_labels, serves
 from .cpu_memory import walk
-from .cpu_threads import compile_loop, pick
+from .cpu_threads import Entry, call_entry, pick, serial_and_parallel
 from .cpu_tile import SLOTS, columns, plan_numbers, plan_reals, with_target
 
 CHUNK = 16384  # voxels; a multiple of every tile
@@ -46,28 +45,24 @@ def forward_with_bad_labels(
     channels that are no classes of one voxel, of each of them); -1 where a voxel does not count.
     """
     batch, channels, voxels = _sizes(logits)
-    sums = np.zeros((batch, channels, len(plan.terms)))
-    bad = 0
-    if logits.numel():
-        p = _prepare(plan, channels, logits.dtype)
-        partial = np.zeros((batch * -(-voxels // CHUNK), channels, p.width))
-        walks = _walks(logits, target, mask, weight_map, plan, losses)
-        walks[4, 9] = 0  # what is written of the losses is soon read again
-        bad = pick(_FORWARD[p.labels], logits.numel())(
-            sums, p.columns, partial, voxels, walks, p.numbers, p.tile, p.reals
-        )
-    return torch.from_numpy(sums), bad
+    if not logits.numel():
+        return torch.zeros((batch, channels, len(plan.terms)), dtype=torch.float64), 0
+    p = _prepare(plan, channels, logits.dtype)
+    partial = np.zeros((batch, -(-voxels // CHUNK), channels, p.width))
+    walks = _walks(logits, target, mask, weight_map, plan, losses)
+    walks[4, 9] = 0  # what is written of the losses is soon read again
+    bad = _run(_FORWARD[p.labels], logits, partial, partial.strides[:2], walks, p)
+    return torch.from_numpy(partial.sum(1).take(p.columns, -1)), bad
 
 
 def write_errors(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, errors: Tensor) -> int:
     """Fills ``errors`` ``[B, C, *S]`` with p, or -(1 - p) where y is 1; returns the number of bad labels."""
-    _, channels, voxels = _sizes(logits)
-    p = _prepare(plan, channels, logits.dtype)
-    partial = np.zeros((logits.shape[0] * -(-voxels // CHUNK), channels, 0))
+    if not logits.numel():
+        return 0
     walks = _walks(logits, target, mask, None, plan, errors)
     walks[4, 9] = 0
-    nothing = np.zeros((logits.shape[0], channels, 0))
-    return pick(_ERRORS, logits.numel())(nothing, p.columns, partial, voxels, walks, p.numbers, p.tile, p.reals)
+    nothing = np.zeros((logits.shape[1], 0))
+    return _run(_ERRORS, logits, nothing, (0, 0), walks, _prepare(plan, logits.shape[1], logits.dtype))
 
 
 def backward(
@@ -80,12 +75,11 @@ def backward(
 ) -> Tensor:
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     gradient = torch.empty_like(logits)
-    _, channels, voxels = _sizes(logits)
     if logits.numel():
-        p = _prepare(plan, channels, logits.dtype)
+        p = _prepare(plan, logits.shape[1], logits.dtype)
         coefficients = with_target(p.columns, grad_sums.detach().numpy(), p.width).astype(p.reals.dtype)
         walks = _walks(logits, target, mask, weight_map, plan, gradient)
-        pick(_BACKWARD[p.labels], logits.numel())(coefficients, voxels, walks, p.numbers, p.tile, p.reals)
+        _run(_BACKWARD[p.labels], logits, coefficients, (coefficients.strides[0], 0), walks, p)
     return gradient
 
 
@@ -131,41 +125,44 @@ def _walks(
     return np.array([*walks, walk(gradient, True)])
 
 
-# The loops over chunks: each is compiled for each pass, serial and parallel
-
-run_chunk: Callable[..., Any] = forward_general  # the clones of compile_loop have their own
+# The loop over chunks
 
 
-def _forward_loop(sums, columns, partial, voxels, walks, numbers, tile, reals):  # type: ignore[no-untyped-def]
-    per_sample = -(-voxels // CHUNK)
+def _chunk_loop(code, chunks, samples, voxels, table, steps, arguments):  # type: ignore[no-untyped-def]
+    classes, width, walks, numbers, count, reals, powers, tile = arguments
     bad = 0
-    for i in prange(partial.shape[0]):
-        b, start = i // per_sample, i % per_sample * CHUNK
+    for i in prange(samples * chunks):
+        b, start = i // chunks, i % chunks * CHUNK
+        place = table + b * steps[0] + i % chunks * steps[1]
         stop = min(start + CHUNK, voxels)
-        bad += run_chunk(partial[i], walks, numbers, b, start, stop, tile, reals)
-    for i in range(partial.shape[0]):
-        for c in range(sums.shape[1]):
-            for k in range(columns.size):
-                sums[i // per_sample, c, k] += partial[i, c, columns[k]]
+        bad += call_entry(code, (place, classes, width, walks, numbers, count, reals, powers, b, start, stop, tile))
     return bad
 
 
-def _backward_loop(coefficients, voxels, walks, numbers, tile, reals):  # type: ignore[no-untyped-def]
-    per_sample = -(-voxels // CHUNK)
-    for i in prange(coefficients.shape[0] * per_sample):
-        b, start = i // per_sample, i % per_sample * CHUNK
-        stop = min(start + CHUNK, voxels)
-        run_chunk(coefficients[b], walks, numbers, b, start, stop, tile, reals)
+_LOOP = serial_and_parallel(_chunk_loop)
+# By whether the pass for labels serves
+_FORWARD = [Entry(forward_general, np.float64), Entry(forward_labels, np.float64)]
+_BACKWARD = [Entry(backward_general), Entry(backward_labels)]
+_ERRORS = Entry(errors_of_chunk, np.float64)
 
 
-# By whether the pass for labels serves, then by whether to run in parallel
-_FORWARD = [
-    [compile_loop(_forward_loop, chunk, parallel) for parallel in (False, True)]
-    for chunk in (forward_general, forward_labels)
-]
-_BACKWARD = [
-    [compile_loop(_backward_loop, chunk, parallel) for parallel in (False, True)]
-    for chunk in (backward_general, backward_labels)
-]
-
-_ERRORS = [compile_loop(_forward_loop, errors_of_chunk, parallel) for parallel in (False, True)]
+def _run(
+    entry: Entry, logits: Tensor, table: np.ndarray, steps: tuple[int, ...], walks: np.ndarray, p: _Prepared
+) -> int:
+    """Runs an entry over all chunks; the steps, in bytes, are those of a table from sample to sample and chunk to
+    chunk. Returns the sum of what the entry returned."""
+    batch, _, voxels = _sizes(logits)
+    classes, width = table.shape[-2:]
+    arguments = (
+        classes,
+        width,
+        walks.ctypes.data,
+        p.numbers.ctypes.data,
+        p.numbers.size,
+        p.reals.ctypes.data,
+        p.reals.size,
+        p.tile,
+    )
+    code = entry.address(p.reals.dtype.type)
+    loop = pick(_LOOP, logits.numel())
+    return int(loop(code, -(-voxels // CHUNK), batch, voxels, table.ctypes.data, steps, arguments))

@@ -7,7 +7,7 @@ from numba import njit
 
 from .cpu_general import _Q, _Y, _channel, _load_target, _row_of, _softmax, _softmax_class
 from .cpu_math import INNER, no_inline
-from .cpu_memory import bare, row, store_row
+from .cpu_memory import row, store_row
 from .cpu_tile import EMPTY, NEEDS_Q, SOFTMAX, ZERO, U, load_weight, options_of, tile_buffer, tile_of, walk_of
 
 UNCOUNTED = np.float32(3.4028234663852886e38)  # marks a voxel that does not count
@@ -37,7 +37,6 @@ def errors_of_chunk(acc, walks, numbers, b, start, stop, tile, reals):
     """Writes the errors of voxels start to stop of sample b where a gradient would go; returns the bad labels seen."""
     no_inline()
     classes = acc.shape[0]
-    walks, numbers, reals = bare(walks), bare(numbers), bare(reals)
     o, bad_labels = options_of(numbers), 0
     logits, target, mask, errors = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 4)
     buffer = tile_buffer(_row_of(o, classes, 4, 0), tile, reals)

@@ -11,7 +11,7 @@ from numba import njit
 from . import cpu_rows as rows
 from .cpu_label_rows import log_rows
 from .cpu_math import INNER, no_inline
-from .cpu_memory import bare, class_row, label_row, load_row, pointer, row, store_row, stream_fence
+from .cpu_memory import class_row, label_row, load_row, pointer, row, store_row, stream_fence
 from .cpu_powers import MISS, power_slopes, power_values
 from .cpu_tile import (
     CE_NEG,
@@ -288,7 +288,6 @@ def forward_general(acc, walks, numbers, b, start, stop, tile, reals):
     Where the walks name a volume of losses, writes each voxel's cross-entropy into it.
     """
     no_inline()
-    acc, walks, numbers, reals = bare(acc), bare(walks), bare(numbers), bare(reals)
     o, bad_labels = options_of(numbers), 0
     logits, target, mask, weight_map = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 3)
     losses = walk_of(walks, 4)
@@ -420,10 +419,9 @@ def _channel_gradient(k, t, logits, target, weight_map, gradient, o, b, v, state
 
 
 @_fast
-def backward_general(coefficients, walks, numbers, b, start, stop, tile, reals):
-    """Writes the gradient of voxels start to stop of sample b; coefficients ``[C, SLOTS + powers]``."""
+def backward_general(k, walks, numbers, b, start, stop, tile, reals):
+    """Writes the gradient of voxels start to stop of sample b; coefficients k ``[C, SLOTS + powers]``."""
     no_inline()
-    k, walks, numbers, reals = bare(coefficients), bare(walks), bare(numbers), bare(reals)
     o = options_of(numbers)
     logits, target, weight_map, gradient = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 3), walk_of(walks, 4)
     mask = walk_of(walks, 2)

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, prange
 
 from .cpu_math import INNER, no_inline
-from .cpu_threads import compile_loop, pick
+from .cpu_threads import pick, serial_and_parallel
 
 _BLOCK = 65536  # voxels of a block, at least; there are at most _BLOCKS
 _BLOCKS = 64
@@ -189,6 +189,6 @@ def _rank_loop(ranked, slopes, values, starts, sizes, passed, total):  # type: i
         values[i] = _slopes_of_part(part, slopes, passed[i, 0], passed[i, 1], total)
 
 
-_COUNT = [compile_loop(_count_loop, _count_loop, parallel) for parallel in (False, True)]
-_SCATTER = [compile_loop(_scatter_loop, _scatter_loop, parallel) for parallel in (False, True)]
-_RANK = [compile_loop(_rank_loop, _rank_loop, parallel) for parallel in (False, True)]
+_COUNT = serial_and_parallel(_count_loop)
+_SCATTER = serial_and_parallel(_scatter_loop)
+_RANK = serial_and_parallel(_rank_loop)

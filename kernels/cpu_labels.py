@@ -16,7 +16,6 @@ from . import cpu_rows as rows_of_any
 from .cpu_math import INNER, no_inline
 from .cpu_memory import (
     address,
-    bare,
     class_pointer,
     class_row,
     class_rows,
@@ -368,7 +367,6 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
     Where the walks name a volume of losses, writes each voxel's cross-entropy into it.
     """
     no_inline()
-    acc, walks, numbers, reals = bare(acc), bare(walks), bare(numbers), bare(reals)
     o, classes, bad_labels = options_of(numbers), acc.shape[0], 0
     logits, target, mask = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2)
     losses = walk_of(walks, 4)
@@ -588,7 +586,6 @@ def _write(t, o, k, gradient, b, v, first, last):
 def backward_labels(coefficients, walks, numbers, b, start, stop, tile, reals):
     """Writes the gradient of voxels start to stop of sample b; coefficients ``[C, SLOTS + powers]``."""
     no_inline()
-    coefficients, walks, numbers, reals = bare(coefficients), bare(walks), bare(numbers), bare(reals)
     o, classes = options_of(numbers), coefficients.shape[0]
     logits, target, mask, gradient = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 4)
     weight_map, mapped = walk_of(walks, 3), has(o.mapped_bits, CE_POS)

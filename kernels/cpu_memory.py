@@ -49,6 +49,8 @@ class Walk(NamedTuple):
     streamed: int  # written past the caches: it is larger than they are
 
 
+WALK_NUMBERS = len(Walk._fields)
+TENSORS = 5  # of a pass: logits, target, mask, map, gradient
 ABSENT = Walk(0, -1, 0, 0, 1, 1, 0, 0, 0, 0)
 _STREAMED_FROM = 8 << 20  # bytes
 
@@ -87,6 +89,12 @@ def _address(typingctx, pointer):
 
 _inlined = njit(inline="always", **INNER)
 _fast = njit(**INNER)
+
+
+@_inlined
+def array_at(address, shape, dtype):
+    """An array of a dtype in memory that its caller keeps alive."""
+    return carray(_pointer(address, 0, dtype), shape)
 
 
 @_inlined

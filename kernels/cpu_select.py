@@ -14,7 +14,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from .cpu_math import INNER, SUMS, no_inline
-from .cpu_threads import compile_loop, pick
+from .cpu_threads import pick, serial_and_parallel
 
 BLOCK = 65536  # numbers
 _DIGIT = 11  # bits
@@ -95,5 +95,5 @@ def _weigh_loop(keys, values, sums, threshold, weights):  # type: ignore[no-unty
         _weigh_block(keys, threshold, weights[0], weights[1], start, stop)
 
 
-_HISTOGRAM = [compile_loop(_histogram_loop, _histogram_loop, parallel) for parallel in (False, True)]
-_WEIGH = [compile_loop(_weigh_loop, _weigh_loop, parallel) for parallel in (False, True)]
+_HISTOGRAM = serial_and_parallel(_histogram_loop)
+_WEIGH = serial_and_parallel(_weigh_loop)

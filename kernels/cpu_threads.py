@@ -16,11 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 import torch
-from numba import njit
-from numba.core import event
+from llvmlite import ir
+from numba import cfunc, int64, njit
+from numba.core import cgutils, event
+from numba.core.types import UniTuple
+from numba.extending import intrinsic
 
 from fastloss import terms
+
+from .cpu_memory import TENSORS, WALK_NUMBERS, array_at
 
 _SERIAL_BELOW = 32768  # logits: a parallel region would cost more than it saves
 _log = logging.getLogger("fastloss")
@@ -56,20 +62,85 @@ def _source_digest() -> str:
 
 def serial_and_parallel(loop: Callable[..., Any]) -> list[Callable[..., Any]]:
     """Both clones of a loop, for :func:`pick`."""
-    return [compile_loop(loop, loop, parallel) for parallel in (False, True)]
+    flags = {"nogil": True, "error_model": "numpy"}
+    return [
+        _compile(_clone(loop, loop.__name__, name), lambda **more: njit(**flags, **more), parallel=name == "parallel")
+        for name in ("serial", "parallel")
+    ]
 
 
-def compile_loop(loop: Callable[..., Any], chunk: Callable[..., Any], parallel: bool) -> Callable[..., Any]:
-    """A clone of the loop over a chunk function; of its own name, since Numba's cache key ignores the jit flags."""
-    name = f"{chunk.__name__}_{'parallel' if parallel else 'serial'}"
-    clone = types.FunctionType(loop.__code__, {**loop.__globals__, "run_chunk": chunk}, name)
-    clone.__qualname__ = f"{name}_{_source_digest()}"
-    flags = {"parallel": parallel, "nogil": True, "error_model": "numpy"}
+def _clone(function: Callable[..., Any], *names: str, **scope: Any) -> types.FunctionType:
+    """With globals of its own, and a name of its own, since Numba's cache key has neither these nor the jit flags."""
+    clone = types.FunctionType(function.__code__, {**function.__globals__, **scope}, "_".join(names))
+    clone.__qualname__ = f"{clone.__name__}_{_source_digest()}"
+    return clone
+
+
+def _compile(function: Callable[..., Any], decorator: Callable[..., Any], **flags: Any) -> Any:
     try:
-        return njit(cache=True, **flags)(clone)
+        return decorator(cache=True, **flags)(function)
     except RuntimeError as error:
         _log.warning("fastloss: no writable place for compiled kernels, compiling in each process (%s)", error)
-        return njit(**flags)(clone)
+        return decorator(**flags)(function)
+
+
+class Entry:
+    """A function over a chunk of voxels as machine code that loops call by its address: Numba would compile it anew,
+    with all that it calls, into every loop.
+
+    Args:
+        chunk: takes a table ``[C, width]``, walks, numbers, sample, first voxel, last voxel + 1, tile and reals.
+        table: dtype of the table, None for that of the reals.
+    """
+
+    def __init__(self, chunk: Callable[..., Any], table: Any = None):
+        self._chunk, self._table = chunk, table
+        self._compiled: dict[Any, Any] = {}  # keeps the code alive
+
+    def address(self, real: type) -> int:
+        """Of the code for reals of a type, which is compiled, or loaded from the disk, when first asked for."""
+        if real not in self._compiled:
+            scope = {"run_chunk": self._chunk, "table_type": self._table or real, "real_type": real}
+            function = _clone(_run_entry, self._chunk.__name__, real.__name__, **scope)
+            signature = int64(*(int64,) * ENTRY_ARGUMENTS)
+            self._compiled[real] = _compile(function, lambda **more: cfunc(signature, error_model="numpy", **more))
+        found: int = self._compiled[real].address
+        return found
+
+
+ENTRY_ARGUMENTS = 12
+table_type = real_type = np.float64  # the clones of Entry have their own
+
+
+def run_chunk(*arguments: Any) -> int:
+    """What the clones of Entry call."""
+    raise NotImplementedError
+
+
+def _run_entry(table, classes, width, walks, numbers, count, reals, powers, b, start, stop, tile):  # type: ignore[no-untyped-def]
+    return run_chunk(
+        array_at(table, (classes, width), table_type),
+        array_at(walks, (TENSORS, WALK_NUMBERS), np.int64),
+        array_at(numbers, (count,), np.int64),
+        b,
+        start,
+        stop,
+        tile,
+        array_at(reals, (powers,), real_type),
+    )
+
+
+@intrinsic
+def call_entry(typingctx, address, arguments):  # type: ignore[no-untyped-def]
+    """Calls an :class:`Entry` by its address with a tuple of its arguments."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        number = context.get_value_type(int64)
+        kind = ir.FunctionType(number, (number,) * ENTRY_ARGUMENTS)
+        function = builder.inttoptr(values[0], kind.as_pointer())
+        return builder.call(function, cgutils.unpack_tuple(builder, values[1], ENTRY_ARGUMENTS))
+
+    return int64(int64, UniTuple(int64, ENTRY_ARGUMENTS)), codegen
 
 
 class _Threads:
