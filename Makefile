@@ -33,7 +33,7 @@ types: $(VENV)/installed-dev
 	$(python) -m mypy
 
 wheel: $(VENV)/installed-dev
-	rm -rf build dist
+	rm -rf dist
 	$(python) -m build
 
 # one set of row operations each, as all of them touch the same memory: the third, for AVX2, is what `test` runs
