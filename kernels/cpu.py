@@ -16,10 +16,12 @@ from torch import Tensor
 
 from fastloss.terms import Plan
 
+from . import cpu_registers
 from .cpu_errors import errors_of_chunk
 from .cpu_general import backward_general, forward_general
 from .cpu_labels import backward_labels, forward_labels, serves
 from .cpu_memory import walk
+from .cpu_registers import GRADIENT, LOSSES, SUMS, chunk_in_registers
 from .cpu_threads import Entry, call_entry, pick, serial_and_parallel
 from .cpu_tile import SLOTS, columns, plan_numbers, plan_reals, with_target
 
@@ -47,11 +49,11 @@ def forward_with_bad_labels(
     batch, channels, voxels = _sizes(logits)
     if not logits.numel():
         return torch.zeros((batch, channels, len(plan.terms)), dtype=torch.float64), 0
-    p = _prepare(plan, channels, logits.dtype)
+    p = _prepare(plan, channels, logits.dtype, SUMS if losses is None else LOSSES)
     partial = np.zeros((batch, -(-voxels // CHUNK), channels, p.width))
     walks = _walks(logits, target, mask, weight_map, plan, losses)
     walks[4, 9] = 0  # what is written of the losses is soon read again
-    bad = _run(_FORWARD[p.labels], logits, partial, partial.strides[:2], walks, p)
+    bad = _run(_FORWARD[p.route], logits, partial, partial.strides[:2], walks, p)
     return torch.from_numpy(partial.sum(1).take(p.columns, -1)), bad
 
 
@@ -62,7 +64,7 @@ def write_errors(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan
     walks = _walks(logits, target, mask, None, plan, errors)
     walks[4, 9] = 0
     nothing = np.zeros((logits.shape[1], 0))
-    return _run(_ERRORS, logits, nothing, (0, 0), walks, _prepare(plan, logits.shape[1], logits.dtype))
+    return _run(_ERRORS, logits, nothing, (0, 0), walks, _prepare(plan, logits.shape[1], logits.dtype, None))
 
 
 def backward(
@@ -76,10 +78,10 @@ def backward(
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     gradient = torch.empty_like(logits)
     if logits.numel():
-        p = _prepare(plan, logits.shape[1], logits.dtype)
+        p = _prepare(plan, logits.shape[1], logits.dtype, GRADIENT)
         coefficients = with_target(p.columns, grad_sums.detach().numpy(), p.width).astype(p.reals.dtype)
         walks = _walks(logits, target, mask, weight_map, plan, gradient)
-        _run(_BACKWARD[p.labels], logits, coefficients, (coefficients.strides[0], 0), walks, p)
+        _run(_BACKWARD[p.route], logits, coefficients, (coefficients.strides[0], 0), walks, p)
     return gradient
 
 
@@ -91,7 +93,7 @@ def _sizes(logits: Tensor) -> tuple[int, int, int]:
 class _Prepared(NamedTuple):
     """What the kernels need of a plan beside the tensors."""
 
-    labels: bool  # whether the pass for labels serves
+    route: int  # which pass serves
     width: int  # columns of sums
     columns: np.ndarray
     numbers: np.ndarray
@@ -99,11 +101,19 @@ class _Prepared(NamedTuple):
     tile: int
 
 
+# The passes: of any plan; of labels; of what fits the registers
+_GENERAL, _LABELS, _REGISTERS = range(3)
+
+
 @lru_cache(maxsize=256)
-def _prepare(plan: Plan, channels: int, dtype: torch.dtype) -> _Prepared:
+def _prepare(plan: Plan, channels: int, dtype: torch.dtype, output: int | None) -> _Prepared:
+    """``output``: one of cpu_registers; None for what only the general pass does."""
     reals = plan_reals(plan, np.float64 if dtype == torch.float64 else np.float32)
-    numbers = plan_numbers(plan, channels)
-    return _Prepared(serves(plan), SLOTS + reals.size - 1, columns(plan.terms), numbers, reals, _tile(channels))
+    route, code = _LABELS if serves(plan) else _GENERAL, 0
+    if output is not None and cpu_registers.serves(plan, channels, dtype):
+        route, code = _REGISTERS, cpu_registers.code_of(cpu_registers.variant(plan, channels, output)).address
+    numbers = plan_numbers(plan, channels, code)
+    return _Prepared(route, SLOTS + reals.size - 1, columns(plan.terms), numbers, reals, _tile(channels))
 
 
 def _tile(channels: int) -> int:
@@ -140,9 +150,10 @@ def _chunk_loop(code, chunks, samples, voxels, table, steps, arguments):  # type
 
 
 _LOOP = serial_and_parallel(_chunk_loop)
-# By whether the pass for labels serves
-_FORWARD = [Entry(forward_general, np.float64), Entry(forward_labels, np.float64)]
-_BACKWARD = [Entry(backward_general), Entry(backward_labels)]
+_IN_REGISTERS = Entry(chunk_in_registers, np.float64)  # hands its table on: one code serves both directions
+# By route
+_FORWARD = [Entry(forward_general, np.float64), Entry(forward_labels, np.float64), _IN_REGISTERS]
+_BACKWARD = [Entry(backward_general), Entry(backward_labels), _IN_REGISTERS]
 _ERRORS = Entry(errors_of_chunk, np.float64)
 
 

@@ -7,7 +7,6 @@ better than one loop that keeps everything of a voxel in registers.
 
 from __future__ import annotations
 
-import numpy as np
 from numba import carray, njit
 
 from .cpu_math import INNER, SAFE, SUMS, distinct_rows, fast_exp, fast_log, negative_log_softmax, no_inline
@@ -17,12 +16,6 @@ FOLD = 8  # sums of exponentials whose logarithms are taken as that of their pro
 _elementwise = njit(fastmath=SAFE, **INNER)
 _reduction = njit(fastmath=SUMS, **INNER)
 _inlined = njit(inline="always", **INNER)
-
-
-@_inlined
-def four_labels(label):
-    """In 32 bits: comparisons of wider numbers would halve the vectors."""
-    return label, np.int32(label + 1), np.int32(label + 2), np.int32(label + 3)
 
 
 # The softmax
@@ -230,57 +223,7 @@ def sum_below_max(n, z, m, labels, label):
     return total
 
 
-@_reduction
-def sum_own(n, p, l, u, labels, label):
-    """Sums of p y, y and y l, from the rows of each voxel's own class."""
-    distinct_rows()
-    p, l, u, labels = carray(p, n), carray(l, n), carray(u, n), carray(labels, n)
-    zero = u.dtype.type(0)
-    py, y, log_p = zero, zero, zero
-    for i in range(n):
-        w = u[i] if labels[i] == label else zero
-        py += p[i] * w
-        y += w
-        log_p += l[i] * w
-    return py, y, log_p
-
-
 # What the terms of a voxel's own class need: p, 1 - p and -log p
-
-
-@_elementwise
-def own_of_four(n, p, q, l, e0, e1, e2, e3, z0, z1, z2, z3, m, r, labels, label):
-    """p, 1 - p (from the other classes, uncancelled) and max - z of the own class; for no class 0, 1 and 0."""
-    distinct_rows()
-    p, q, l, e0, e1, e2, e3, z0, z1, z2, z3, m, r, labels = (
-        carray(p, n),
-        carray(q, n),
-        carray(l, n),
-        carray(e0, n),
-        carray(e1, n),
-        carray(e2, n),
-        carray(e3, n),
-        carray(z0, n),
-        carray(z1, n),
-        carray(z2, n),
-        carray(z3, n),
-        carray(m, n),
-        carray(r, n),
-        carray(labels, n),
-    )
-    zero = p.dtype.type(0)
-    l0, l1, l2, l3 = four_labels(label)
-    for i in range(n):
-        x0, x1, x2, x3, s, k, highest = e0[i], e1[i], e2[i], e3[i], r[i], labels[i], m[i]
-        y0, y1, y2, y3 = z0[i], z1[i], z2[i], z3[i]
-        own = x0 if k == l0 else x1 if k == l1 else x2 if k == l2 else x3 if k == l3 else zero
-        others = ((zero if k == l0 else x0) + (zero if k == l1 else x1)) + (
-            (zero if k == l2 else x2) + (zero if k == l3 else x3)
-        )
-        z = y0 if k == l0 else y1 if k == l1 else y2 if k == l2 else y3 if k == l3 else highest
-        p[i] = own * s
-        q[i] = others * s
-        l[i] = highest - z
 
 
 @_elementwise
@@ -362,66 +305,6 @@ def add_product(n, out, x, y):
 # The gradient. With a = the coefficient of p (for the own class with that of p y added: the two may cancel), h = the
 # derivative by -log p of what else depends on the own class, and t = h - sum over the classes of p a: it is
 # p (a + t) u, less h u for the own class
-
-
-@_elementwise
-def slope_of_four(n, t, h, e0, e1, e2, e3, r, labels, label, a, own_a, g):
-    """h and t of a p + (own_a - a) p y + g y (-log p); a, own_a and g have a coefficient a class."""
-    distinct_rows()
-    t, h, e0, e1, e2, e3, r, labels = (
-        carray(t, n),
-        carray(h, n),
-        carray(e0, n),
-        carray(e1, n),
-        carray(e2, n),
-        carray(e3, n),
-        carray(r, n),
-        carray(labels, n),
-    )
-    zero = h.dtype.type(0)
-    a0, a1, a2, a3 = a
-    o0, o1, o2, o3 = own_a
-    g0, g1, g2, g3 = g
-    l0, l1, l2, l3 = four_labels(label)
-    for i in range(n):
-        k = labels[i]
-        dot = (e0[i] * (o0 if k == l0 else a0) + e1[i] * (o1 if k == l1 else a1)) + (
-            e2[i] * (o2 if k == l2 else a2) + e3[i] * (o3 if k == l3 else a3)
-        )
-        slope = g0 if k == l0 else g1 if k == l1 else g2 if k == l2 else g3 if k == l3 else zero
-        h[i] = slope
-        t[i] = slope - r[i] * dot
-
-
-@_elementwise
-def gradient_of_four(n, out0, out1, out2, out3, e0, e1, e2, e3, ru, t, h, u, labels, label, a, own_a):
-    distinct_rows()
-    out0, out1, out2, out3, e0, e1, e2, e3, ru, t, h, u, labels = (
-        carray(out0, n),
-        carray(out1, n),
-        carray(out2, n),
-        carray(out3, n),
-        carray(e0, n),
-        carray(e1, n),
-        carray(e2, n),
-        carray(e3, n),
-        carray(ru, n),
-        carray(t, n),
-        carray(h, n),
-        carray(u, n),
-        carray(labels, n),
-    )
-    zero = h.dtype.type(0)
-    a0, a1, a2, a3 = a
-    o0, o1, o2, o3 = own_a
-    l0, l1, l2, l3 = four_labels(label)
-    for i in range(n):
-        x, s, own = ru[i], t[i], h[i] * u[i]
-        k = labels[i]
-        out0[i] = e0[i] * x * ((o0 if k == l0 else a0) + s) - (own if k == l0 else zero)
-        out1[i] = e1[i] * x * ((o1 if k == l1 else a1) + s) - (own if k == l1 else zero)
-        out2[i] = e2[i] * x * ((o2 if k == l2 else a2) + s) - (own if k == l2 else zero)
-        out3[i] = e3[i] * x * ((o3 if k == l3 else a3) + s) - (own if k == l3 else zero)
 
 
 @_elementwise

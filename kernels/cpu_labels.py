@@ -15,7 +15,6 @@ from . import cpu_label_rows as rows
 from . import cpu_rows as rows_of_any
 from .cpu_math import INNER, no_inline
 from .cpu_memory import (
-    address,
     class_pointer,
     class_row,
     class_rows,
@@ -29,20 +28,8 @@ from .cpu_memory import (
     stream_fence,
 )
 from .cpu_powers import power_slopes, power_values
-from .cpu_registers import (
-    CROSS_ENTROPY,
-    LANES,
-    MOST,
-    MOST_VOXELS,
-    OVERLAP,
-    SQUARES,
-    WEIGHTED,
-    gradient_in_registers,
-    sums_in_registers,
-)
 from .cpu_rows import set_zero, sum_row
 from .cpu_tile import (
-    ALL,
     CE_POS,
     COUNT,
     EMPTY,
@@ -68,10 +55,8 @@ from .cpu_tile import (
     has,
     load_classes,
     load_weight,
-    logits_of_four,
     options_of,
     power_kind,
-    row_of_four,
     tile_buffer,
     tile_of,
     walk_of,
@@ -112,33 +97,13 @@ def _own_rows(t, z, o, classes, first, last):
     """p, 1 - p and -log p of each voxel's own class."""
     no_inline()
     labels, p, q, l = label_pointer(t, LABELS), pointer(t, _OWN_P), pointer(t, _OWN_Q), pointer(t, _OWN_L)
-    if classes <= 4:
-        rows.own_of_four(
-            t.n,
-            p,
-            q,
-            l,
-            row_of_four(t, _E, classes, 0),
-            row_of_four(t, _E, classes, 1),
-            row_of_four(t, _E, classes, 2),
-            row_of_four(t, _E, classes, 3),
-            logits_of_four(t, z, classes, 0),
-            logits_of_four(t, z, classes, 1),
-            logits_of_four(t, z, classes, 2),
-            logits_of_four(t, z, classes, 3),
-            pointer(t, LARGEST),
-            pointer(t, R),
-            labels,
-            np.int32(o.first_label),
-        )
-    else:
-        rows.start_own(t.n, p, q, l)
-        for c in range(classes):
-            e, label = pointer(t, _E + c), np.int32(c + o.first_label)
-            if first <= c < last:
-                rows.add_own(t.n, p, q, l, e, class_pointer(t, z, c), pointer(t, LARGEST), pointer(t, R), labels, label)
-            else:
-                rows.add_other(t.n, q, e, pointer(t, R))
+    rows.start_own(t.n, p, q, l)
+    for c in range(classes):
+        e, label = pointer(t, _E + c), np.int32(c + o.first_label)
+        if first <= c < last:
+            rows.add_own(t.n, p, q, l, e, class_pointer(t, z, c), pointer(t, LARGEST), pointer(t, R), labels, label)
+        else:
+            rows.add_other(t.n, q, e, pointer(t, R))
     rows.add_log(t.n, l, pointer(t, TOTAL))
 
 
@@ -146,87 +111,6 @@ def _own_rows(t, z, o, classes, first, last):
 def _present(o, state, classes):
     """The range of classes that may have a voxel in the tile."""
     return max(np.int64(0), state[2] - o.first_label), min(classes, state[3] - o.first_label + 1)
-
-
-# What fits the registers
-
-_SIMPLE = sum(1 << kind for kind in (P, PY, Y, COUNT, Y2, CE_POS, P2, P2Y))
-
-
-@_inlined
-def _register_terms(o, classes, reals):
-    """The terms of cpu_registers that make up a pass, or 0."""
-    bits = o.bits
-    if (
-        reals.itemsize != 4
-        or not 2 <= classes <= MOST
-        or o.powers > 0
-        or o.first_label != 0
-        or o.mapped_bits != 0
-        or (bits | _SIMPLE) != _SIMPLE
-    ):
-        return 0
-    squares = has(bits, P2) or has(bits, P2Y)
-    overlap = squares or not has(bits, CE_POS) or has(bits, P) or has(bits, PY)
-    return OVERLAP * overlap + CROSS_ENTROPY * has(bits, CE_POS) + SQUARES * squares
-
-
-@_inlined
-def _in_registers(terms, t, mask, state):
-    """The terms of a tile that cpu_registers serves, with the bit for weights; or 0."""
-    if terms == 0 or state[1] != 0 or t.n % LANES != 0 or t.n > MOST_VOXELS:
-        return 0
-    return terms | (WEIGHTED if mask.code >= 0 or state[0] != ALL else 0)
-
-
-@_fast
-def _sum_in_registers(acc, terms, t, z):
-    no_inline()
-    sums_in_registers(
-        np.int64(acc.shape[0]),
-        np.int64(terms),
-        address(t, _SLOPE),
-        z.address,
-        z.step,
-        address(t, LABELS),
-        address(t, U),
-        np.int64(t.n),
-    )
-    sums = row(t, _SLOPE)
-    for c in range(acc.shape[0]):
-        acc[c, P] += sums[6 * c]
-        acc[c, PY] += sums[6 * c + 1]
-        acc[c, Y] += sums[6 * c + 2]
-        acc[c, Y2] += sums[6 * c + 2]
-        acc[c, CE_POS] += sums[6 * c + 3]
-        acc[c, P2] += sums[6 * c + 4]
-        acc[c, P2Y] += sums[6 * c + 5]
-
-
-@_fast
-def _gradient_in_registers(k, terms, t, z, gradient, b, v):
-    no_inline()
-    classes = k.shape[0]
-    numbers = row(t, _SLOPE)
-    for c in range(classes):
-        for i, column in enumerate((P, PY, CE_POS, P2, P2Y)):
-            numbers[5 * c + i] = k[c, column]
-    results = class_rows(t, _E + classes, gradient, b, v, True)
-    gradient_in_registers(
-        np.int64(classes),
-        np.int64(terms),
-        results.address,
-        results.step,
-        z.address,
-        z.step,
-        address(t, LABELS),
-        address(t, U),
-        address(t, _SLOPE),
-        np.int64(t.n),
-    )
-    if not results.in_place:
-        for c in range(classes):
-            store_row(class_row(t, results, c), gradient, b, c, v)
 
 
 # Forward
@@ -314,21 +198,6 @@ def _sum_squares(acc, t, o, first, last):
 
 
 @_fast
-def _sum_own_labels(acc, t, o, first, last):
-    """The same, from the rows of each voxel's own class."""
-    no_inline()
-    for c in range(first, last):
-        label = np.int32(c + o.first_label)
-        py, y, ce = rows.sum_own(
-            t.n, pointer(t, _OWN_P), pointer(t, _OWN_L), pointer(t, U), label_pointer(t, LABELS), label
-        )
-        acc[c, PY] += py
-        acc[c, Y] += y
-        acc[c, Y2] += y
-        acc[c, CE_POS] += ce
-
-
-@_fast
 def _sum_own(acc, t, o, numbers, reals, first, last):
     """The sums of the terms with a power."""
     no_inline()
@@ -372,7 +241,6 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
     losses = walk_of(walks, 4)
     weight_map, mapped = walk_of(walks, 3), has(o.mapped_bits, CE_POS)
     own = o.powers > 0 or losses.code >= 0 or mapped
-    terms = 0 if losses.code >= 0 else _register_terms(o, classes, reals)
     buffer = tile_buffer(_E + 2 * classes, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
@@ -386,38 +254,26 @@ def forward_labels(acc, walks, numbers, b, start, stop, tile, reals):
         count = sum_row(row(t, U))
         for c in range(classes):
             acc[c, COUNT] += count
-        simple = _in_registers(terms, t, mask, state)
-        z = load_classes(t, _E + classes, classes, logits, b, v, ALL if simple else state[0])
-        if simple:
-            _sum_in_registers(acc, simple, t, z)
-            continue
+        z = load_classes(t, _E + classes, classes, logits, b, v, state[0])
         exponentials(t, z, _E, classes)
         prefetch_classes(t, z, classes)
         first, last = _present(o, state, classes)
         one_label = last - first == 1 and state[1] == 0
-        # with a logarithm a voxel, one pass over all classes is the cheaper
-        together = (has(o.bits, CE_POS) or losses.code >= 0) and classes <= 4 and last - first > 1
         products = mask.code < 0 and t.n % rows.FOLD == 0
-        if has(o.bits, NLL_POS) or (has(o.bits, CE_POS) and not (together or products)):
+        if has(o.bits, NLL_POS) or (has(o.bits, CE_POS) and not products):
             rows.log_rows(t.n, pointer(t, _LOG_SUM), pointer(t, TOTAL))
         other_p, other_p2 = (acc[first, P], acc[first, P2]) if one_label else (0.0, 0.0)
         _sum_classes(acc, t, z, o)
-        if own or together:
+        if own:
             _own_rows(t, z, o, classes, first, last)
-        if o.bits == 0:
-            pass  # no sums of these
-        elif together:
-            _sum_own_labels(acc, t, o, first, last)
+        if o.bits != 0 and one_label:
+            _sum_one_label(acc, t, o, first, count, other_p, other_p2)
+        elif o.bits != 0:
+            _sum_labels(acc, t, o, first, last)
             _sum_squares(acc, t, o, first, last)
-        else:
-            if one_label:
-                _sum_one_label(acc, t, o, first, count, other_p, other_p2)
-            else:
-                _sum_labels(acc, t, o, first, last)
-                _sum_squares(acc, t, o, first, last)
-            if has(o.bits, CE_POS):
-                for c in range(first, last):
-                    _sum_cross_entropy(acc, t, z, o, c, products)
+        if has(o.bits, CE_POS):
+            for c in range(first, last):
+                _sum_cross_entropy(acc, t, z, o, c, products)
         if own:
             _sum_own(acc, t, o, numbers, reals, first, last)
         if mapped:
@@ -462,36 +318,11 @@ def _add_mapped_slopes(t, o, k, weight_map, b, v, counted):
     rows_of_any.add(row(t, _T), row(t, _COEFFICIENT))
 
 
-@_inlined
-def _coefficients_of_four(k, column):
-    """One column of the coefficients of four classes, 0 for missing ones."""
-    zero = k.dtype.type(0)
-    c2 = k[2, column] if k.shape[0] > 2 else zero
-    return k[0, column], k[1, column], c2, k[3, column] if k.shape[0] > 3 else zero
-
-
 @_fast
 def _simple_slopes(t, o, k, first, last):
     """h and t for p, p y and the cross-entropy."""
     no_inline()
     labels, classes = label_pointer(t, LABELS), k.shape[0]
-    if classes <= 4:
-        rows.slope_of_four(
-            t.n,
-            pointer(t, _T),
-            pointer(t, _H),
-            row_of_four(t, _E, classes, 0),
-            row_of_four(t, _E, classes, 1),
-            row_of_four(t, _E, classes, 2),
-            row_of_four(t, _E, classes, 3),
-            pointer(t, R),
-            labels,
-            np.int32(o.first_label),
-            _coefficients_of_four(k, P),
-            _coefficients_of_four(k, PY),
-            _coefficients_of_four(k, CE_POS),
-        )
-        return
     set_zero(row(t, _H))
     set_zero(row(t, _T))
     for c in range(classes):
@@ -523,39 +354,12 @@ def _slopes(t, z, o, k, numbers, reals, first, last):
         rows.add_constant(t.n, pointer(t, _T), total)
 
 
-@_inlined
-def _result_of_four(t, results, classes, c):
-    """Where the gradient of class c goes; that of a missing class to a row that is not needed any more."""
-    return class_pointer(t, results, c) if c < classes else pointer(t, _OWN_P + c)
-
-
 @_fast
 def _gradients(t, o, k, results, first, last):
     """The gradient of all classes, without that of p^2 and of -log p of all classes."""
     no_inline()
     ru, slope, h, u, labels = pointer(t, RU), pointer(t, _T), pointer(t, _H), pointer(t, U), label_pointer(t, LABELS)
     classes = k.shape[0]
-    if classes <= 4:
-        rows.gradient_of_four(
-            t.n,
-            _result_of_four(t, results, classes, 0),
-            _result_of_four(t, results, classes, 1),
-            _result_of_four(t, results, classes, 2),
-            _result_of_four(t, results, classes, 3),
-            row_of_four(t, _E, classes, 0),
-            row_of_four(t, _E, classes, 1),
-            row_of_four(t, _E, classes, 2),
-            row_of_four(t, _E, classes, 3),
-            ru,
-            slope,
-            h,
-            u,
-            labels,
-            np.int32(o.first_label),
-            _coefficients_of_four(k, P),
-            _coefficients_of_four(k, PY),
-        )
-        return
     for c in range(classes):
         out, e = class_pointer(t, results, c), pointer(t, _E + c)
         if first <= c < last:
@@ -589,7 +393,6 @@ def backward_labels(coefficients, walks, numbers, b, start, stop, tile, reals):
     o, classes = options_of(numbers), coefficients.shape[0]
     logits, target, mask, gradient = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 4)
     weight_map, mapped = walk_of(walks, 3), has(o.mapped_bits, CE_POS)
-    terms = _register_terms(o, classes, reals)
     buffer = tile_buffer(_E + 2 * classes, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
@@ -598,11 +401,7 @@ def backward_labels(coefficients, walks, numbers, b, start, stop, tile, reals):
             for c in range(classes):
                 store_row(row(t, ZERO), gradient, b, c, v)
             continue
-        simple = _in_registers(terms, t, mask, state)
-        z = load_classes(t, _E + classes, classes, logits, b, v, ALL if simple else state[0])
-        if simple:
-            _gradient_in_registers(coefficients, simple, t, z, gradient, b, v)
-            continue
+        z = load_classes(t, _E + classes, classes, logits, b, v, state[0])
         exponentials(t, z, _E, classes)
         prefetch_classes(t, z, classes)
         first, last = _present(o, state, classes)

@@ -13,7 +13,7 @@ from .cpu_math import INNER, SAFE, fast_power, no_inline
 
 FOCAL, LOG_POWER, MISS = range(3)  # POWER_KINDS without their sides, see kind_of
 assert [kind.rsplit("_", 1)[0] for kind in POWER_KINDS[::2]] == ["focal", "log_power", "miss"]
-_NORMAL = 1.2e-38  # the least number of float32 that fast_power takes
+NORMAL = 1.2e-38  # the least number of float32 that fast_power takes
 
 _elementwise = njit(fastmath=SAFE, **INNER)
 _fast = njit(**INNER)
@@ -43,7 +43,7 @@ def _square(out, x, factor):
 @_elementwise
 def _any_power(out, x, g, factor):
     no_inline()
-    zero, least = x.dtype.type(0), x.dtype.type(_NORMAL)
+    zero, least = x.dtype.type(0), x.dtype.type(NORMAL)
     for i in range(out.size):
         value = factor * fast_power(least if x[i] < least else x[i], g)
         out[i] = zero if x[i] < least else value
@@ -91,7 +91,7 @@ def _log_power_slope(out, l, g, epsilon):
 def _times_ratio(out, power, l, q, g):
     """g q^(g - 1) l, from q^g: l / q tends to 1 as q vanishes."""
     no_inline()
-    one, least = l.dtype.type(1), l.dtype.type(_NORMAL)
+    one, least = l.dtype.type(1), l.dtype.type(NORMAL)
     for i in range(out.size):
         ratio = l[i] / (one if q[i] < least else q[i])
         out[i] = g * power[i] * (one if q[i] < least else ratio)

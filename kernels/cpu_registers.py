@@ -1,239 +1,268 @@
-"""Softmax, sums and gradient of up to four classes for one tile of float32 labels' passes, kept in vector registers.
+"""Machine code for the sums and the gradient of one tile of labels under softmax, kept in vector registers.
 
-Written as LLVM code on vectors of eight voxels: LLVM's own vectoriser unrolls such a loop until its registers run out,
-or refuses it. Loops row by row (cpu_label_rows) take twice as long, for what they store and load again. Rows are given
-by address, in bytes; their length is a multiple of ``LANES``.
+For float32 rows of up to four classes. A plan has code of its own, without what it does not ask for; loops row by row
+(cpu_labels) take twice as long, for what they store and load again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import cpu_math as constants
+from fastloss.terms import EPSILON, KINDS, POWER_KINDS, Plan
 
-LANES = 8
-MOST = 4  # classes
-# What a pass computes: p, p y and y; -y log p; p^2 and p^2 y; whether voxels have weights
-OVERLAP, CROSS_ENTROPY, SQUARES, WEIGHTED = 1, 2, 4, 8
-# Sums of exponentials of at most MOST whose product still has a logarithm: 4^32 = 2e19
-_FOLD = 32
-_COMBINATIONS = tuple(terms | weighted for terms in (1, 2, 3, 5, 7) for weighted in (0, WEIGHTED))
-_BITS = 8  # of the number of voxels of a class in a lane
-MOST_VOXELS = LANES * (2**_BITS - 1)
-_AHEAD = 2048  # bytes from a logit to the one that is prefetched
+from .cpu_lanes import (
+    BYTES,
+    LANES,
+    MOST,
+    ONE,
+    REAL,
+    WHOLES,
+    ZERO,
+    Lanes,
+    Softmax,
+    blocks,
+    reals,
+    wholes,
+)
+from .cpu_math import INNER, no_inline
+from .cpu_memory import address, class_row, class_rows, label_row, row, store_row, stream_fence
+from .cpu_powers import FOCAL, LOG_POWER, MISS, NORMAL
+from .cpu_threads import ENTRY_ARGUMENTS, call_entry, machine_code
+from .cpu_tile import (
+    ALL,
+    CE_NEG,
+    CE_POS,
+    COUNT,
+    EMPTY,
+    FIRST_FREE,
+    LABELS,
+    NLL_NEG,
+    NLL_POS,
+    P2,
+    P2Y,
+    PY,
+    SLOTS,
+    SOME,
+    Y2,
+    P,
+    U,
+    Y,
+    load_classes,
+    load_weight,
+    options_of,
+    tile_buffer,
+    tile_of,
+    walk_of,
+)
 
-_BYTES = ir.IntType(64)
-_REAL, _WHOLE = ir.FloatType(), ir.IntType(32)
-_REALS, _WHOLES = ir.VectorType(_REAL, LANES), ir.VectorType(_WHOLE, LANES)
-_FUSED = ("contract",)  # a multiplication and an addition become one instruction
-
-
-def _reals(x: float) -> ir.Constant:
-    return ir.Constant(_REALS, [float(x)] * LANES)
-
-
-def _wholes(x: int) -> ir.Constant:
-    return ir.Constant(_WHOLES, [int(x)] * LANES)
-
-
-_ZERO, _ONE = _reals(0), _reals(1)
-
-
-class _Lanes:
-    """Arithmetic on eight voxels at a time."""
-
-    def __init__(self, builder: ir.IRBuilder) -> None:
-        self.builder = builder
-
-    def at(self, address: Any, offset: Any, kind: ir.Type) -> Any:
-        return self.builder.inttoptr(self.builder.add(address, offset), kind.as_pointer())
-
-    def load(self, address: Any, offset: Any, kind: ir.Type = _REALS) -> Any:
-        return self.builder.load(self.at(address, offset, kind), typ=kind, align=4)
-
-    def store(self, value: Any, address: Any, offset: Any) -> None:
-        self.builder.store(value, self.at(address, offset, value.type), align=4)
-
-    def fill(self, scalar: Any) -> Any:
-        vector = ir.VectorType(scalar.type, LANES)
-        one = self.builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_WHOLE, 0))
-        return self.builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), _wholes(0))
-
-    def add(self, a: Any, b: Any) -> Any:
-        return self.builder.fadd(a, b, flags=_FUSED)
-
-    def sub(self, a: Any, b: Any) -> Any:
-        return self.builder.fsub(a, b, flags=_FUSED)
-
-    def mul(self, a: Any, b: Any) -> Any:
-        return self.builder.fmul(a, b, flags=_FUSED)
-
-    def pick(self, mask: Any, a: Any, b: Any = _ZERO) -> Any:
-        return self.builder.select(mask, a, b)
-
-    def larger(self, a: Any, b: Any) -> Any:
-        """The larger, or b where one of them is NaN."""
-        return self.pick(self.builder.fcmp_ordered(">", a, b), a, b)
-
-    def total(self, values: list[Any]) -> Any:
-        """Their sum, in pairs."""
-        while len(values) > 1:
-            pairs = [self.add(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
-            values = pairs + values[len(pairs) * 2 :]
-        return values[0]
-
-    def fused(self, a: Any, b: Any, c: Any) -> Any:
-        """a b + c, in one instruction where the processor has it."""
-        kind = ir.FunctionType(_REALS, [_REALS] * 3)
-        function = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
-        return self.builder.call(function, [a, b, c])
-
-    def polynomial(self, x: Any, *coefficients: float) -> Any:
-        """From the lowest power on, of an even number: of the second order in x^2, with coefficients a + b x."""
-        low, high = map(_reals, coefficients[::2]), map(_reals, coefficients[1::2])
-        *terms, result = [self.fused(b, x, a) for a, b in zip(low, high, strict=True)]
-        square = self.mul(x, x)
-        for term in reversed(terms):
-            result = self.fused(square, result, term)
-        return result
-
-    def exps(self, xs: list[Any]) -> list[Any]:
-        """As cpu_math's, of several: step by step, as the processor looks only so far ahead for what it can begin."""
-        b, c = self.builder, constants
-        lowest, log2e, rounding = _reals(c._LOWEST), _reals(c._LOG2E), _reals(c._ROUND)
-        xs = [self.pick(b.fcmp_ordered("<", x, lowest), lowest, x) for x in xs]
-        shifted = [self.fused(x, log2e, rounding) for x in xs]
-        back = [b.fsub(rounding, s) for s in shifted]
-        r = [self.fused(x, log2e, y) for x, y in zip(xs, back, strict=True)]
-        squares = [b.fmul(x, x) for x in r]
-        result: list[Any] = []
-        for low, high in ((c._E4, c._E5), (c._E2, c._E3), (1.0, c._E1)):
-            pairs = [self.fused(x, _reals(high), _reals(low)) for x in r]
-            result = [self.fused(*x) for x in zip(squares, result, pairs, strict=True)] if result else pairs
-        exponents = [b.shl(b.bitcast(s, _WHOLES), _wholes(23)) for s in shifted]
-        return [b.bitcast(b.add(b.bitcast(x, _WHOLES), n), _REALS) for x, n in zip(result, exponents, strict=True)]
-
-    def log(self, x: Any) -> Any:
-        """As cpu_math's."""
-        b, c = self.builder, constants
-        bits = b.bitcast(x, _WHOLES)
-        exponent = b.ashr(b.sub(bits, _wholes(0x3F3504F3)), _wholes(23))
-        m = b.fsub(b.bitcast(b.sub(bits, b.shl(exponent, _wholes(23))), _REALS), _ONE)
-        q = self.polynomial(m, c._L0, c._L1, c._L2, c._L3, c._L4, c._L5, c._L6, c._L7)
-        count = b.sitofp(exponent, _REALS)
-        value = self.add(m, self.mul(self.mul(m, m), q))
-        value = self.add(self.add(value, self.mul(count, _reals(c._LN2_LOW))), self.mul(count, _reals(c._LN2_HIGH)))
-        return b.fadd(value, b.fsub(x, x))
-
-    def over_lanes(self, vector: Any) -> Any:
-        """The sum of its lanes, in an order of its own."""
-        width, undefined = LANES, ir.Constant(_REALS, ir.Undefined)
-        while width > 1:
-            width //= 2
-            order = [*range(width, 2 * width), *range(LANES - width)]
-            vector = self.builder.fadd(
-                vector, self.builder.shuffle_vector(vector, undefined, ir.Constant(_WHOLES, order))
-            )
-        return self.builder.extract_element(vector, ir.Constant(_WHOLE, 0))
+SUMS, LOSSES, GRADIENT = range(3)  # what a code computes: sums; sums and each voxel's cross-entropy; the gradient
+_FOLD = 32  # sums of exponentials of at most MOST whose product still has a logarithm: 4^32 = 2e19
+_BITS = 8  # of the number of voxels of a class in a lane: rows have at most LANES * 255 voxels
+_MOST_POWER = 4  # that multiplications make up
 
 
-@contextmanager
-def _blocks(builder: ir.IRBuilder, n: Any) -> Iterator[tuple[Any, Any]]:
-    """The loop over the blocks of n voxels: gives the block's number and its offset in a row, in bytes."""
-    with cgutils.for_range(builder, builder.udiv(n, ir.Constant(n.type, LANES))) as loop:
-        yield loop.index, builder.mul(loop.index, ir.Constant(_BYTES, 4 * LANES))
+class Power(NamedTuple):
+    """A term with a power: its kind without the side, whether of the complement, and the power if it is a small
+    whole number; any other is read when the code runs."""
+
+    kind: int
+    complement: bool
+    whole: int | None
 
 
-class _Softmax:
-    """The exponentials of the voxels of one block, less the largest logit; and what normalises them."""
+class Variant(NamedTuple):
+    """What makes one code differ from another."""
 
-    def __init__(self, lanes: _Lanes, classes: int, z: Any, step: Any, offset: Any, weight: Any = None) -> None:
-        b = lanes.builder
-        self.offsets = [b.add(offset, b.mul(step, ir.Constant(_BYTES, c))) for c in range(classes)]
-        logits = [lanes.load(z, o) for o in self.offsets]
-        for o in self.offsets:
-            _prefetch(b, b.add(b.add(z, o), ir.Constant(_BYTES, _AHEAD)))
-        if weight is not None:  # anything may stand where the weight is 0
-            counted = b.fcmp_unordered("!=", weight, _ZERO)
-            logits = [lanes.pick(counted, x) for x in logits]
-        largest = [*logits]
-        while len(largest) > 1:
-            largest = [lanes.larger(x, y) for x, y in zip(largest[::2], largest[1::2], strict=False)] + (
-                largest[-1:] if len(largest) % 2 else []
-            )
-        self.largest = largest[0]
-        self.below = [b.fsub(x, self.largest) for x in logits]
-        self.e = lanes.exps(self.below)
-        self.total = lanes.total(self.e)
-        self.r = b.fdiv(_ONE, self.total)
+    output: int
+    classes: int
+    bits: int
+    powers: tuple[Power, ...]
+
+    def asks(self, *columns: int) -> bool:
+        return any(self.bits >> column & 1 for column in columns)
+
+    @property
+    def complement(self) -> bool:
+        return self.asks(CE_NEG, NLL_NEG) or any(power.complement for power in self.powers)
+
+    @property
+    def own(self) -> bool:
+        """Whether p, 1 - p and -log p of the voxel's own class are needed."""
+        return self.output == LOSSES or any(not power.complement for power in self.powers)
 
 
-def _prefetch(builder: ir.IRBuilder, address: Any) -> None:
-    """Asks for a cache line; past the end of a tensor this does nothing."""
-    pointer = ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [pointer, _WHOLE, _WHOLE, _WHOLE])
-    function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
-    builder.call(function, [builder.inttoptr(address, pointer), *(ir.Constant(_WHOLE, x) for x in (0, 3, 1))])
+def serves(plan: Plan, channels: int, dtype: torch.dtype) -> bool:
+    """Whether a plan fits the registers."""
+    fits = 2 <= channels <= MOST and dtype != torch.float64
+    return fits and plan.activation == "softmax" and not plan.dense and not plan.mapped
 
 
-def _labels_of(lanes: _Lanes, labels: Any, offset: Any, classes: int) -> tuple[Any, list[Any]]:
-    """The class of each voxel, and of each class its voxels."""
-    found = lanes.load(labels, offset, _WHOLES)
-    return found, [lanes.builder.icmp_signed("==", found, _wholes(c)) for c in range(classes)]
+def variant(plan: Plan, channels: int, output: int) -> Variant:
+    """That of a plan which :func:`serves`."""
+    bits, powers = 0, []
+    for term in plan.terms:
+        if term.kind in KINDS:
+            bits |= 1 << KINDS.index(term.kind)
+        else:
+            kind, whole = POWER_KINDS.index(term.kind), term.power in range(_MOST_POWER + 1)
+            powers.append(Power(kind // 2, kind % 2 != 0, int(term.power) if whole else None))
+    if output == GRADIENT:
+        bits &= ~(1 << Y | 1 << Y2 | 1 << COUNT)  # of the target alone
+    return Variant(output, channels, bits, tuple(powers))
 
 
-def _by_classes(builder: ir.IRBuilder, classes: Any, emit: Callable[[int], None]) -> None:
-    """Code for each number of classes."""
-    for count in range(2, MOST + 1):
-        with builder.if_then(builder.icmp_signed("==", classes, ir.Constant(classes.type, count))):
-            emit(count)
+@lru_cache(maxsize=1024)
+def code_of(v: Variant) -> Any:
+    """The code of a variant, compiled or loaded from the disk; its ``address`` is for :func:`call_entry`."""
+    emit = _emit_gradient if v.output == GRADIENT else _emit_sums
+
+    @intrinsic
+    def emitted(typingctx, arguments):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            a = _Arguments(*cgutils.unpack_tuple(builder, args[0], ENTRY_ARGUMENTS))
+            weighted = builder.icmp_signed("!=", a.weighted, ir.Constant(BYTES, 0))
+            with builder.if_else(weighted) as (then, otherwise):
+                with then:
+                    emit(builder, v, True, a)
+                with otherwise:
+                    emit(builder, v, False, a)
+            return context.get_dummy_value()
+
+        return types.void(arguments), codegen
+
+    powers = "_".join(f"{p.kind}{'-' if p.complement else '+'}{p.whole}" for p in v.powers)
+    name = f"{('sums', 'losses', 'gradient')[v.output]}_{v.classes}_{v.bits:x}_{powers}"
+    return machine_code(_run, name, emitted=emitted)
 
 
-def _by_terms(builder: ir.IRBuilder, classes: Any, terms: Any, emit: Callable[[int, int], None]) -> None:
-    """Code for each number of classes and each combination of terms."""
+class _Arguments(NamedTuple):
+    """Of a code, all int64: addresses, and steps in bytes from class to class."""
 
-    def for_classes(count: int) -> None:
-        for wanted in _COMBINATIONS:
-            with builder.if_then(builder.icmp_signed("==", terms, ir.Constant(terms.type, wanted))):
-                emit(count, wanted)
+    table: Any  # sums (float64) or coefficients, as a pass has them
+    logits: Any
+    logits_step: Any
+    labels: Any
+    weights: Any
+    voxels: Any
+    weighted: Any  # whether a weight is other than 1, or a label no class
+    out: Any
+    out_step: Any
+    reals: Any
+    unused1: Any
+    unused2: Any
 
-    _by_classes(builder, classes, for_classes)
+
+def emitted(arguments: Any) -> None:
+    """What the clones of _run call."""
+    raise NotImplementedError
 
 
-@intrinsic
-def softmax_in_registers(typingctx, classes, z, z_step, e, e_step, largest, total, r, ru, u, n):  # type: ignore[no-untyped-def]
-    """Rows of the exponentials, of the largest logit, of the exponentials' sum, its reciprocal, and that times u."""
+def _run(table, logits, logits_step, labels, weights, voxels, weighted, out, out_step, reals, unused1, unused2):  # type: ignore[no-untyped-def]
+    emitted((table, logits, logits_step, labels, weights, voxels, weighted, out, out_step, reals, unused1, unused2))
+    return 0
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        classes, *rest = args
-        _by_classes(builder, classes, lambda count: emit(builder, count, *rest))
-        return context.get_dummy_value()
 
-    def emit(builder, count, z, z_step, e, e_step, largest, total, r, ru, u, n):  # type: ignore[no-untyped-def]
-        lanes = _Lanes(builder)
-        with _blocks(builder, n) as (_, offset):
-            soft = _Softmax(lanes, count, z, z_step, offset)
-            for c, value in enumerate(soft.e):
-                lanes.store(value, builder.add(e, builder.mul(e_step, ir.Constant(_BYTES, c))), offset)
-            lanes.store(soft.largest, largest, offset)
-            lanes.store(soft.total, total, offset)
-            lanes.store(soft.r, r, offset)
-            lanes.store(lanes.mul(soft.r, lanes.load(u, offset)), ru, offset)
+# The values and slopes of one block of voxels
 
-    return types.void(*(types.int64,) * 11), codegen
+
+class _Block:
+    """What a pass needs of a block of voxels; of each class where it is a list."""
+
+    def __init__(self, lanes: Lanes, v: Variant, a: _Arguments, offset: Any, weighted: bool):
+        b = self.builder = lanes.builder
+        self.lanes, self.v, self.reals = lanes, v, a.reals
+        self.weight = lanes.load(a.weights, offset) if weighted else None
+        self.soft = Softmax(lanes, v.classes, a.logits, a.logits_step, offset, self.weight)
+        self.label = lanes.load(a.labels, offset, WHOLES)
+        self.mine = [b.icmp_signed("==", self.label, wholes(c)) for c in range(v.classes)]
+        self.p = [lanes.mul(e, self.soft.r) for e in self.soft.e]
+        if v.complement:
+            self.q = [lanes.mul(self._without(self.soft.e, c), self.soft.r) for c in range(v.classes)]
+            clamped = [lanes.pick(b.fcmp_ordered("<", q, reals(EPSILON)), reals(EPSILON), q) for q in self.q]
+            self.m = [b.fsub(ZERO, lanes.log(q)) for q in clamped]
+            self.inverse_q = [
+                lanes.pick(b.fcmp_ordered(">", q, reals(EPSILON)), b.fdiv(ONE, x), ZERO)
+                for q, x in zip(self.q, clamped, strict=True)
+            ]
+        self.logarithm: Any = None
+        if v.own:
+            self.own_p = lanes.choose(self.mine, self.p)
+            others = [lanes.pick(mine, ZERO, e) for mine, e in zip(self.mine, self.soft.e, strict=True)]
+            self.own_q = lanes.mul(lanes.total(others), self.soft.r)
+            self.own_l = lanes.choose(self.mine, [b.fsub(self.log_total(), x) for x in self.soft.below])
+
+    def _without(self, values: list[Any], c: int) -> Any:
+        return self.lanes.total([x for k, x in enumerate(values) if k != c])
+
+    def others_total(self, values: list[Any]) -> list[Any]:
+        """For each class the sum over the other classes, uncancelled."""
+        return [self._without(values, c) for c in range(len(values))]
+
+    def log_total(self) -> Any:
+        """The logarithm of the sum of the exponentials."""
+        if self.logarithm is None:
+            self.logarithm = self.lanes.log(self.soft.total)
+        return self.logarithm
+
+    def weigh(self, value: Any) -> Any:
+        return value if self.weight is None else self.builder.fmul(value, self.weight)
+
+    def _raise(self, x: Any, j: int, less: int = 0) -> Any:
+        """x to the j-th power less a whole number, for x >= 0."""
+        whole = self.v.powers[j].whole
+        if whole is not None and whole >= less:
+            return self.lanes.whole_power(x, whole - less)
+        too_small = self.builder.fcmp_ordered("<", x, reals(NORMAL))
+        return self.lanes.pick(too_small, ZERO, self.lanes.power(self._clamped(x, NORMAL), self._exponent(j, less)))
+
+    def _exponent(self, j: int, less: int) -> Any:
+        g = self.lanes.fill(self.lanes.load(self.reals, ir.Constant(BYTES, 4 * (1 + j)), REAL))
+        return self.builder.fsub(g, reals(less)) if less else g
+
+    def _clamped(self, x: Any, least: float) -> Any:
+        return self.lanes.pick(self.builder.fcmp_ordered("<", x, reals(least)), reals(least), x)
+
+    def value(self, j: int, l: Any, q: Any) -> Any:
+        """The j-th term with a power without its target: q^g l, max(l, epsilon)^g or q^g."""
+        kind = self.v.powers[j].kind
+        if kind == LOG_POWER:
+            return self._raise(self._clamped(l, EPSILON), j)
+        return self.builder.fmul(self._raise(q, j), l) if kind == FOCAL else self._raise(q, j)
+
+    def slopes(self, j: int, l: Any, q: Any) -> tuple[Any, Any]:
+        """The slopes of the same by l and by q; None where there is none."""
+        b, lanes, (kind, _, whole) = self.builder, self.lanes, self.v.powers[j]
+        g = reals(whole) if whole is not None else self._exponent(j, 0)
+        if kind == MISS:
+            return None, b.fmul(g, self._raise(q, j, 1))
+        if kind == LOG_POWER:
+            if whole == 0:
+                return None, None
+            slope = b.fmul(g, self._raise(self._clamped(l, EPSILON), j, 1))
+            return lanes.pick(b.fcmp_ordered("<", l, reals(EPSILON)), ZERO, slope), None
+        by_l = self._raise(q, j)
+        if whole is not None:
+            return by_l, b.fmul(b.fmul(g, self._raise(q, j, 1)), l) if whole else None
+        tiny = b.fcmp_ordered("<", q, reals(NORMAL))  # l / q tends to 1 as q vanishes
+        ratio = lanes.pick(tiny, ONE, b.fdiv(l, lanes.pick(tiny, ONE, q)))
+        return by_l, b.fmul(b.fmul(g, by_l), ratio)
+
+
+# Sums
 
 
 class _Sums:
     """Accumulators that live through the loop: LLVM keeps them in registers, or next to them."""
 
-    def __init__(self, lanes: _Lanes) -> None:
+    def __init__(self, lanes: Lanes) -> None:
         self.lanes, self.kept = lanes, {}  # type: ignore[var-annotated]
 
     def start(self, name: Any, value: ir.Constant) -> None:
@@ -249,113 +278,274 @@ class _Sums:
         self.put(name, self.lanes.builder.fadd(self.get(name), value))
 
 
-@intrinsic
-def sums_in_registers(typingctx, classes, terms, sums, z, z_step, labels, u, n):  # type: ignore[no-untyped-def]
-    """Writes the sums of each class one after another: p, p y, y, -y log p, p^2, p^2 y; those not asked for are 0."""
+def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: _Arguments) -> None:
+    lanes, classes = Lanes(builder), range(v.classes)
+    kept = _Sums(lanes)
+    wanted = [P, PY, P2, P2Y, CE_POS, CE_NEG, NLL_POS, NLL_NEG]
+    columns = [column for column in wanted if v.asks(column)] + [SLOTS + j for j in range(len(v.powers))]
+    trues = [column for column in (Y, Y2) if v.asks(column)]
+    # Instead of a logarithm a voxel
+    products = v.asks(CE_POS) and not (weighted or v.own or v.asks(NLL_POS))
+    for c in classes:
+        for column in (*columns, Y):
+            kept.start((column, c), ZERO)
+        kept.start(("product", c), ONE)
+    kept.start("voxels", wholes(0))  # of each class: _BITS of every lane
+    kept.start("weight", ZERO)
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        classes, terms, *rest = args
-        _by_terms(builder, classes, terms, lambda count, wanted: emit(builder, count, wanted, *rest))
-        return context.get_dummy_value()
+    def take_logarithms() -> None:
+        for c in classes:
+            kept.add((CE_POS, c), lanes.log(kept.get(("product", c))))
+            kept.put(("product", c), ONE)
 
-    def emit(builder, count, wanted, sums, z, z_step, labels, u, n):  # type: ignore[no-untyped-def]
-        lanes = _Lanes(builder)
-        kept = _Sums(lanes)
-        kept.start("voxels", _wholes(0))  # of each class: eight bits of every lane
-        products = wanted & (CROSS_ENTROPY | WEIGHTED) == CROSS_ENTROPY  # instead of a logarithm a voxel
-        for c in range(count):
-            for name in ("p", "py", "y", "ce", "p2", "p2y"):
-                kept.start((name, c), _ZERO)
-            kept.start(("product", c), _ONE)
-
-        def take_logarithms():  # type: ignore[no-untyped-def]
-            for c in range(count):
-                kept.add(("ce", c), lanes.log(kept.get(("product", c))))
-                kept.put(("product", c), _ONE)
-
-        with _blocks(builder, n) as (block, offset):
-            weight = lanes.load(u, offset) if wanted & WEIGHTED else None
-            soft = _Softmax(lanes, count, z, z_step, offset, weight)
-            label, hits = _labels_of(lanes, labels, offset, count)
-            if weight is None:
-                shift = builder.mul(label, _wholes(_BITS))
-                kept.put("voxels", builder.add(kept.get("voxels"), builder.shl(_wholes(1), shift)))
-            elif wanted & CROSS_ENTROPY:
-                logarithm = lanes.log(soft.total)
-            for c, mine in enumerate(hits):
-                if weight is not None:
-                    kept.add(("y", c), lanes.pick(mine, weight))
-                if wanted & (OVERLAP | SQUARES):
-                    p = lanes.mul(soft.e[c], soft.r)
-                    weighted = p if weight is None else builder.fmul(p, weight)
-                    kept.add(("p", c), weighted)
-                    kept.add(("py", c), lanes.pick(mine, weighted))
-                if wanted & SQUARES:
-                    square = builder.fmul(p, weighted)
-                    kept.add(("p2", c), square)
-                    kept.add(("p2y", c), lanes.pick(mine, square))
-                if wanted & CROSS_ENTROPY and weight is not None:
-                    kept.add(("ce", c), lanes.pick(mine, builder.fmul(weight, builder.fsub(logarithm, soft.below[c]))))
-                elif wanted & CROSS_ENTROPY:
-                    kept.put(("ce", c), builder.fsub(kept.get(("ce", c)), lanes.pick(mine, soft.below[c])))
-                    factor = lanes.pick(mine, soft.total, _ONE)
-                    kept.put(("product", c), builder.fmul(kept.get(("product", c)), factor))
+    with blocks(builder, a.voxels) as (number, offset):
+        block = _Block(lanes, v, a, offset, weighted)
+        if weighted:
+            kept.add("weight", block.weight)
+        elif trues:
+            shift = builder.mul(block.label, wholes(_BITS))
+            kept.put("voxels", builder.add(kept.get("voxels"), builder.shl(wholes(1), shift)))
+        for c, mine in enumerate(block.mine):
+            if weighted and trues:
+                kept.add((Y, c), lanes.pick(mine, block.weight))
+            _add_shares(kept, v, block, c)
             if products:
-                last = builder.and_(block, ir.Constant(block.type, _FOLD - 1))
-                with builder.if_then(builder.icmp_unsigned("==", last, ir.Constant(block.type, _FOLD - 1)), False):
-                    take_logarithms()
+                kept.put((CE_POS, c), builder.fsub(kept.get((CE_POS, c)), lanes.pick(mine, block.soft.below[c])))
+                factor = lanes.pick(mine, block.soft.total, ONE)
+                kept.put(("product", c), builder.fmul(kept.get(("product", c)), factor))
+            elif v.asks(CE_POS):
+                l = builder.fsub(block.log_total(), block.soft.below[c])
+                kept.add((CE_POS, c), lanes.pick(mine, block.weigh(l)))
         if products:
-            take_logarithms()
-        if not wanted & WEIGHTED:
-            for c in range(count):
-                voxels = builder.and_(builder.lshr(kept.get("voxels"), _wholes(_BITS * c)), _wholes(2**_BITS - 1))
-                kept.put(("y", c), builder.sitofp(voxels, _REALS))
-        for c in range(count):
-            for k, name in enumerate(("p", "py", "y", "ce", "p2", "p2y")):
-                lanes.store(lanes.over_lanes(kept.get((name, c))), sums, ir.Constant(_BYTES, 4 * (6 * c + k)))
+            last = builder.and_(number, ir.Constant(number.type, _FOLD - 1))
+            with builder.if_then(builder.icmp_unsigned("==", last, ir.Constant(number.type, _FOLD - 1)), False):
+                take_logarithms()
+        _add_powers(kept, v, block)
+        if v.output == LOSSES:
+            _store_losses(block, a, offset)
+    if products:
+        take_logarithms()
+    table = _Table(lanes, v, a)
+    count = lanes.over_lanes(kept.get("weight")) if weighted else builder.sitofp(a.voxels, REAL)
+    for c in classes:
+        if trues and not weighted:
+            voxels = builder.and_(builder.lshr(kept.get("voxels"), wholes(_BITS * c)), wholes(2**_BITS - 1))
+            kept.put((Y, c), builder.sitofp(voxels, kept.get((Y, c)).type))
+        for column in columns:
+            table.add(c, column, lanes.over_lanes(kept.get((column, c))))
+        for column in trues:
+            table.add(c, column, lanes.over_lanes(kept.get((Y, c))))
+        if v.asks(COUNT):
+            table.add(c, COUNT, count)
 
-    return types.void(*(types.int64,) * 8), codegen
+
+def _add_shares(kept: _Sums, v: Variant, block: _Block, c: int) -> None:
+    """The sums of p and its square, and the logarithms that every voxel adds to, of a class."""
+    builder, lanes, mine = block.builder, block.lanes, block.mine[c]
+    p = block.weigh(block.p[c])
+    square = builder.fmul(block.p[c], p)
+    for column, column_of_label, value in ((P, PY, p), (P2, P2Y, square)):
+        if v.asks(column):
+            kept.add((column, c), value)
+        if v.asks(column_of_label):
+            kept.add((column_of_label, c), lanes.pick(mine, value))
+    if v.asks(NLL_POS):
+        kept.add((NLL_POS, c), block.weigh(builder.fsub(block.log_total(), block.soft.below[c])))
+    if v.complement:
+        m = block.weigh(block.m[c])
+        if v.asks(CE_NEG):
+            kept.add((CE_NEG, c), lanes.pick(mine, ZERO, m))
+        if v.asks(NLL_NEG):
+            kept.add((NLL_NEG, c), m)
 
 
-@intrinsic
-def gradient_in_registers(typingctx, classes, terms, out, out_step, z, z_step, labels, u, numbers, n):  # type: ignore[no-untyped-def]
-    """The gradient; numbers are, class after class, the coefficients of p, of p where y is 1, of -y log p, of p^2, and
-    of p^2 where y is 1."""
+def _add_powers(kept: _Sums, v: Variant, block: _Block) -> None:
+    lanes = block.lanes
+    for j, power in enumerate(v.powers):
+        if not power.complement:
+            value = block.weigh(block.value(j, block.own_l, block.own_q))
+        for c, mine in enumerate(block.mine):
+            if power.complement:
+                other = block.weigh(block.value(j, block.m[c], block.p[c]))
+                kept.add((SLOTS + j, c), lanes.pick(mine, ZERO, other))
+            else:
+                kept.add((SLOTS + j, c), lanes.pick(mine, value))
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        classes, terms, *rest = args
-        _by_terms(builder, classes, terms, lambda count, wanted: emit(builder, count, wanted, *rest))
-        return context.get_dummy_value()
 
-    def emit(builder, count, wanted, out, out_step, z, z_step, labels, u, numbers, n):  # type: ignore[no-untyped-def]
-        lanes = _Lanes(builder)
-        table = [
-            [lanes.fill(lanes.load(numbers, ir.Constant(_BYTES, 4 * (5 * c + k)), _REAL)) for k in range(5)]
-            for c in range(count)
-        ]
-        with _blocks(builder, n) as (_, offset):
-            weight = lanes.load(u, offset) if wanted & WEIGHTED else None
-            soft = _Softmax(lanes, count, z, z_step, offset, weight)
-            slopes, own, dots = [], [], []
-            for c, mine in enumerate(_labels_of(lanes, labels, offset, count)[1]):
-                a, own_a, g, a2, own_a2 = table[c]
-                slope = lanes.pick(mine, own_a, a) if wanted & OVERLAP else _ZERO
-                if wanted & SQUARES:
-                    twice = lanes.mul(lanes.pick(mine, own_a2, a2), lanes.mul(soft.e[c], soft.r))
-                    slope = lanes.add(slope, lanes.add(twice, twice))
-                slopes.append(slope)
-                own.append(lanes.pick(mine, g) if wanted & CROSS_ENTROPY else _ZERO)
-                dots.append(lanes.mul(soft.e[c], slope))
-            level = lanes.total(own) if wanted & CROSS_ENTROPY else _ZERO
-            if wanted & (OVERLAP | SQUARES):
-                level = lanes.sub(level, lanes.mul(soft.r, lanes.total(dots)))
-            for c in range(count):
-                factor = lanes.add(slopes[c], level) if wanted & (OVERLAP | SQUARES) else level
-                value = lanes.mul(lanes.mul(soft.e[c], soft.r), factor)
-                if wanted & CROSS_ENTROPY:
-                    value = lanes.sub(value, own[c])
-                if weight is not None:
-                    value = lanes.mul(value, weight)
-                lanes.store(value, builder.add(out, builder.mul(out_step, ir.Constant(_BYTES, c))), offset)
+def _store_losses(block: _Block, a: _Arguments, offset: Any) -> None:
+    """The weighted cross-entropy, of positive sign (also of NaN, so that bits rank it); -1 where nothing counts."""
+    builder, lanes = block.builder, block.lanes
+    loss = lanes.absolute(block.weigh(block.own_l))
+    if block.weight is not None:
+        counted = builder.fcmp_unordered("!=", block.weight, ZERO)
+        loss = lanes.pick(counted, loss, reals(-1))
+    lanes.store(loss, a.out, offset)
 
-    return types.void(*(types.int64,) * 10), codegen
+
+class _Table:
+    """The sums or coefficients of a pass."""
+
+    def __init__(self, lanes: Lanes, v: Variant, a: _Arguments):
+        self.lanes, self.address, self.width = lanes, a.table, SLOTS + len(v.powers)
+
+    def _offset(self, c: int, column: int, size: int) -> ir.Constant:
+        return ir.Constant(BYTES, size * (c * self.width + column))
+
+    def add(self, c: int, column: int, value: Any) -> None:
+        builder, place = self.lanes.builder, (self.address, self._offset(c, column, 8))
+        double = ir.DoubleType()
+        total = builder.fadd(self.lanes.load(*place, double), builder.fpext(value, double))
+        self.lanes.store(total, *place)
+
+    def coefficients(self, v: Variant, column: int) -> list[Any]:
+        offsets = [self._offset(c, column, 4) for c in range(v.classes)]
+        return [self.lanes.fill(self.lanes.load(self.address, offset, REAL)) for offset in offsets]
+
+
+# The gradient
+
+
+def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: _Arguments) -> None:
+    """With d_c the derivative by p of class c: p_c (d_c - sum over all classes of p d); what has 1 / (1 - p) in it goes
+    apart, as f_c (1 - p_c) - p_c (sum over the other classes of f), f = p d; -log p adds h (p_c - y_c)."""
+    lanes, classes = Lanes(builder), range(v.classes)
+    table = _Table(lanes, v, a)
+    wanted = [P, PY, P2, P2Y, CE_POS, CE_NEG, NLL_POS, NLL_NEG, *(SLOTS + j for j in range(len(v.powers)))]
+    partners = {P: PY, PY: P, P2: P2Y, P2Y: P2}  # the coefficient where y is 1 is the sum of both
+    k = {i: table.coefficients(v, i) for i in wanted if i >= SLOTS or v.asks(i, partners.get(i, i))}
+    with blocks(builder, a.voxels) as (_, offset):
+        block = _Block(lanes, v, a, offset, weighted)
+        slopes = [_slope(v, block, k, c) for c in classes]
+        own = _own_slope(v, block, k)
+        level = lanes.total(own) if own else ZERO
+        if v.powers and own:
+            level = own[0]
+            own = [lanes.pick(mine, level) for mine in block.mine]
+        for g in k.get(NLL_POS, ()):
+            level = lanes.add(level, g)
+        if slopes[0] is not None:
+            dots = [lanes.mul(e, slope) for e, slope in zip(block.soft.e, slopes, strict=True)]
+            level = lanes.sub(level, lanes.mul(block.soft.r, lanes.total(dots)))
+        flows = _flows(v, block, k)
+        others = block.others_total(flows) if flows else []
+        for c in classes:
+            factor = level if slopes[c] is None else lanes.add(slopes[c], level)
+            if flows:
+                factor = lanes.sub(factor, others[c])
+            value = lanes.mul(block.p[c], factor)
+            if flows:
+                value = lanes.add(value, lanes.mul(flows[c], block.q[c]))
+            if own:
+                value = lanes.sub(value, own[c])
+            if NLL_POS in k:
+                value = lanes.sub(value, k[NLL_POS][c])
+            lanes.store(block.weigh(value), builder.add(a.out, builder.mul(a.out_step, ir.Constant(BYTES, c))), offset)
+
+
+Coefficients = dict[int, list[Any]]
+
+
+def _slope(v: Variant, block: _Block, k: Coefficients, c: int) -> Any:
+    """The derivative by p of a class, without what has 1 / (1 - p) in it; None if there is none."""
+    lanes, mine, parts = block.lanes, block.mine[c], []
+    if P in k:
+        parts.append(lanes.pick(mine, k[PY][c], k[P][c]))
+    if P2 in k:
+        half = lanes.mul(lanes.pick(mine, k[P2Y][c], k[P2][c]), block.p[c])
+        parts.append(lanes.add(half, half))
+    for j, power in enumerate(v.powers):
+        if power.complement and (by_p := block.slopes(j, block.m[c], block.p[c])[1]) is not None:
+            parts.append(lanes.mul(lanes.pick(mine, ZERO, k[SLOTS + j][c]), by_p))
+    return lanes.total(parts) if parts else None
+
+
+def _own_slope(v: Variant, block: _Block, k: Coefficients) -> list[Any]:
+    """The derivative by -log p of the voxel's own class: where it is, for each class; with terms that have a power,
+    once."""
+    lanes = block.lanes
+    cross_entropy = k.get(CE_POS, [])
+    if not any(not power.complement for power in v.powers):
+        return [lanes.pick(mine, g) for mine, g in zip(block.mine, cross_entropy, strict=True)] if cross_entropy else []
+    parts = [lanes.choose(block.mine, cross_entropy)] if cross_entropy else []
+    for j, power in enumerate(v.powers):
+        if not power.complement:
+            by_l, by_q = block.slopes(j, block.own_l, block.own_q)
+            both = [by_l] if by_l is not None else []
+            both += [lanes.mul(by_q, block.own_p)] if by_q is not None else []  # d(1-p)/dl = p
+            if both:
+                parts.append(lanes.mul(lanes.choose(block.mine, k[SLOTS + j]), lanes.total(both)))
+    return [lanes.total(parts)] if parts else []
+
+
+def _flows(v: Variant, block: _Block, k: Coefficients) -> list[Any]:
+    """p d for what has 1 / (1 - p) in it, of each class; empty if there is none."""
+    lanes, flows = block.lanes, []
+    for c, mine in enumerate(block.mine):
+        parts = [lanes.pick(mine, ZERO, k[CE_NEG][c])] if CE_NEG in k else []
+        parts += [k[NLL_NEG][c]] if NLL_NEG in k else []
+        for j, power in enumerate(v.powers):
+            if power.complement and (by_m := block.slopes(j, block.m[c], block.p[c])[0]) is not None:
+                parts.append(lanes.mul(lanes.pick(mine, ZERO, k[SLOTS + j][c]), by_m))
+        if not parts:
+            return []
+        flows.append(lanes.mul(lanes.mul(block.p[c], lanes.total(parts)), block.inverse_q[c]))
+    return flows
+
+
+# The pass over a chunk
+
+_Z = FIRST_FREE  # rows of logits, then of results
+_fast = njit(**INNER)
+
+
+@_fast
+def _pad(t, n):
+    """Voxels without weight, up to whole vectors."""
+    no_inline()
+    u, labels = row(t, U), label_row(t, LABELS)
+    for i in range(n, t.n):
+        u[i] = 0
+        labels[i] = 0
+
+
+@_fast
+def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
+    """Runs the plan's code over voxels start to stop of sample b; returns the bad labels seen."""
+    no_inline()
+    o, classes, bad_labels = options_of(numbers), table.shape[0], 0
+    logits, target, mask, out = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 4)
+    outputs = 0 if out.code < 0 else 1 if out.channel == 0 else classes  # losses have one channel
+    buffer = tile_buffer(_Z + 2 * classes, tile, reals)
+    for v in range(start, stop, tile):
+        t = tile_of(buffer, min(tile, stop - v), reals)
+        state = load_weight(t, target, mask, o, numbers, b, v)
+        bad_labels += state[1]
+        if state[0] == EMPTY and outputs == 0:
+            continue
+        whole = t.n % LANES == 0
+        # the code looks at no logit without weight
+        z = load_classes(t, _Z, classes, logits, b, v, ALL if whole else SOME)
+        padded = tile_of(buffer, (t.n + LANES - 1) // LANES * LANES, reals)
+        _pad(padded, t.n)
+        results = class_rows(t, _Z + classes, out, b, v, whole)
+        arguments = (
+            np.int64(table.ctypes.data),
+            z.address,
+            z.step,
+            address(t, LABELS),
+            address(t, U),
+            np.int64(padded.n),
+            np.int64(mask.code >= 0 or state[0] != ALL or state[1] != 0 or not whole),
+            results.address,
+            results.step,
+            np.int64(reals.ctypes.data),
+            np.int64(0),
+            np.int64(0),
+        )
+        call_entry(o.code, arguments)
+        if not results.in_place:
+            for c in range(outputs):
+                store_row(class_row(t, results, c), out, b, c, v)
+    if out.streamed:
+        stream_fence()
+    return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live

@@ -209,27 +209,29 @@ def sum_p(p, u):
 
 @_reduction
 def sum_overlap(p, y, u):
-    """Sums of p, p y and y: in one loop, so that the first two have the same bits where y is 1."""
+    """Sums of p, p y and y; p as p y and p (1 - y), so that the first two have the same bits where y is 1 everywhere,
+    in whatever order LLVM adds."""
     no_inline()
-    total, py, ys = p.dtype.type(0), p.dtype.type(0), p.dtype.type(0)
+    one, py, other, ys = p.dtype.type(1), p.dtype.type(0), p.dtype.type(0), p.dtype.type(0)
     for i in range(p.size):
-        total += p[i] * u[i]
+        weighted = p[i] * u[i]
         ys += y[i] * u[i]
-        py += p[i] * u[i] * y[i]
-    return total, py, ys
+        py += weighted * y[i]
+        other += weighted * (one - y[i])
+    return py + other, py, ys
 
 
 @_reduction
 def sum_squares(p, y, u):
-    """Sums of p^2, y^2 and p^2 y."""
+    """Sums of p^2, y^2 and p^2 y; p^2 likewise."""
     no_inline()
-    p2, y2, p2y = p.dtype.type(0), p.dtype.type(0), p.dtype.type(0)
+    one, p2y, other, y2 = p.dtype.type(1), p.dtype.type(0), p.dtype.type(0), p.dtype.type(0)
     for i in range(p.size):
         square = p[i] * p[i] * u[i]
-        p2 += square
         p2y += square * y[i]
+        other += square * (one - y[i])
         y2 += y[i] * y[i] * u[i]
-    return p2, y2, p2y
+    return p2y + other, y2, p2y
 
 
 @_reduction

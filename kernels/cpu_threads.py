@@ -84,6 +84,13 @@ def _compile(function: Callable[..., Any], decorator: Callable[..., Any], **flag
         return decorator(**flags)(function)
 
 
+def machine_code(function: Callable[..., Any], name: str, **scope: Any) -> Any:
+    """A function of ``ENTRY_ARGUMENTS`` int64 as machine code, compiled or loaded from the disk, for
+    :func:`call_entry`; ``scope``: globals that it has of its own under this name."""
+    signature = int64(*(int64,) * ENTRY_ARGUMENTS)
+    return _compile(_clone(function, name, **scope), lambda **more: cfunc(signature, error_model="numpy", **more))
+
+
 class Entry:
     """A function over a chunk of voxels as machine code that loops call by its address: Numba would compile it anew,
     with all that it calls, into every loop.
@@ -101,9 +108,9 @@ class Entry:
         """Of the code for reals of a type, which is compiled, or loaded from the disk, when first asked for."""
         if real not in self._compiled:
             scope = {"run_chunk": self._chunk, "table_type": self._table or real, "real_type": real}
-            function = _clone(_run_entry, self._chunk.__name__, real.__name__, **scope)
-            signature = int64(*(int64,) * ENTRY_ARGUMENTS)
-            self._compiled[real] = _compile(function, lambda **more: cfunc(signature, error_model="numpy", **more))
+            table = np.dtype(scope["table_type"]).name
+            name = f"{self._chunk.__name__}_{table}_{real.__name__}"
+            self._compiled[real] = machine_code(_run_entry, name, **scope)
         found: int = self._compiled[real].address
         return found
 
