@@ -6,6 +6,7 @@ For float32 rows of up to four classes. A plan has code of its own, without what
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ from .cpu_lanes import (
     wholes,
 )
 from .cpu_math import INNER, no_inline
-from .cpu_memory import address, class_row, class_rows, label_row, row, store_row, stream_fence
+from .cpu_memory import address, class_row, class_rows, label_row, load_row, row, store_row, stream_fence
 from .cpu_powers import FOCAL, LOG_POWER, MISS, NORMAL
 from .cpu_threads import ENTRY_ARGUMENTS, call_entry, machine_code
 from .cpu_tile import (
@@ -44,6 +45,7 @@ from .cpu_tile import (
     EMPTY,
     FIRST_FREE,
     LABELS,
+    MAPPED,
     NLL_NEG,
     NLL_POS,
     P2,
@@ -67,6 +69,7 @@ SUMS, LOSSES, GRADIENT = range(3)  # what a code computes: sums; sums and each v
 _FOLD = 32  # sums of exponentials of at most MOST whose product still has a logarithm: 4^32 = 2e19
 _BITS = 8  # of the number of voxels of a class in a lane: rows have at most LANES * 255 voxels
 _MOST_POWER = 4  # that multiplications make up
+_DIFFERENTIABLE = (P, PY, P2, P2Y, CE_POS, CE_NEG, NLL_POS, NLL_NEG)
 
 
 class Power(NamedTuple):
@@ -76,6 +79,7 @@ class Power(NamedTuple):
     kind: int
     complement: bool
     whole: int | None
+    mapped: bool
 
 
 class Variant(NamedTuple):
@@ -83,7 +87,7 @@ class Variant(NamedTuple):
 
     output: int
     classes: int
-    bits: int
+    bits: int  # columns of a pass, those under the voxel weight map included
     powers: tuple[Power, ...]
 
     def asks(self, *columns: int) -> bool:
@@ -91,7 +95,12 @@ class Variant(NamedTuple):
 
     @property
     def complement(self) -> bool:
-        return self.asks(CE_NEG, NLL_NEG) or any(power.complement for power in self.powers)
+        logarithms = self.asks(*(first + column for first in (0, MAPPED) for column in (CE_NEG, NLL_NEG)))
+        return logarithms or any(power.complement for power in self.powers)
+
+    @property
+    def mapped(self) -> bool:
+        return self.bits >> MAPPED != 0 or any(power.mapped for power in self.powers)
 
     @property
     def own(self) -> bool:
@@ -102,7 +111,7 @@ class Variant(NamedTuple):
 def serves(plan: Plan, channels: int, dtype: torch.dtype) -> bool:
     """Whether a plan fits the registers."""
     fits = 2 <= channels <= MOST and dtype != torch.float64
-    return fits and plan.activation == "softmax" and not plan.dense and not plan.mapped
+    return fits and plan.activation == "softmax" and not plan.dense
 
 
 def variant(plan: Plan, channels: int, output: int) -> Variant:
@@ -110,12 +119,13 @@ def variant(plan: Plan, channels: int, output: int) -> Variant:
     bits, powers = 0, []
     for term in plan.terms:
         if term.kind in KINDS:
-            bits |= 1 << KINDS.index(term.kind)
+            bits |= 1 << KINDS.index(term.kind) + MAPPED * term.mapped
         else:
             kind, whole = POWER_KINDS.index(term.kind), term.power in range(_MOST_POWER + 1)
-            powers.append(Power(kind // 2, kind % 2 != 0, int(term.power) if whole else None))
+            powers.append(Power(kind // 2, kind % 2 != 0, int(term.power) if whole else None, term.mapped))
     if output == GRADIENT:
-        bits &= ~(1 << Y | 1 << Y2 | 1 << COUNT)  # of the target alone
+        of_target = 1 << Y | 1 << Y2 | 1 << COUNT
+        bits &= ~(of_target | of_target << MAPPED)
     return Variant(output, channels, bits, tuple(powers))
 
 
@@ -138,7 +148,7 @@ def code_of(v: Variant) -> Any:
 
         return types.void(arguments), codegen
 
-    powers = "_".join(f"{p.kind}{'-' if p.complement else '+'}{p.whole}" for p in v.powers)
+    powers = "_".join(f"{'m' * p.mapped}{p.kind}{'-' if p.complement else '+'}{p.whole}" for p in v.powers)
     name = f"{('sums', 'losses', 'gradient')[v.output]}_{v.classes}_{v.bits:x}_{powers}"
     return machine_code(_run, name, emitted=emitted)
 
@@ -156,8 +166,8 @@ class _Arguments(NamedTuple):
     out: Any
     out_step: Any
     reals: Any
-    unused1: Any
-    unused2: Any
+    map: Any
+    map_step: Any
 
 
 def emitted(arguments: Any) -> None:
@@ -165,8 +175,8 @@ def emitted(arguments: Any) -> None:
     raise NotImplementedError
 
 
-def _run(table, logits, logits_step, labels, weights, voxels, weighted, out, out_step, reals, unused1, unused2):  # type: ignore[no-untyped-def]
-    emitted((table, logits, logits_step, labels, weights, voxels, weighted, out, out_step, reals, unused1, unused2))
+def _run(table, logits, logits_step, labels, weights, voxels, weighted, out, out_step, reals, map, map_step):  # type: ignore[no-untyped-def]
+    emitted((table, logits, logits_step, labels, weights, voxels, weighted, out, out_step, reals, map, map_step))
     return 0
 
 
@@ -192,12 +202,23 @@ class _Block:
                 lanes.pick(b.fcmp_ordered(">", q, reals(EPSILON)), b.fdiv(ONE, x), ZERO)
                 for q, x in zip(self.q, clamped, strict=True)
             ]
+        self.map, self.mapped_weight = self._load_map(a, offset) if v.mapped else ([], [])
         self.logarithm: Any = None
         if v.own:
             self.own_p = lanes.choose(self.mine, self.p)
             others = [lanes.pick(mine, ZERO, e) for mine, e in zip(self.mine, self.soft.e, strict=True)]
             self.own_q = lanes.mul(lanes.total(others), self.soft.r)
-            self.own_l = lanes.choose(self.mine, [b.fsub(self.log_total(), x) for x in self.soft.below])
+            self.own_l = lanes.choose(self.mine, [self.negative_log(c) for c in range(v.classes)])
+
+    def _load_map(self, a: _Arguments, offset: Any) -> tuple[list[Any], list[Any]]:
+        """The voxel weight map of each class, and the weight of a voxel under it."""
+        b, lanes = self.builder, self.lanes
+        steps = [b.mul(a.map_step, ir.Constant(BYTES, c)) for c in range(self.v.classes)]
+        values = [lanes.load(b.add(a.map, step), offset) for step in steps]
+        if self.weight is not None:  # anything may stand where the weight is 0
+            counted = b.fcmp_unordered("!=", self.weight, ZERO)
+            values = [lanes.pick(counted, value) for value in values]
+        return values, [self.weigh(value) for value in values]
 
     def _without(self, values: list[Any], c: int) -> Any:
         return self.lanes.total([x for k, x in enumerate(values) if k != c])
@@ -206,14 +227,18 @@ class _Block:
         """For each class the sum over the other classes, uncancelled."""
         return [self._without(values, c) for c in range(len(values))]
 
-    def log_total(self) -> Any:
-        """The logarithm of the sum of the exponentials."""
+    def negative_log(self, c: int) -> Any:
+        """-log p of a class."""
         if self.logarithm is None:
             self.logarithm = self.lanes.log(self.soft.total)
-        return self.logarithm
+        return self.builder.fsub(self.logarithm, self.soft.below[c])
 
-    def weigh(self, value: Any) -> Any:
-        return value if self.weight is None else self.builder.fmul(value, self.weight)
+    def square(self, c: int) -> Any:
+        return self.builder.fmul(self.p[c], self.p[c])
+
+    def weigh(self, value: Any, c: int = 0, mapped: bool = False) -> Any:
+        weight = self.mapped_weight[c] if mapped else self.weight
+        return value if weight is None else self.builder.fmul(value, weight)
 
     def _raise(self, x: Any, j: int, less: int = 0) -> Any:
         """x to the j-th power less a whole number, for x >= 0."""
@@ -239,7 +264,7 @@ class _Block:
 
     def slopes(self, j: int, l: Any, q: Any) -> tuple[Any, Any]:
         """The slopes of the same by l and by q; None where there is none."""
-        b, lanes, (kind, _, whole) = self.builder, self.lanes, self.v.powers[j]
+        b, lanes, (kind, _, whole, _) = self.builder, self.lanes, self.v.powers[j]
         g = reals(whole) if whole is not None else self._exponent(j, 0)
         if kind == MISS:
             return None, b.fmul(g, self._raise(q, j, 1))
@@ -281,8 +306,9 @@ class _Sums:
 def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: _Arguments) -> None:
     lanes, classes = Lanes(builder), range(v.classes)
     kept = _Sums(lanes)
-    wanted = [P, PY, P2, P2Y, CE_POS, CE_NEG, NLL_POS, NLL_NEG]
-    columns = [column for column in wanted if v.asks(column)] + [SLOTS + j for j in range(len(v.powers))]
+    mapped = [MAPPED + column for column in (*_DIFFERENTIABLE, COUNT, Y, Y2)]
+    columns = [column for column in (*_DIFFERENTIABLE, *mapped) if v.asks(column)]
+    columns += [SLOTS + j for j in range(len(v.powers))]
     trues = [column for column in (Y, Y2) if v.asks(column)]
     # Instead of a logarithm a voxel
     products = v.asks(CE_POS) and not (weighted or v.own or v.asks(NLL_POS))
@@ -308,14 +334,15 @@ def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: _Arguments)
         for c, mine in enumerate(block.mine):
             if weighted and trues:
                 kept.add((Y, c), lanes.pick(mine, block.weight))
-            _add_shares(kept, v, block, c)
+            _add_shares(kept, v, block, c, False)
+            if v.mapped:
+                _add_shares(kept, v, block, c, True)
             if products:
                 kept.put((CE_POS, c), builder.fsub(kept.get((CE_POS, c)), lanes.pick(mine, block.soft.below[c])))
                 factor = lanes.pick(mine, block.soft.total, ONE)
                 kept.put(("product", c), builder.fmul(kept.get(("product", c)), factor))
             elif v.asks(CE_POS):
-                l = builder.fsub(block.log_total(), block.soft.below[c])
-                kept.add((CE_POS, c), lanes.pick(mine, block.weigh(l)))
+                kept.add((CE_POS, c), lanes.pick(mine, block.weigh(block.negative_log(c))))
         if products:
             last = builder.and_(number, ir.Constant(number.type, _FOLD - 1))
             with builder.if_then(builder.icmp_unsigned("==", last, ir.Constant(number.type, _FOLD - 1)), False):
@@ -339,37 +366,47 @@ def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: _Arguments)
             table.add(c, COUNT, count)
 
 
-def _add_shares(kept: _Sums, v: Variant, block: _Block, c: int) -> None:
-    """The sums of p and its square, and the logarithms that every voxel adds to, of a class."""
-    builder, lanes, mine = block.builder, block.lanes, block.mine[c]
-    p = block.weigh(block.p[c])
-    square = builder.fmul(block.p[c], p)
-    for column, column_of_label, value in ((P, PY, p), (P2, P2Y, square)):
-        if v.asks(column):
-            kept.add((column, c), value)
-        if v.asks(column_of_label):
-            kept.add((column_of_label, c), lanes.pick(mine, value))
-    if v.asks(NLL_POS):
-        kept.add((NLL_POS, c), block.weigh(builder.fsub(block.log_total(), block.soft.below[c])))
-    if v.complement:
-        m = block.weigh(block.m[c])
-        if v.asks(CE_NEG):
-            kept.add((CE_NEG, c), lanes.pick(mine, ZERO, m))
-        if v.asks(NLL_NEG):
-            kept.add((NLL_NEG, c), m)
+def _add_shares(kept: _Sums, v: Variant, block: _Block, c: int, mapped: bool) -> None:
+    """The sums of a class, but for what of a pass without map is cheaper for all classes at once."""
+    lanes, mine, first = block.lanes, block.mine[c], MAPPED * mapped
+
+    def everywhere(value: Any) -> Any:
+        return value
+
+    def of_label(value: Any) -> Any:
+        return lanes.pick(mine, value)
+
+    def of_others(value: Any) -> Any:
+        return lanes.pick(mine, ZERO, value)
+
+    def add(column: int, value: Callable[[], Any], share: Callable[[Any], Any] = everywhere) -> None:
+        if v.asks(first + column):
+            kept.add((first + column, c), share(block.weigh(value(), c, mapped)))
+
+    add(P, lambda: block.p[c])
+    add(PY, lambda: block.p[c], of_label)
+    add(P2, lambda: block.square(c))
+    add(P2Y, lambda: block.square(c), of_label)
+    add(NLL_POS, lambda: block.negative_log(c))
+    add(CE_NEG, lambda: block.m[c], of_others)
+    add(NLL_NEG, lambda: block.m[c])
+    if mapped:
+        add(CE_POS, lambda: block.negative_log(c), of_label)
+        add(COUNT, lambda: ONE)
+        add(Y, lambda: ONE, of_label)
+        add(Y2, lambda: ONE, of_label)
 
 
 def _add_powers(kept: _Sums, v: Variant, block: _Block) -> None:
     lanes = block.lanes
     for j, power in enumerate(v.powers):
-        if not power.complement:
-            value = block.weigh(block.value(j, block.own_l, block.own_q))
+        own = None if power.complement else block.value(j, block.own_l, block.own_q)
         for c, mine in enumerate(block.mine):
-            if power.complement:
-                other = block.weigh(block.value(j, block.m[c], block.p[c]))
+            if own is None:
+                other = block.weigh(block.value(j, block.m[c], block.p[c]), c, power.mapped)
                 kept.add((SLOTS + j, c), lanes.pick(mine, ZERO, other))
             else:
-                kept.add((SLOTS + j, c), lanes.pick(mine, value))
+                kept.add((SLOTS + j, c), lanes.pick(mine, block.weigh(own, c, power.mapped)))
 
 
 def _store_losses(block: _Block, a: _Arguments, offset: Any) -> None:
@@ -410,11 +447,13 @@ def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: _Argume
     apart, as f_c (1 - p_c) - p_c (sum over the other classes of f), f = p d; -log p adds h (p_c - y_c)."""
     lanes, classes = Lanes(builder), range(v.classes)
     table = _Table(lanes, v, a)
-    wanted = [P, PY, P2, P2Y, CE_POS, CE_NEG, NLL_POS, NLL_NEG, *(SLOTS + j for j in range(len(v.powers)))]
+    wanted = [first + column for first in (0, MAPPED) for column in _DIFFERENTIABLE]
     partners = {P: PY, PY: P, P2: P2Y, P2Y: P2}  # the coefficient where y is 1 is the sum of both
-    k = {i: table.coefficients(v, i) for i in wanted if i >= SLOTS or v.asks(i, partners.get(i, i))}
+    asked = [i for i in wanted if v.asks(i, i - i % MAPPED + partners.get(i % MAPPED, i % MAPPED))]
+    given = {i: table.coefficients(v, i) for i in [*asked, *(SLOTS + j for j in range(len(v.powers)))]}
     with blocks(builder, a.voxels) as (_, offset):
         block = _Block(lanes, v, a, offset, weighted)
+        k = _under_map(v, block, given)
         slopes = [_slope(v, block, k, c) for c in classes]
         own = _own_slope(v, block, k)
         level = lanes.total(own) if own else ZERO
@@ -443,6 +482,22 @@ def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: _Argume
 
 
 Coefficients = dict[int, list[Any]]
+
+
+def _under_map(v: Variant, block: _Block, given: Coefficients) -> Coefficients:
+    """The coefficients of each class, with those of the terms under the voxel weight map of a block."""
+    if not v.mapped:
+        return given
+    b = block.builder
+    k = {i: values for i, values in given.items() if i < MAPPED or i >= SLOTS}
+    for i, values in given.items():
+        if MAPPED <= i < SLOTS or (i >= SLOTS and v.powers[i - SLOTS].mapped):
+            scaled = [b.fmul(x, y) for x, y in zip(values, block.map, strict=True)]
+            plain = k.get(i - MAPPED) if i < SLOTS else None
+            k[i if i >= SLOTS else i - MAPPED] = (
+                [b.fadd(x, y) for x, y in zip(plain, scaled, strict=True)] if plain else scaled
+            )
+    return k
 
 
 def _slope(v: Variant, block: _Block, k: Coefficients, c: int) -> Any:
@@ -494,7 +549,7 @@ def _flows(v: Variant, block: _Block, k: Coefficients) -> list[Any]:
 
 # The pass over a chunk
 
-_Z = FIRST_FREE  # rows of logits, then of results
+_Z = FIRST_FREE  # rows of logits, then of results, then of the map
 _fast = njit(**INNER)
 
 
@@ -514,8 +569,9 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
     no_inline()
     o, classes, bad_labels = options_of(numbers), table.shape[0], 0
     logits, target, mask, out = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 4)
+    weight_map = walk_of(walks, 3)
     outputs = 0 if out.code < 0 else 1 if out.channel == 0 else classes  # losses have one channel
-    buffer = tile_buffer(_Z + 2 * classes, tile, reals)
+    buffer = tile_buffer(_Z + 3 * classes, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
         state = load_weight(t, target, mask, o, numbers, b, v)
@@ -528,6 +584,10 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
         padded = tile_of(buffer, (t.n + LANES - 1) // LANES * LANES, reals)
         _pad(padded, t.n)
         results = class_rows(t, _Z + classes, out, b, v, whole)
+        m = class_rows(t, _Z + 2 * classes, weight_map, b, v, whole)
+        if weight_map.code >= 0 and not m.in_place:
+            for c in range(classes):
+                load_row(class_row(t, m, c), weight_map, b, c, v)
         arguments = (
             np.int64(table.ctypes.data),
             z.address,
@@ -539,8 +599,8 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
             results.address,
             results.step,
             np.int64(reals.ctypes.data),
-            np.int64(0),
-            np.int64(0),
+            m.address,
+            m.step,
         )
         call_entry(o.code, arguments)
         if not results.in_place:

@@ -54,6 +54,47 @@ def test_sums_and_gradient(channels, terms, weights):
     check(logits, labels, oracle.one_hot(labels, channels), weight, terms=terms, **options)
 
 
+MAPPED_PLANS = [
+    ("map*ce_pos",),
+    ("map*p", "p", "py"),
+    ("map*py", "map*p2", "map*y", "map*count", "count"),
+    ("map*ce_pos", "ce_pos", "map*nll_neg", "map*focal_pos(2.0)"),
+    ("map*ce_neg", "map*p2y", "map*nll_pos", "map*log_power_neg(0.5)", "miss_pos(2.0)"),
+]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", ["a map a class", "one map", "float64", "strided"])
+@pytest.mark.parametrize("terms", MAPPED_PLANS, ids="-".join)
+def test_voxel_weight_maps(terms, kind, masked):
+    logits, labels = oracle.make("softmax", 3, SPACES[masked])
+    mask = torch.rand(labels.shape) > 0.3 if masked else None
+    weight = oracle.counted(labels, (), mask)
+    weight_map = torch.rand(2, 1 if kind == "one map" else 3, *labels.shape[1:]) - 0.3
+    if kind == "float64":
+        weight_map = weight_map.double()
+    elif kind == "strided":
+        weight_map = torch.cat([weight_map, weight_map], -1)[..., ::2]
+    weight_map = torch.where(weight.unsqueeze(1) != 0, weight_map, torch.nan)
+    clean = torch.nan_to_num(weight_map)
+    options = {"mask": mask} if masked else {}
+    y = oracle.one_hot(labels, 3)
+
+    def sums(z, found):
+        return found(z) * coefficients
+
+    coefficients = torch.randn(2, 3, len(terms), dtype=torch.float64)
+    value, gradient = oracle.gradient(
+        lambda z: sums(z, lambda z: fastloss.voxel_sums(z, labels, terms, weight_map=weight_map, **options)).sum(),
+        logits,
+    )
+    expected, expected_gradient = oracle.gradient(
+        lambda z: sums(z, lambda z: oracle.sums(z, y, weight, terms, "softmax", clean)).sum(), logits.double()
+    )
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-3)
+    oracle.assert_close(gradient, expected_gradient, 1e-5)
+
+
 @pytest.mark.parametrize("layout", ["channels last", "half of a wider row", "bfloat16", "float16"])
 def test_logits_that_are_not_read_in_place(layout):
     logits, labels = oracle.make("softmax", 4, SPACE)
