@@ -1,6 +1,5 @@
 """Times of the Triton kernels on a GPU that is there: ``python -m bench.kernel_timing [--all] [--shape B,D,H,W]``."""
 
-
 import torch
 from triton.testing import do_bench
 

@@ -2,13 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing import get_context
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+import fastloss
 from bench.data import CLASSES, Slices
 from bench.machine import machine, notes_on_others, synchronise, watch_others
 from bench.model import UNet
@@ -130,6 +133,27 @@ def loss_share(times: list[StepTime]) -> float:
 def build(name: str, device: torch.device) -> Loss:
     """The loss for the data's classes."""
     return LOSSES[name].build("softmax", len(CLASSES)).to(device)
+
+
+def families(names: list[str]) -> list[list[str]]:
+    """Losses whose kernels are compiled together: those on sums, which have most in common, and each of the others."""
+    on_sums = [name for name in names if isinstance(LOSSES[name].build("softmax", len(CLASSES)), fastloss.SumLoss)]
+    return [group for group in (on_sums, *([name] for name in names if name not in on_sums)) if group]
+
+
+def compile_group(names: list[str]) -> list[str]:
+    """Compiles the CPU's kernels of some losses; gives the names back."""
+    losses = [LOSSES[name].build("softmax", len(CLASSES)) for name in names]
+    fastloss.warmup(losses, classes=len(CLASSES), size=(160, 160))
+    return names
+
+
+def compile_ahead(names: list[str]) -> Iterator[list[str]]:
+    """Fills the cache of the CPU's kernels, a process a thread of torch's; gives each group when it is ready."""
+    groups = families(names)
+    with ProcessPoolExecutor(min(len(groups), torch.get_num_threads()), get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(compile_group, group) for group in groups]):
+            yield done.result()
 
 
 def warm_up(name: str, data: dict[str, Slices]) -> float:
