@@ -32,9 +32,11 @@ def warmup(
     (``TRITON_CACHE_DIR``). Call it in the image or job that installs the package, or before the workers start.
 
     Args:
-        losses: a loss or several; by default one for each pass over labels, softmax and sigmoid, which on the CPU serve
-            all losses on sums. Those that look at neighbours or rank voxels have kernels of their own: name them.
-        classes: number or numbers of channels. A GPU has kernels for each, the CPU the same for all.
+        losses: a loss or several; by default Dice + cross-entropy under softmax and Dice under sigmoid, whose kernels
+            serve all losses on sums but for half a second each. Those that look at neighbours or rank voxels have
+            kernels of their own: name them.
+        classes: number or numbers of channels. A GPU has kernels for each; the CPU, for labels under softmax, those of
+            up to four classes and those of more.
         dtypes: of the logits. A GPU has kernels for each; the CPU one for float64, and one for the rest.
         label_dtype: of the labels; on a GPU a part of the kernel.
         size: the volume, one to three axes. A GPU's kernels depend on whether the voxels fill their tiles: give the
