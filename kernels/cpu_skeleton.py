@@ -19,6 +19,7 @@ _reduction = njit(fastmath=SUMS, **INNER)
 _fast = njit(**INNER)
 
 SLAB = 8
+_EROSION_BITS = 3  # of a code, which also holds the dilation's
 # Columns of sums: with s the skeleton, of the prediction p and of the target y
 PY, P, PRECISION, SKELETON_P, SENSITIVITY, SKELETON_Y, Y = range(7)
 
@@ -84,6 +85,14 @@ def _narrow(dst, src):
 
 
 @_elementwise
+def _add_code(codes, code):
+    """The dilation's beside the erosion's."""
+    no_inline()
+    for i in range(codes.size):
+        codes[i] = codes[i] | (code[i] << np.int32(_EROSION_BITS))
+
+
+@_elementwise
 def _residue(x, opened):
     """x becomes max(x - opened, 0)."""
     no_inline()
@@ -103,17 +112,17 @@ def _keep_rest(rest, residue):
 
 
 @_fast
-def _residue_derivatives(stack, z, line, y, w, rest, tail, by_precision, by_skeleton):
-    """The residues of a row become the derivatives by them, zero where the residue is. ``rest`` and ``tail``: rows."""
+def _residue_derivatives(first, later, steps, z, line, y, w, rest, tail, by_precision, by_skeleton):
+    """The residues of a row, of the first step and the later ones, become the derivatives by them, zero where the
+    residue is. ``rest`` and ``tail``: rows."""
     no_inline()
-    steps = stack.shape[0] - 1
     _cotangent(tail, y, w, by_precision, by_skeleton)
     for k in range(steps - 1, -1, -1):
         for i in range(rest.size):
             rest[i] = 1
         for j in range(k):
-            _keep_rest(rest, stack[j, z, line])
-        _residue_derivative(stack[k, z, line], rest, tail)
+            _keep_rest(rest, later[j - 1, z, line] if j > 0 else first[z, line])
+        _residue_derivative(later[k - 1, z, line] if k > 0 else first[z, line], rest, tail)
 
 
 @_elementwise
@@ -219,7 +228,7 @@ def _residue_slab(x, eroded, rest, codes, slab):
             _largest_of_three(out, out_code, own[y], of_own[y], a[y], of_a[y], b[y], of_b[y], np.int32(9))
             _residue(x[z, y], out)
             if codes.size:
-                _narrow(codes[z, y], out_code)
+                _add_code(codes[z, y], out_code)
             else:
                 _keep_rest(rest[z, y], x[z, y])
     return memory.size + code_memory.size + out_memory.size + out_code_memory.size
@@ -254,11 +263,12 @@ def _scatter_loop(out, g, codes, offsets, sign):  # type: ignore[no-untyped-def]
             _scatter_slab(out, g, codes, offsets, sign[0], 2 * np.int64(slab) + half)
 
 
-def _derivatives_loop(stack, y, w, factors):  # type: ignore[no-untyped-def]
+def _derivatives_loop(first, later, steps, y, w, factors):  # type: ignore[no-untyped-def]
     for z in prange(y.shape[0]):
         memory = np.empty((2, y.shape[2]), y.dtype)
         for line in range(y.shape[1]):
-            _residue_derivatives(stack, z, line, y[z, line], w[z, line], memory[0], memory[1], factors[0], factors[1])
+            own_y, own_w, rest, tail = y[z, line], w[z, line], memory[0], memory[1]
+            _residue_derivatives(first, later, steps, z, line, own_y, own_w, rest, tail, factors[0], factors[1])
 
 
 def _sums_loop(rest, other, w, sums):  # type: ignore[no-untyped-def]
@@ -295,13 +305,14 @@ SUMS_OF_SKELETON, OVERLAP, CONSTANTS = map(serial_and_parallel, (_sums_loop, _ov
 
 
 def erosion_offsets(grid: tuple[int, int, int]) -> np.ndarray:
-    """How far away, in voxels, the neighbour of each code of the erosion lies."""
+    """How far away, in voxels, the neighbour lies that the erosion took, for each value of a code."""
     plane, line = grid[1] * grid[2], grid[2]
-    return np.array([0, -1, 1, -line, line, -plane, plane])
+    steps = [0, -1, 1, -line, line, -plane, plane, 0]
+    return np.array(steps * 2 ** (8 - _EROSION_BITS))
 
 
 def dilation_offsets(grid: tuple[int, int, int]) -> np.ndarray:
-    """The same of the dilation: code = 9 (plane) + 3 (row) + voxel, each 0, 1 (before) or 2 (after)."""
+    """The same of the dilation: 9 (plane) + 3 (row) + voxel, each 0, 1 (before) or 2 (after)."""
     step = np.array([0, -1, 1])
     plane, line = grid[1] * grid[2], grid[2]
-    return (step[:, None, None] * plane + step[:, None] * line + step).reshape(-1)
+    return (step[:, None, None] * plane + step[:, None] * line + step).reshape(-1).repeat(2**_EROSION_BITS)

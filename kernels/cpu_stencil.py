@@ -164,12 +164,12 @@ def structural_map(
     selected = np.zeros((batch, channels))
     bad = 0
     if field.size:
-        weights = np.empty((batch, field.shape[2]), field.dtype)
-        _, bad = probabilities(v, field, weights)
+        weights = np.empty((1, field.shape[2]), field.dtype)
         work = _Structure(v, taps, threshold, stability)
         for b in range(batch):
+            bad += probabilities(v, field[b : b + 1], weights, b)[1]
             for c in range(channels):
-                selected[b, c] = work.run(b, c, field[b, c].reshape(v.grid), weights[b].reshape(v.grid))
+                selected[b, c] = work.run(b, c, field[b, c].reshape(v.grid), weights.reshape(v.grid))
     return torch.from_numpy(field).view(logits.shape), torch.from_numpy(selected), bad
 
 
@@ -247,10 +247,11 @@ class _Skeletons:
         self.volumes, self.steps = v, iterations + 1
         self.weights = np.empty((1, int(np.prod(grid))), self.dtype)
         self.w = self.weights.reshape(grid)
-        self.target, self.rest = np.empty(grid, self.dtype), np.empty(grid, self.dtype)
-        self.no_codes = np.empty((0, 0, 0), np.uint8)
-        self.stack = np.empty((self.steps + 1 if derivative else 2, *grid), self.dtype)
-        self.codes = np.empty((2, self.steps if derivative else 0, *grid), np.uint8)
+        self.target = np.empty(grid, self.dtype)
+        self.no_codes, self.nothing = np.empty((0, 0, 0), np.uint8), np.empty((0, 0, 0), self.dtype)
+        self.stack = np.empty((max(3, self.steps) if derivative else 3, *grid), self.dtype)
+        self.rest = self.stack[0]
+        self.codes = np.empty((self.steps if derivative else 0, *grid), np.uint8)
         self.partial = np.zeros((grid[0], 3))
 
     def call(self, kernels: list, *arguments: object) -> None:
@@ -280,26 +281,27 @@ class _Skeletons:
         self.call(kernels, *arguments, self.partial)
         return self.partial.sum(0)
 
+    def scatter(self, out: np.ndarray, g: np.ndarray, codes: np.ndarray, offsets: np.ndarray, sign: float) -> None:
+        """Adds g to where each voxel's value came from; the offsets are those of each value of a code."""
+        self.call(skeleton.SCATTER, out, g, codes, offsets, np.array([sign], self.dtype))
+
     def derivative(self, b: int, c: int, p: np.ndarray, by: np.ndarray) -> None:
         """Replaces p by the derivative by it, the weights included."""
         y, stack = self.target, self.stack
         target_volume(self.volumes, y.reshape(-1), b, c)
-        stack[0] = p
-        erosions, dilations = self.codes
-        for k in range(self.steps):
-            self.call(skeleton.ERODE, stack[k], stack[k + 1], erosions[k])
-            self.call(skeleton.RESIDUE, stack[k], stack[k + 1], self.rest, dilations[k])
+        steps = [p, *stack[: self.steps]]  # erosion after erosion; then residues, then derivatives by them
+        for k, codes in enumerate(self.codes):
+            self.call(skeleton.ERODE, steps[k], steps[k + 1], codes)
+            self.call(skeleton.RESIDUE, steps[k], steps[k + 1], self.nothing, codes)
         factors = np.array([by[skeleton.PRECISION], by[skeleton.SKELETON_P]], self.dtype)
-        self.call(skeleton.DERIVATIVES, stack, y, self.w, factors)
-        stack[self.steps].fill(0)
-        plus, minus = np.ones(1, self.dtype), -np.ones(1, self.dtype)
-        of_erosion, of_dilation = (f(self.volumes.grid) for f in (skeleton.erosion_offsets, skeleton.dilation_offsets))
+        self.call(skeleton.DERIVATIVES, p, stack, self.steps, y, self.w, factors)
+        steps[-1].fill(0)
+        grid = self.volumes.grid
         for k in range(self.steps, -1, -1):
             if k < self.steps:
-                self.call(skeleton.SCATTER, stack[k], stack[k + 1], erosions[k], of_erosion, plus)
+                self.scatter(steps[k], steps[k + 1], self.codes[k], skeleton.erosion_offsets(grid), 1.0)
             if k > 0:
-                self.call(skeleton.SCATTER, stack[k], stack[k - 1], dilations[k - 1], of_dilation, minus)
-        p[:] = stack[0]
+                self.scatter(steps[k], steps[k - 1], self.codes[k - 1], skeleton.dilation_offsets(grid), -1.0)
         factors = np.array([by[skeleton.SENSITIVITY], by[skeleton.PY], by[skeleton.P]], self.dtype)
         self.call(skeleton.CONSTANTS, p, self.rest_of(y), y, self.w, factors)
 
