@@ -9,6 +9,7 @@ import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bench.report import machine_line, number
 from bench.results import HEADINGS, plus_minus
@@ -88,6 +89,8 @@ def curves(rows: list[dict]) -> str:
             right.plot(epochs, dice, marker=marker, label=label, **style)
     left.set(xlabel="epoch", ylabel="held-out loss: 1 at first, 0 at its least", ylim=(-0.05, 1.6))
     right.set(xlabel="epoch", ylabel="held-out Dice of the foreground")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     return encoded(figure)
 

@@ -23,7 +23,7 @@ from .cpu_labels import backward_labels, forward_labels, serves
 from .cpu_memory import walk
 from .cpu_registers import GRADIENT, LOSSES, SUMS, chunk_in_registers
 from .cpu_threads import Entry, call_entry, pick, serial_and_parallel
-from .cpu_tile import SLOTS, columns, plan_numbers, plan_reals, with_target
+from .cpu_tile import SLOTS, coefficient_sources, columns, plan_numbers, plan_reals, with_target
 
 CHUNK = 16384  # voxels; a multiple of every tile
 
@@ -79,7 +79,7 @@ def backward(
     gradient = torch.empty_like(logits)
     if logits.numel():
         p = _prepare(plan, logits.shape[1], logits.dtype, GRADIENT)
-        coefficients = with_target(p.columns, grad_sums.detach().numpy(), p.width).astype(p.reals.dtype)
+        coefficients = with_target(p.sources, grad_sums.detach().numpy()).astype(p.reals.dtype)
         walks = _walks(logits, target, mask, weight_map, plan, gradient)
         _run(_BACKWARD[p.route], logits, coefficients, (coefficients.strides[0], 0), walks, p)
     return gradient
@@ -96,9 +96,11 @@ class _Prepared(NamedTuple):
     route: int  # which pass serves
     width: int  # columns of sums
     columns: np.ndarray
+    sources: np.ndarray
     numbers: np.ndarray
     reals: np.ndarray
     tile: int
+    addresses: tuple[int, int]  # of the numbers and the reals: ctypes takes long to ask
 
 
 # The passes: of any plan; of labels; of what fits the registers
@@ -113,7 +115,9 @@ def _prepare(plan: Plan, channels: int, dtype: torch.dtype, output: int | None) 
     if output is not None and cpu_registers.serves(plan, channels, dtype):
         route, code = _REGISTERS, cpu_registers.code_of(cpu_registers.variant(plan, channels, output)).address
     numbers = plan_numbers(plan, channels, code)
-    return _Prepared(route, SLOTS + reals.size - 1, columns(plan.terms), numbers, reals, _tile(channels))
+    width, found = SLOTS + reals.size - 1, columns(plan.terms)
+    addresses = (numbers.ctypes.data, reals.ctypes.data)
+    return _Prepared(route, width, found, coefficient_sources(found, width), numbers, reals, _tile(channels), addresses)
 
 
 def _tile(channels: int) -> int:
@@ -168,9 +172,9 @@ def _run(
         classes,
         width,
         walks.ctypes.data,
-        p.numbers.ctypes.data,
+        p.addresses[0],
         p.numbers.size,
-        p.reals.ctypes.data,
+        p.addresses[1],
         p.reals.size,
         p.tile,
     )

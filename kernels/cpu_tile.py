@@ -100,17 +100,25 @@ def columns(terms: tuple[Term, ...]) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def with_target(columns: np.ndarray, grad_sums: np.ndarray, width: int) -> np.ndarray:
+def coefficient_sources(columns: np.ndarray, width: int) -> np.ndarray:
+    """For :func:`with_target`: two terms for each column, len(columns) for none."""
+    none = len(columns)
+    sources = np.full((2, width), none)
+    sources[0, columns] = np.arange(none)
+    for first in (0, MAPPED):
+        sources[1, [first + PY, first + P2Y]] = sources[0, [first + P, first + P2]]
+    return sources
+
+
+def with_target(sources: np.ndarray, grad_sums: np.ndarray) -> np.ndarray:
     """The coefficients by column; those of p y and p^2 y with those of p and p^2 added, as they apply where y is 1.
 
     Added here in float64, since the two may cancel but for a small part.
     """
-    coefficients = np.zeros((*grad_sums.shape[:2], width))
-    coefficients[..., columns] = grad_sums
-    for first in (0, MAPPED):
-        coefficients[..., first + PY] += coefficients[..., first + P]
-        coefficients[..., first + P2Y] += coefficients[..., first + P2]
-    return coefficients
+    batch, channels, terms = grad_sums.shape
+    padded = np.zeros((batch, channels, terms + 1))
+    padded[:, :, :terms] = grad_sums
+    return padded.take(sources[0], -1) + padded.take(sources[1], -1)
 
 
 @_inlined
