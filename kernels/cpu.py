@@ -16,14 +16,14 @@ from torch import Tensor
 
 from fastloss.terms import Plan
 
-from . import cpu_registers
+from . import cpu_channels, cpu_registers
 from .cpu_errors import errors_of_chunk
 from .cpu_general import backward_general, forward_general
 from .cpu_labels import backward_labels, forward_labels, serves
 from .cpu_memory import walk
-from .cpu_registers import GRADIENT, LOSSES, SUMS, chunk_in_registers
 from .cpu_threads import Entry, call_entry, pick, serial_and_parallel
 from .cpu_tile import SLOTS, coefficient_sources, columns, plan_numbers, plan_reals, with_target
+from .cpu_variants import GRADIENT, LOSSES, SUMS
 
 CHUNK = 16384  # voxels; a multiple of every tile
 
@@ -103,17 +103,19 @@ class _Prepared(NamedTuple):
     addresses: tuple[int, int]  # of the numbers and the reals: ctypes takes long to ask
 
 
-# The passes: of any plan; of labels; of what fits the registers
-_GENERAL, _LABELS, _REGISTERS = range(3)
+# The passes: of any plan; of labels; of what fits the registers; of channels that do not depend on one another
+_GENERAL, _LABELS, _REGISTERS, _CHANNELS = range(4)
 
 
 @lru_cache(maxsize=256)
 def _prepare(plan: Plan, channels: int, dtype: torch.dtype, output: int | None) -> _Prepared:
-    """``output``: one of cpu_registers; None for what only the general pass does."""
+    """``output``: one of cpu_variants; None for what only the general pass does."""
     reals = plan_reals(plan, np.float64 if dtype == torch.float64 else np.float32)
     route, code = _LABELS if serves(plan) else _GENERAL, 0
     if output is not None and cpu_registers.serves(plan, channels, dtype):
-        route, code = _REGISTERS, cpu_registers.code_of(cpu_registers.variant(plan, channels, output)).address
+        route, code = _REGISTERS, cpu_registers.code(plan, channels, output)
+    elif output is not None and cpu_channels.serves(plan, channels, dtype, output):
+        route, code = _CHANNELS, cpu_channels.code(plan, output)
     numbers = plan_numbers(plan, channels, code)
     width, found = SLOTS + reals.size - 1, columns(plan.terms)
     addresses = (numbers.ctypes.data, reals.ctypes.data)
@@ -154,10 +156,12 @@ def _chunk_loop(code, chunks, samples, voxels, table, steps, arguments):  # type
 
 
 _LOOP = serial_and_parallel(_chunk_loop)
-_IN_REGISTERS = Entry(chunk_in_registers, np.float64)  # hands its table on: one code serves both directions
+# These hand their tables on: one code serves both directions
+_IN_REGISTERS = Entry(cpu_registers.chunk_in_registers, np.float64)
+_BY_CHANNELS = Entry(cpu_channels.chunk_by_channels, np.float64)
 # By route
-_FORWARD = [Entry(forward_general, np.float64), Entry(forward_labels, np.float64), _IN_REGISTERS]
-_BACKWARD = [Entry(backward_general), Entry(backward_labels), _IN_REGISTERS]
+_FORWARD = [Entry(forward_general, np.float64), Entry(forward_labels, np.float64), _IN_REGISTERS, _BY_CHANNELS]
+_BACKWARD = [Entry(backward_general), Entry(backward_labels), _IN_REGISTERS, _BY_CHANNELS]
 _ERRORS = Entry(errors_of_chunk, np.float64)
 
 

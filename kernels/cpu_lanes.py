@@ -128,6 +128,15 @@ class Lanes:
         value = self.add(self.add(value, self.mul(count, reals(c._LN2_LOW))), self.mul(count, reals(c._LN2_HIGH)))
         return b.fadd(value, b.fsub(x, x))
 
+    def log1p(self, x: Any) -> Any:
+        """As cpu_math's."""
+        b, c = self.builder, constants
+        large = b.fcmp_ordered(">", x, reals(c._SQRT_TWO_MINUS_ONE))
+        reduced = self.pick(large, b.fmul(b.fsub(x, ONE), reals(0.5)), x)
+        q = self.polynomial(reduced, c._L0, c._L1, c._L2, c._L3, c._L4, c._L5, c._L6, c._L7)
+        value = self.add(reduced, self.mul(self.mul(reduced, reduced), q))
+        return self.add(value, self.pick(large, reals(float(c._LN2_HIGH) + float(c._LN2_LOW))))
+
     def power(self, x: Any, g: Any) -> Any:
         """x^g for normal x > 0, as cpu_math's."""
         y, highest = self.builder.fmul(g, self.log(x)), reals(constants._HIGHEST)

@@ -1,4 +1,4 @@
-"""The Numba pass that keeps up to four classes in vector registers: what only some plans and tiles get to see."""
+"""The Numba passes that keep up to four classes, or a channel, in registers: what only some plans and tiles see."""
 
 import oracle
 import pytest
@@ -123,6 +123,24 @@ def test_bad_values_come_through(position):
     logits.view(2, 3, -1)[0, 1, position] = torch.nan
     sums = fastloss.voxel_sums(logits, labels, PLANS[2])
     assert sums[0].isnan().any() and sums[1].isfinite().all()
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("terms", [*PLANS[3:], *MAPPED_PLANS], ids="-".join)
+def test_channels(terms, masked, dense, activation):
+    logits, labels = oracle.make(activation, 2, SPACES[masked])
+    target = torch.rand(2, 2, *labels.shape[1:]) if dense else labels
+    mask = torch.rand(labels.shape) * (torch.rand(labels.shape) > 0.3) if masked else None
+    weight = oracle.counted(labels, (), mask)
+    logits = torch.where(weight.unsqueeze(1) != 0, logits, torch.nan)
+    options = {"mask": mask} if masked else {}
+    if any(term.startswith("map*") for term in terms):
+        options["weight_map"] = torch.rand(2, 2, *labels.shape[1:])
+    y = target if dense else oracle.one_hot(labels, 2)
+    tolerance = None if activation else 1e-5
+    check(logits, target, y, weight, terms=terms, activation=activation, tolerance=tolerance, **options)
 
 
 def test_labels_that_are_no_class():
