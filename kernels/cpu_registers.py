@@ -286,11 +286,7 @@ def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argumen
         block = _Block(lanes, v, a, offset, weighted)
         k = _under_map(v, block, given)
         slopes = [_slope(v, block, k, c) for c in classes]
-        own = _own_slope(v, block, k)
-        level = lanes.total(own) if own else ZERO
-        if v.powers and own:
-            level = own[0]
-            own = [lanes.pick(mine, level) for mine in block.mine]
+        own, level = _own_slopes(v, block, k)
         for g in k.get(NLL_POS, ()):
             level = lanes.add(level, g)
         if slopes[0] is not None:
@@ -345,13 +341,14 @@ def _slope(v: Variant, block: _Block, k: Coefficients, c: int) -> Any:
     return lanes.total(parts) if parts else None
 
 
-def _own_slope(v: Variant, block: _Block, k: Coefficients) -> list[Any]:
-    """The derivative by -log p of the voxel's own class: where it is, for each class; with terms that have a power,
-    once."""
+def _own_slopes(v: Variant, block: _Block, k: Coefficients) -> tuple[list[Any], Any]:
+    """The derivative by -log p of the voxel's own class: of each class where it is that, and of the voxel; empty and 0
+    if there is none."""
     lanes = block.lanes
     cross_entropy = k.get(CE_POS, [])
-    if not any(not power.complement for power in v.powers):
-        return [lanes.pick(mine, g) for mine, g in zip(block.mine, cross_entropy, strict=True)] if cross_entropy else []
+    if all(power.complement for power in v.powers):
+        own = [lanes.pick(mine, g) for mine, g in zip(block.mine, cross_entropy, strict=True)] if cross_entropy else []
+        return own, lanes.total(own) if own else ZERO
     parts = [lanes.choose(block.mine, cross_entropy)] if cross_entropy else []
     for j, power in enumerate(v.powers):
         if not power.complement:
@@ -360,7 +357,8 @@ def _own_slope(v: Variant, block: _Block, k: Coefficients) -> list[Any]:
             both += [lanes.mul(by_q, block.own_p)] if by_q is not None else []  # d(1-p)/dl = p
             if both:
                 parts.append(lanes.mul(lanes.choose(block.mine, k[SLOTS + j]), lanes.total(both)))
-    return [lanes.total(parts)] if parts else []
+    level = lanes.total(parts) if parts else ZERO
+    return [lanes.pick(mine, level) for mine in block.mine], level
 
 
 def _flows(v: Variant, block: _Block, k: Coefficients) -> list[Any]:

@@ -5,7 +5,7 @@ arguments, terms with a power, sums and tables; all as LLVM code on vectors of e
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -99,7 +99,7 @@ class Arguments(NamedTuple):
 Emit = Callable[[ir.IRBuilder, Variant, bool, Arguments], None]
 
 
-@lru_cache(maxsize=1024)
+@cache  # for good: others keep nothing but the address
 def code_of(v: Variant, emit: Emit) -> Any:
     """The code of a variant, compiled or loaded from the disk; its ``address`` is for :func:`call_entry`."""
 

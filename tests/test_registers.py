@@ -20,6 +20,7 @@ PLANS = [
     ("log_power_pos(0.3)", "log_power_neg(1.0)", "log_power_neg(1.5)", "p2"),
     ("log_power_pos(0.0)", "log_power_pos(1.0)"),
     ("miss_pos(1.0)", "miss_neg(3.0)", "miss_pos(1.5)", "nll_pos"),
+    ("ce_pos", "focal_neg(2.0)"),
 ]
 SPACE = (10, 8, 9)  # 720 voxels: one whole tile, and one that still has whole vectors
 SPACES = [SPACE, (7, 11, 5)]  # 385 voxels: one more than whole vectors
@@ -60,6 +61,7 @@ MAPPED_PLANS = [
     ("map*py", "map*p2", "map*y", "map*count", "count"),
     ("map*ce_pos", "ce_pos", "map*nll_neg", "map*focal_pos(2.0)"),
     ("map*ce_neg", "map*p2y", "map*nll_pos", "map*log_power_neg(0.5)", "miss_pos(2.0)"),
+    ("map*ce_pos", "map*miss_neg(2.0)"),
 ]
 
 
