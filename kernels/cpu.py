@@ -112,9 +112,11 @@ def _prepare(plan: Plan, channels: int, dtype: torch.dtype, output: int | None) 
     """``output``: one of cpu_variants; None for what only the general pass does."""
     reals = plan_reals(plan, np.float64 if dtype == torch.float64 else np.float32)
     route, code = _LABELS if serves(plan) else _GENERAL, 0
-    if output is not None and cpu_registers.serves(plan, channels, dtype):
+    if output is None:
+        route = _GENERAL
+    elif cpu_registers.serves(plan, channels, dtype):
         route, code = _REGISTERS, cpu_registers.code(plan, channels, output)
-    elif output is not None and cpu_channels.serves(plan, channels, dtype, output):
+    elif cpu_channels.serves(plan, channels, dtype, output):
         route, code = _CHANNELS, cpu_channels.code(plan, output)
     numbers = plan_numbers(plan, channels, code)
     width, found = SLOTS + reals.size - 1, columns(plan.terms)

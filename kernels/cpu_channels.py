@@ -12,15 +12,13 @@ import torch
 from llvmlite import ir
 from numba import njit
 
-from fastloss.terms import EPSILON, Plan
+from fastloss.terms import Plan
 
 from .cpu_lanes import BYTES, LANES, ONE, WHOLE, WHOLES, ZERO, Lanes, blocks, reals
 from .cpu_math import INNER, no_inline
 from .cpu_memory import address, class_rows, load_row, row, store_row, stream_fence
-from .cpu_registers import pad
 from .cpu_threads import call_entry
 from .cpu_tile import (
-    ALL,
     CE_NEG,
     CE_POS,
     COUNT,
@@ -38,6 +36,7 @@ from .cpu_tile import (
     P,
     U,
     Y,
+    fill_up,
     load_weight,
     options_of,
     tile_buffer,
@@ -46,15 +45,13 @@ from .cpu_tile import (
 )
 from .cpu_variants import (
     DIFFERENTIABLE,
-    GRADIENT,
     LOSSES,
     Arguments,
-    Powers,
+    Block,
     Sums,
     Table,
     Variant,
-    code_of,
-    variant,
+    code_address,
 )
 
 
@@ -68,33 +65,23 @@ def serves(plan: Plan, channels: int, dtype: torch.dtype, output: int) -> bool:
 
 def code(plan: Plan, output: int) -> int:
     """The address of the code of a plan which :func:`serves`."""
-    emit = _emit_gradient if output == GRADIENT else _emit_sums
-    found: int = code_of(variant(plan, 1, output), emit).address
-    return found
+    return code_address(plan, 1, output, _emit_sums, _emit_gradient)
 
 
-class _Block:
+class _Block(Block):
     """What a pass needs of a block of voxels of a channel."""
 
     def __init__(self, lanes: Lanes, v: Variant, a: Arguments, offset: Any, weighted: bool):
-        b = self.builder = lanes.builder
-        self.lanes, self.v, self.powers = lanes, v, Powers(lanes, v, a.reals)
-        self.weight = lanes.load(a.weights, offset) if weighted else None
-        self.counted = b.fcmp_unordered("!=", self.weight, ZERO) if weighted else None
+        super().__init__(lanes, v, a, offset, weighted)
+        b = self.builder
         if v.dense:
-            self.y = self._load(a.target, offset)
+            self.y = self.load(a.target)
         else:
             label = lanes.fill(b.trunc(a.logits_step, WHOLE))
             self.y = lanes.pick(b.icmp_signed("==", lanes.load(a.target, offset, WHOLES), label), ONE)
         self.other = b.fsub(ONE, self.y)
-        self.map = self._load(a.map, offset) if v.mapped else None
-        self.mapped_weight = self.weigh(self.map) if v.mapped else None
-        z = self._load(a.logits, offset)
+        z = self.load(a.logits)
         (self._sigmoid if v.activation == "sigmoid" else self._probability)(z)
-
-    def _load(self, place: Any, offset: Any) -> Any:
-        value = self.lanes.load(place, offset)  # anything may stand where the weight is 0
-        return value if self.counted is None else self.lanes.pick(self.counted, value)
 
     def _sigmoid(self, z: Any) -> None:
         b, lanes = self.builder, self.lanes
@@ -110,17 +97,10 @@ class _Block:
         self.by_p, self.by_l, self.by_m = b.fmul(self.p, self.q), b.fsub(ZERO, self.q), self.p
 
     def _probability(self, z: Any) -> None:
-        b, lanes = self.builder, self.lanes
+        b = self.builder
         self.p, self.q = z, b.fsub(ONE, z)
-        clamped = [lanes.pick(b.fcmp_ordered("<", x, reals(EPSILON)), reals(EPSILON), x) for x in (self.p, self.q)]
-        self.l, self.m = (b.fsub(ZERO, lanes.log(x)) for x in clamped)
-        inside = [b.fcmp_ordered(">", x, reals(EPSILON)) for x in (self.p, self.q)]
-        by_log = [lanes.pick(i, b.fdiv(ONE, x)) for i, x in zip(inside, clamped, strict=True)]
-        self.by_p, self.by_l, self.by_m = ONE, b.fsub(ZERO, by_log[0]), by_log[1]
-
-    def weigh(self, value: Any, mapped: bool = False) -> Any:
-        weight = self.mapped_weight if mapped else self.weight
-        return value if weight is None else self.builder.fmul(value, weight)
+        (self.l, inverse_p), (self.m, self.by_m) = self.clamped_log(self.p), self.clamped_log(self.q)
+        self.by_p, self.by_l = ONE, b.fsub(ZERO, inverse_p)
 
     def of_target(self, value: Any, complement: bool = False) -> Any:
         """y or 1 - y times a value, which may be infinite where that is 0."""
@@ -163,16 +143,12 @@ def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) 
         }
         for column in columns:
             if column < SLOTS:
-                kept.add(column, block.weigh(values[column % MAPPED](), column >= MAPPED))
+                kept.add(column, block.weigh(values[column % MAPPED](), mapped=column >= MAPPED))
         for j, power in enumerate(v.powers):
             value = block.powers.value(j, *block.sides(power.complement))
-            kept.add(SLOTS + j, block.weigh(block.of_target(value, power.complement), power.mapped))
+            kept.add(SLOTS + j, block.weigh(block.of_target(value, power.complement), mapped=power.mapped))
         if v.output == LOSSES:
-            loss = builder.fadd(block.of_target(block.l), block.of_target(block.m, True))
-            loss = lanes.absolute(block.weigh(loss))
-            if block.counted is not None:
-                loss = lanes.pick(block.counted, loss, reals(-1))
-            lanes.store(loss, a.out, offset)
+            block.store_loss(builder.fadd(block.of_target(block.l), block.of_target(block.m, True)))
     table = _channel_table(builder, lanes, v, a, 8)
     for column in columns:
         table.add(0, column, lanes.over_lanes(kept.get(column)))
@@ -180,32 +156,20 @@ def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) 
 
 def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
     lanes = Lanes(builder)
-    table = _channel_table(builder, lanes, v, a, 4)
-    k = [table.coefficients(v, column)[0] for column in range(SLOTS + len(v.powers))]
-    partners = {PY: P, P: PY, P2Y: P2, P2: P2Y}  # the coefficient where y is 1 is the sum of both
+    given = _channel_table(builder, lanes, v, a, 4).coefficients()
     with blocks(builder, a.voxels) as (_, offset):
         block = _Block(lanes, v, a, offset, weighted)
+        k = {column: values[0] for column, values in block.under_map(given).items()}
         parts: list[Any] = []
 
-        def coefficient(column: int) -> Any:
-            """Of a term, with that of the same under the map; None for neither."""
-            found = [column, MAPPED + column]
-            asked = [v.asks(x, x - column + partners.get(column, column)) for x in found]
-            plain = k[column] if asked[0] else None
-            mapped = builder.fmul(block.map, k[MAPPED + column]) if asked[1] else None
-            return builder.fadd(plain, mapped) if plain and mapped else plain or mapped
+        def mixed(other: int, own: int) -> Any:
+            """The coefficient where y is 0, and that where it is 1."""
+            return builder.fadd(builder.fmul(k[other], block.other), builder.fmul(k[own], block.y))
 
-        def mixed(column: int) -> Any:
-            """That of a column where y is 0, of its partner where it is 1; None for neither."""
-            other, own = coefficient(column), coefficient(partners[column])
-            if other is None:
-                return None
-            return builder.fadd(builder.fmul(other, block.other), builder.fmul(own, block.y))
-
-        if (by_p := mixed(P)) is not None:
-            parts.append(builder.fmul(by_p, block.by_p))
-        if (by_p2 := mixed(P2)) is not None:
-            twice = builder.fmul(by_p2, builder.fadd(block.p, block.p))
+        if P in k:
+            parts.append(builder.fmul(mixed(P, PY), block.by_p))
+        if P2 in k:
+            twice = builder.fmul(mixed(P2, P2Y), builder.fadd(block.p, block.p))
             parts.append(builder.fmul(twice, block.by_p))
         for column, share, slope in (
             (CE_POS, block.y, block.by_l),
@@ -213,11 +177,10 @@ def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argumen
             (NLL_POS, ONE, block.by_l),
             (NLL_NEG, ONE, block.by_m),
         ):
-            if (g := coefficient(column)) is not None:
-                parts.append(builder.fmul(builder.fmul(g, share), slope))
+            if column in k:
+                parts.append(builder.fmul(builder.fmul(k[column], share), slope))
         for j, power in enumerate(v.powers):
-            g = builder.fmul(k[SLOTS + j], block.map) if power.mapped else k[SLOTS + j]
-            parts += [builder.fmul(g, x) for x in _power_slopes(block, j, power.complement)]
+            parts += [builder.fmul(k[SLOTS + j], x) for x in _power_slopes(block, j, power.complement)]
         value = lanes.total(parts) if parts else ZERO
         lanes.store(block.weigh(value), a.out, offset)
 
@@ -267,9 +230,7 @@ def chunk_by_channels(table, walks, numbers, b, start, stop, tile, reals):
         if state[0] == EMPTY and out.code < 0:
             continue
         whole = t.n % LANES == 0
-        padded = tile_of(buffer, (t.n + LANES - 1) // LANES * LANES, reals)
-        pad(padded, t.n)
-        weighted = np.int64(mask.code >= 0 or state[0] != ALL or state[1] != 0 or not whole)
+        voxels, weighted = fill_up(t, mask, state)
         for c in range(classes):
             z = _row_of(t, _Z, logits, b, c, v, whole)
             y = _row_of(t, _Y, target, b, c, v, whole) if o.dense else address(t, LABELS)
@@ -282,7 +243,7 @@ def chunk_by_channels(table, walks, numbers, b, start, stop, tile, reals):
                 np.int64(c + o.first_label),
                 y,
                 address(t, U),
-                np.int64(padded.n),
+                voxels,
                 weighted,
                 result,
                 np.int64(c),

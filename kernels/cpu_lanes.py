@@ -78,6 +78,10 @@ class Lanes:
         """The larger, or b where one of them is NaN."""
         return self.pick(self.builder.fcmp_ordered(">", a, b), a, b)
 
+    def at_least(self, x: Any, least: float) -> Any:
+        """x, or the least where it is smaller; NaN stays."""
+        return self.pick(self.builder.fcmp_ordered("<", x, reals(least)), reals(least), x)
+
     def total(self, values: list[Any]) -> Any:
         """Their sum, in pairs."""
         while len(values) > 1:
@@ -103,8 +107,8 @@ class Lanes:
     def exps(self, xs: list[Any]) -> list[Any]:
         """As cpu_math's, of several: step by step, as the processor looks only so far ahead for what it can begin."""
         b, c = self.builder, constants
-        lowest, log2e, rounding = reals(c._LOWEST), reals(c._LOG2E), reals(c._ROUND)
-        xs = [self.pick(b.fcmp_ordered("<", x, lowest), lowest, x) for x in xs]
+        log2e, rounding = reals(c._LOG2E), reals(c._ROUND)
+        xs = [self.at_least(x, c._LOWEST) for x in xs]
         shifted = [self.fused(x, log2e, rounding) for x in xs]
         back = [b.fsub(rounding, s) for s in shifted]
         r = [self.fused(x, log2e, y) for x, y in zip(xs, back, strict=True)]
@@ -184,7 +188,7 @@ class Softmax:
         self.offsets = [b.add(offset, b.mul(step, ir.Constant(BYTES, c))) for c in range(classes)]
         logits = [lanes.load(z, o) for o in self.offsets]
         for o in self.offsets:
-            _prefetch(b, b.add(b.add(z, o), ir.Constant(BYTES, _AHEAD)))
+            prefetch(b, b.add(b.add(z, o), ir.Constant(BYTES, _AHEAD)))
         if weight is not None:  # anything may stand where the weight is 0
             counted = b.fcmp_unordered("!=", weight, ZERO)
             logits = [lanes.pick(counted, x) for x in logits]
@@ -200,7 +204,7 @@ class Softmax:
         self.r = b.fdiv(ONE, self.total)
 
 
-def _prefetch(builder: ir.IRBuilder, address: Any) -> None:
+def prefetch(builder: ir.IRBuilder, address: Any) -> None:
     """Asks for a cache line; past the end of a tensor this does nothing."""
     pointer = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [pointer, WHOLE, WHOLE, WHOLE])

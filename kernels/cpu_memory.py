@@ -15,6 +15,7 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from .cpu_lanes import prefetch
 from .cpu_math import INNER, no_inline
 from .layout import spatial_layout
 
@@ -423,11 +424,7 @@ def _prefetch(typingctx, address):
     """Asks for the cache line at an address."""
 
     def codegen(context, builder, signature, args):
-        number = ir.IntType(32)
-        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        builder.call(function, [pointer, ir.Constant(number, 0), ir.Constant(number, 3), ir.Constant(number, 1)])
+        prefetch(builder, args[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen

@@ -14,7 +14,7 @@ import torch
 from llvmlite import ir
 from numba import njit
 
-from fastloss.terms import EPSILON, Plan
+from fastloss.terms import Plan
 
 from .cpu_lanes import (
     BYTES,
@@ -27,11 +27,10 @@ from .cpu_lanes import (
     Lanes,
     Softmax,
     blocks,
-    reals,
     wholes,
 )
 from .cpu_math import INNER, no_inline
-from .cpu_memory import address, class_row, class_rows, label_row, load_row, row, store_row, stream_fence
+from .cpu_memory import address, class_row, class_rows, load_row, store_row, stream_fence
 from .cpu_threads import call_entry
 from .cpu_tile import (
     ALL,
@@ -53,6 +52,7 @@ from .cpu_tile import (
     P,
     U,
     Y,
+    fill_up,
     load_classes,
     load_weight,
     options_of,
@@ -62,15 +62,14 @@ from .cpu_tile import (
 )
 from .cpu_variants import (
     DIFFERENTIABLE,
-    GRADIENT,
     LOSSES,
     Arguments,
-    Powers,
+    Block,
+    Coefficients,
     Sums,
     Table,
     Variant,
-    code_of,
-    variant,
+    code_address,
 )
 
 _FOLD = 32  # sums of exponentials of at most MOST whose product still has a logarithm: 4^32 = 2e19
@@ -85,50 +84,32 @@ def serves(plan: Plan, channels: int, dtype: torch.dtype) -> bool:
 
 def code(plan: Plan, channels: int, output: int) -> int:
     """The address of the code of a plan which :func:`serves`."""
-    emit = _emit_gradient if output == GRADIENT else _emit_sums
-    address: int = code_of(variant(plan, channels, output), emit).address
-    return address
+    return code_address(plan, channels, output, _emit_sums, _emit_gradient)
 
 
 # The values and slopes of one block of voxels
 
 
-class _Block:
+class _Block(Block):
     """What a pass needs of a block of voxels; of each class where it is a list."""
 
     def __init__(self, lanes: Lanes, v: Variant, a: Arguments, offset: Any, weighted: bool):
-        b = self.builder = lanes.builder
-        self.lanes, self.v, self.powers = lanes, v, Powers(lanes, v, a.reals)
-        self.weight = lanes.load(a.weights, offset) if weighted else None
+        super().__init__(lanes, v, a, offset, weighted)
+        b = self.builder
         self.soft = Softmax(lanes, v.classes, a.logits, a.logits_step, offset, self.weight)
         self.label = lanes.load(a.target, offset, WHOLES)
         self.mine = [b.icmp_signed("==", self.label, wholes(c)) for c in range(v.classes)]
         self.p = [lanes.mul(e, self.soft.r) for e in self.soft.e]
         if v.complement:
             self.q = [lanes.mul(self._without(self.soft.e, c), self.soft.r) for c in range(v.classes)]
-            clamped = [lanes.pick(b.fcmp_ordered("<", q, reals(EPSILON)), reals(EPSILON), q) for q in self.q]
-            self.m = [b.fsub(ZERO, lanes.log(q)) for q in clamped]
-            self.inverse_q = [
-                lanes.pick(b.fcmp_ordered(">", q, reals(EPSILON)), b.fdiv(ONE, x), ZERO)
-                for q, x in zip(self.q, clamped, strict=True)
-            ]
-        self.map, self.mapped_weight = self._load_map(a, offset) if v.mapped else ([], [])
+            logarithms = [self.clamped_log(q) for q in self.q]
+            self.m, self.inverse_q = ([pair[k] for pair in logarithms] for k in (0, 1))
         self.logarithm: Any = None
         if v.own:
             self.own_p = lanes.choose(self.mine, self.p)
             others = [lanes.pick(mine, ZERO, e) for mine, e in zip(self.mine, self.soft.e, strict=True)]
             self.own_q = lanes.mul(lanes.total(others), self.soft.r)
             self.own_l = lanes.choose(self.mine, [self.negative_log(c) for c in range(v.classes)])
-
-    def _load_map(self, a: Arguments, offset: Any) -> tuple[list[Any], list[Any]]:
-        """The voxel weight map of each class, and the weight of a voxel under it."""
-        b, lanes = self.builder, self.lanes
-        steps = [b.mul(a.map_step, ir.Constant(BYTES, c)) for c in range(self.v.classes)]
-        values = [lanes.load(b.add(a.map, step), offset) for step in steps]
-        if self.weight is not None:  # anything may stand where the weight is 0
-            counted = b.fcmp_unordered("!=", self.weight, ZERO)
-            values = [lanes.pick(counted, value) for value in values]
-        return values, [self.weigh(value) for value in values]
 
     def _without(self, values: list[Any], c: int) -> Any:
         return self.lanes.total([x for k, x in enumerate(values) if k != c])
@@ -145,10 +126,6 @@ class _Block:
 
     def square(self, c: int) -> Any:
         return self.builder.fmul(self.p[c], self.p[c])
-
-    def weigh(self, value: Any, c: int = 0, mapped: bool = False) -> Any:
-        weight = self.mapped_weight[c] if mapped else self.weight
-        return value if weight is None else self.builder.fmul(value, weight)
 
 
 # Sums
@@ -200,7 +177,7 @@ def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) 
                 take_logarithms()
         _add_powers(kept, v, block)
         if v.output == LOSSES:
-            _store_losses(block, a, offset)
+            block.store_loss(block.own_l)
     if products:
         take_logarithms()
     table = Table(lanes, v, a)
@@ -260,16 +237,6 @@ def _add_powers(kept: Sums, v: Variant, block: _Block) -> None:
                 kept.add((SLOTS + j, c), lanes.pick(mine, block.weigh(own, c, power.mapped)))
 
 
-def _store_losses(block: _Block, a: Arguments, offset: Any) -> None:
-    """The weighted cross-entropy, of positive sign (also of NaN, so that bits rank it); -1 where nothing counts."""
-    builder, lanes = block.builder, block.lanes
-    loss = lanes.absolute(block.weigh(block.own_l))
-    if block.weight is not None:
-        counted = builder.fcmp_unordered("!=", block.weight, ZERO)
-        loss = lanes.pick(counted, loss, reals(-1))
-    lanes.store(loss, a.out, offset)
-
-
 # The gradient
 
 
@@ -277,14 +244,10 @@ def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argumen
     """With d_c the derivative by p of class c: p_c (d_c - sum over all classes of p d); what has 1 / (1 - p) in it goes
     apart, as f_c (1 - p_c) - p_c (sum over the other classes of f), f = p d; -log p adds h (p_c - y_c)."""
     lanes, classes = Lanes(builder), range(v.classes)
-    table = Table(lanes, v, a)
-    wanted = [first + column for first in (0, MAPPED) for column in DIFFERENTIABLE]
-    partners = {P: PY, PY: P, P2: P2Y, P2Y: P2}  # the coefficient where y is 1 is the sum of both
-    asked = [i for i in wanted if v.asks(i, i - i % MAPPED + partners.get(i % MAPPED, i % MAPPED))]
-    given = {i: table.coefficients(v, i) for i in [*asked, *(SLOTS + j for j in range(len(v.powers)))]}
+    given = Table(lanes, v, a).coefficients()
     with blocks(builder, a.voxels) as (_, offset):
         block = _Block(lanes, v, a, offset, weighted)
-        k = _under_map(v, block, given)
+        k = block.under_map(given)
         slopes = [_slope(v, block, k, c) for c in classes]
         own, level = _own_slopes(v, block, k)
         for g in k.get(NLL_POS, ()):
@@ -306,25 +269,6 @@ def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argumen
             if NLL_POS in k:
                 value = lanes.sub(value, k[NLL_POS][c])
             lanes.store(block.weigh(value), builder.add(a.out, builder.mul(a.out_step, ir.Constant(BYTES, c))), offset)
-
-
-Coefficients = dict[int, list[Any]]
-
-
-def _under_map(v: Variant, block: _Block, given: Coefficients) -> Coefficients:
-    """The coefficients of each class, with those of the terms under the voxel weight map of a block."""
-    if not v.mapped:
-        return given
-    b = block.builder
-    k = {i: values for i, values in given.items() if i < MAPPED or i >= SLOTS}
-    for i, values in given.items():
-        if MAPPED <= i < SLOTS or (i >= SLOTS and v.powers[i - SLOTS].mapped):
-            scaled = [b.fmul(x, y) for x, y in zip(values, block.map, strict=True)]
-            plain = k.get(i - MAPPED) if i < SLOTS else None
-            k[i if i >= SLOTS else i - MAPPED] = (
-                [b.fadd(x, y) for x, y in zip(plain, scaled, strict=True)] if plain else scaled
-            )
-    return k
 
 
 def _slope(v: Variant, block: _Block, k: Coefficients, c: int) -> Any:
@@ -383,16 +327,6 @@ _fast = njit(**INNER)
 
 
 @_fast
-def pad(t, n):
-    """Voxels without weight, up to whole vectors."""
-    no_inline()
-    u, labels = row(t, U), label_row(t, LABELS)
-    for i in range(n, t.n):
-        u[i] = 0
-        labels[i] = 0
-
-
-@_fast
 def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
     """Runs the plan's code over voxels start to stop of sample b; returns the bad labels seen."""
     no_inline()
@@ -410,8 +344,7 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
         whole = t.n % LANES == 0
         # the code looks at no logit without weight
         z = load_classes(t, _Z, classes, logits, b, v, ALL if whole else SOME)
-        padded = tile_of(buffer, (t.n + LANES - 1) // LANES * LANES, reals)
-        pad(padded, t.n)
+        voxels, weighted = fill_up(t, mask, state)
         results = class_rows(t, _Z + classes, out, b, v, whole)
         m = class_rows(t, _Z + 2 * classes, weight_map, b, v, whole)
         if weight_map.code >= 0 and not m.in_place:
@@ -423,8 +356,8 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
             z.step,
             address(t, LABELS),
             address(t, U),
-            np.int64(padded.n),
-            np.int64(mask.code >= 0 or state[0] != ALL or state[1] != 0 or not whole),
+            voxels,
+            weighted,
             results.address,
             results.step,
             np.int64(reals.ctypes.data),

@@ -296,12 +296,12 @@ class _Skeletons:
         factors = np.array([by[skeleton.PRECISION], by[skeleton.SKELETON_P]], self.dtype)
         self.call(skeleton.DERIVATIVES, p, stack, self.steps, y, self.w, factors)
         steps[-1].fill(0)
-        grid = self.volumes.grid
+        of_erosion, of_dilation = (f(self.volumes.grid) for f in (skeleton.erosion_offsets, skeleton.dilation_offsets))
         for k in range(self.steps, -1, -1):
             if k < self.steps:
-                self.scatter(steps[k], steps[k + 1], self.codes[k], skeleton.erosion_offsets(grid), 1.0)
+                self.scatter(steps[k], steps[k + 1], self.codes[k], of_erosion, 1.0)
             if k > 0:
-                self.scatter(steps[k], steps[k - 1], self.codes[k - 1], skeleton.dilation_offsets(grid), -1.0)
+                self.scatter(steps[k], steps[k - 1], self.codes[k - 1], of_dilation, -1.0)
         factors = np.array([by[skeleton.SENSITIVITY], by[skeleton.PY], by[skeleton.P]], self.dtype)
         self.call(skeleton.CONSTANTS, p, self.rest_of(y), y, self.w, factors)
 

@@ -68,7 +68,7 @@ class Options(NamedTuple):
     mapped_bits: int
     power_needs: int  # what the terms with a power need
     powers: int  # how many terms have one; their kinds and whether they are mapped are in the numbers after these
-    code: int  # the address of the plan's own code, of cpu_registers
+    code: int  # the address of the plan's own code, of cpu_registers or cpu_channels
 
 
 def plan_numbers(plan: Plan, channels: int, code: int = 0) -> np.ndarray:
@@ -197,6 +197,20 @@ def load_weight(t, target, mask, o, numbers, b, v):
             bad, low, high = rows.drop_invalid_labels(labels, u, np.int32(o.label_count))
     zeros = rows.count_zeros(u) if weighted else 0
     return (EMPTY if zeros == t.n else ALL if zeros == 0 else SOME), bad, low, high
+
+
+@_fast
+def fill_up(t, mask, state):
+    """Adds voxels without weight up to whole vectors. Returns how many there are then, and whether any has a weight
+    other than 1 or a label that is no class; ``state``: what load_weight returned."""
+    no_inline()
+    n = (t.n + LANES - 1) // LANES * LANES
+    padded = Tile(t.base, t.pitch, n, t.like)
+    u, labels = row(padded, U), label_row(padded, LABELS)
+    for i in range(t.n, n):
+        u[i] = 0
+        labels[i] = 0
+    return n, np.int64(mask.code >= 0 or state[0] != ALL or state[1] != 0 or n != t.n)
 
 
 @_fast

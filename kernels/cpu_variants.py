@@ -97,10 +97,17 @@ class Arguments(NamedTuple):
 
 
 Emit = Callable[[ir.IRBuilder, Variant, bool, Arguments], None]
+Coefficients = dict[int, list[Any]]  # by column, of each class
+
+
+def code_address(plan: Plan, classes: int, output: int, sums: Emit, gradient: Emit) -> int:
+    """Of a plan's code for an output, written by one of the two."""
+    address: int = _code(variant(plan, classes, output), gradient if output == GRADIENT else sums).address
+    return address
 
 
 @cache  # for good: others keep nothing but the address
-def code_of(v: Variant, emit: Emit) -> Any:
+def _code(v: Variant, emit: Emit) -> Any:
     """The code of a variant, compiled or loaded from the disk; its ``address`` is for :func:`call_entry`."""
 
     @intrinsic
@@ -145,20 +152,19 @@ class Powers:
         if whole is not None and whole >= less:
             return self.lanes.whole_power(x, whole - less)
         too_small = self.builder.fcmp_ordered("<", x, reals(NORMAL))
-        return self.lanes.pick(too_small, ZERO, self.lanes.power(self._clamped(x, NORMAL), self._exponent(j, less)))
+        return self.lanes.pick(
+            too_small, ZERO, self.lanes.power(self.lanes.at_least(x, NORMAL), self._exponent(j, less))
+        )
 
     def _exponent(self, j: int, less: int) -> Any:
         g = self.lanes.fill(self.lanes.load(self.reals, ir.Constant(BYTES, 4 * (1 + j)), REAL))
         return self.builder.fsub(g, reals(less)) if less else g
 
-    def _clamped(self, x: Any, least: float) -> Any:
-        return self.lanes.pick(self.builder.fcmp_ordered("<", x, reals(least)), reals(least), x)
-
     def value(self, j: int, l: Any, q: Any) -> Any:
         """The j-th term with a power without its target: q^g l, max(l, epsilon)^g or q^g."""
         kind = self.v.powers[j].kind
         if kind == LOG_POWER:
-            return self._raise(self._clamped(l, EPSILON), j)
+            return self._raise(self.lanes.at_least(l, EPSILON), j)
         return self.builder.fmul(self._raise(q, j), l) if kind == FOCAL else self._raise(q, j)
 
     def slopes(self, j: int, l: Any, q: Any) -> tuple[Any, Any]:
@@ -170,7 +176,7 @@ class Powers:
         if kind == LOG_POWER:
             if whole == 0:
                 return None, None
-            slope = b.fmul(g, self._raise(self._clamped(l, EPSILON), j, 1))
+            slope = b.fmul(g, self._raise(lanes.at_least(l, EPSILON), j, 1))
             return lanes.pick(b.fcmp_ordered("<", l, reals(EPSILON)), ZERO, slope), None
         by_l = self._raise(q, j)
         if whole is not None:
@@ -178,6 +184,57 @@ class Powers:
         tiny = b.fcmp_ordered("<", q, reals(NORMAL))  # l / q tends to 1 as q vanishes
         ratio = lanes.pick(tiny, ONE, b.fdiv(l, lanes.pick(tiny, ONE, q)))
         return by_l, b.fmul(b.fmul(g, by_l), ratio)
+
+
+class Block:
+    """What the passes need alike of a block of voxels."""
+
+    def __init__(self, lanes: Lanes, v: Variant, a: Arguments, offset: Any, weighted: bool):
+        self.builder, self.lanes, self.v, self.powers = lanes.builder, lanes, v, Powers(lanes, v, a.reals)
+        self.arguments, self.offset = a, offset
+        self.weight = lanes.load(a.weights, offset) if weighted else None
+        self.counted = self.builder.fcmp_unordered("!=", self.weight, ZERO) if weighted else None
+        steps = [self.builder.mul(a.map_step, ir.Constant(BYTES, c)) for c in range(v.classes)] if v.mapped else []
+        self.map = [self.load(self.builder.add(a.map, step)) for step in steps]  # of each class
+        self.mapped_weight = [self.weigh(value) for value in self.map]
+
+    def load(self, address: Any) -> Any:
+        """Of a row of reals; 0 where the weight is 0: anything may stand there."""
+        value = self.lanes.load(address, self.offset)
+        return value if self.counted is None else self.lanes.pick(self.counted, value)
+
+    def weigh(self, value: Any, c: int = 0, mapped: bool = False) -> Any:
+        """The value times the voxel weight, under the map of a class too."""
+        weight = self.mapped_weight[c] if mapped else self.weight
+        return value if weight is None else self.builder.fmul(value, weight)
+
+    def clamped_log(self, x: Any) -> tuple[Any, Any]:
+        """-log(max(x, epsilon)), and 1 / x, or 0 where x is clamped."""
+        b, clamped = self.builder, self.lanes.at_least(x, EPSILON)
+        inverse = self.lanes.pick(b.fcmp_ordered(">", x, reals(EPSILON)), b.fdiv(ONE, clamped), ZERO)
+        return b.fsub(ZERO, self.lanes.log(clamped)), inverse
+
+    def under_map(self, given: Coefficients) -> Coefficients:
+        """The coefficients of each class, with those of the terms under the map."""
+        if not self.v.mapped:
+            return given
+        b = self.builder
+        k = {i: values for i, values in given.items() if i < MAPPED or i >= SLOTS}
+        for i, values in given.items():
+            if MAPPED <= i < SLOTS or (i >= SLOTS and self.v.powers[i - SLOTS].mapped):
+                scaled = [b.fmul(x, y) for x, y in zip(values, self.map, strict=True)]
+                plain = k.get(i - MAPPED) if i < SLOTS else None
+                k[i if i >= SLOTS else i - MAPPED] = (
+                    [b.fadd(x, y) for x, y in zip(plain, scaled, strict=True)] if plain else scaled
+                )
+        return k
+
+    def store_loss(self, loss: Any) -> None:
+        """The weighted cross-entropy, of positive sign (also of NaN, so that bits rank it); -1 where nothing counts."""
+        loss = self.lanes.absolute(self.weigh(loss))
+        if self.counted is not None:
+            loss = self.lanes.pick(self.counted, loss, reals(-1))
+        self.lanes.store(loss, self.arguments.out, self.offset)
 
 
 class Sums:
@@ -203,7 +260,7 @@ class Table:
     """The sums or coefficients of a pass."""
 
     def __init__(self, lanes: Lanes, v: Variant, a: Arguments):
-        self.lanes, self.address, self.width = lanes, a.table, SLOTS + len(v.powers)
+        self.lanes, self.variant, self.address, self.width = lanes, v, a.table, SLOTS + len(v.powers)
 
     def _offset(self, c: int, column: int, size: int) -> ir.Constant:
         return ir.Constant(BYTES, size * (c * self.width + column))
@@ -214,6 +271,14 @@ class Table:
         total = builder.fadd(self.lanes.load(*place, double), builder.fpext(value, double))
         self.lanes.store(total, *place)
 
-    def coefficients(self, v: Variant, column: int) -> list[Any]:
-        offsets = [self._offset(c, column, 4) for c in range(v.classes)]
+    def coefficients(self) -> Coefficients:
+        """Those of each class, of all terms that have any; that of p y or p^2 y is the sum with that of p or p^2, so
+        that these come in pairs."""
+        v, partners = self.variant, {P: PY, PY: P, P2: P2Y, P2Y: P2}
+        pairs = [(first, i, partners.get(i, i)) for first in (0, MAPPED) for i in DIFFERENTIABLE]
+        wanted = [first + i for first, i, partner in pairs if v.asks(first + i, first + partner)]
+        return {i: self._read(i) for i in [*wanted, *(SLOTS + j for j in range(len(v.powers)))]}
+
+    def _read(self, column: int) -> list[Any]:
+        offsets = [self._offset(c, column, 4) for c in range(self.variant.classes)]
         return [self.lanes.fill(self.lanes.load(self.address, offset, REAL)) for offset in offsets]
