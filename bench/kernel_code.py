@@ -17,6 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from bench.kernel_stencils import StencilVariant, stencil_variants
 from bench.kernel_variants import Variant, variants
 
 TARGETS = {
@@ -104,7 +105,7 @@ def occupancy(target: str, registers: int, shared: int, warps: int) -> float:
     return min(blocks, by_shared, most // warps) * warps / most
 
 
-def facts(target: str, variant: Variant, launch, kernel) -> dict:
+def facts(target: str, variant: Variant | StencilVariant, launch, kernel) -> dict:
     """What is to be known of a variant's code, and what is wrong with it."""
     read = read_gcn if target.startswith("gfx") else read_sass
     fact = {"name": variant.name, "target": target, **read(kernel), "shared": kernel.metadata.shared}
@@ -112,7 +113,7 @@ def facts(target: str, variant: Variant, launch, kernel) -> dict:
     return fact | {"faults": faults(variant, launch.constants, fact)}
 
 
-def faults(variant: Variant, constants: dict, fact: dict) -> list[str]:
+def faults(variant: Variant | StencilVariant, constants: dict, fact: dict) -> list[str]:
     """What is wrong with a kernel's code; empty if nothing."""
     widths, found = fact["widths"], []
     # ptxas may keep one register on the stack, outside the loop, with others to spare; no loss sums every term
@@ -136,7 +137,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     options = parser.parse_args()
     pretend(options.target)
-    for variant in variants(options.all):
+    for variant in [*variants(options.all), *stencil_variants()]:
         _, launch, _ = variant.launch(variant.problem())
         print(json.dumps(facts(options.target, variant, launch, compile_launch(launch))), flush=True)
 

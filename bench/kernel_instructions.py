@@ -25,12 +25,18 @@ def tools_folder() -> Path | None:
 
 
 def flatten(args):
-    """A launch's arguments as the compiled kernel takes them."""
+    """Arguments as the compiled kernel takes them."""
     for arg in args:
         if isinstance(arg, tuple):
             yield from flatten(arg)
         elif arg is not None and not (isinstance(arg, int) and arg == 1):  # a 1 is compiled in
             yield arg
+
+
+def arguments(launch):
+    """Those of a launch's kernel, of which some are never compiled in."""
+    for param, arg in zip(launch.kernel.params, launch.args, strict=False):  # constants come after
+        yield from [arg] if param.do_not_specialize else flatten([arg])
 
 
 def run_on_cpu(folder: Path | str, launch, programs: int | None = None):
@@ -41,8 +47,8 @@ def run_on_cpu(folder: Path | str, launch, programs: int | None = None):
 
     kernel = compile_launch(launch)
     meta = kernel.metadata
-    args = [*flatten(launch.args[:-2]), *launch.args[-2:]]  # the last two are not specialised
-    return run_ptx(kernel.asm["ptx"], meta.name, launch.grid, meta.num_warps * 32, args, meta.shared, ctas=programs)
+    threads = meta.num_warps * 32
+    return run_ptx(kernel.asm["ptx"], meta.name, launch.grid, threads, [*arguments(launch)], meta.shared, ctas=programs)
 
 
 def instructions(folder: Path, variant: Variant, shape: tuple[int, ...]) -> dict:

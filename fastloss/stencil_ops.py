@@ -1,8 +1,4 @@
-"""The registered operators of the losses on stencils, and their autograd. Knows torch and the back ends only.
-
-They have no Triton kernels: on a GPU, and where the Triton back end is forced, the stencils run in plain PyTorch on the
-tensors' device, and the sums around them in Triton.
-"""
+"""The registered operators of the losses on stencils, and their autograd. Knows torch and the back ends only."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from torch import Tensor
 from .ops import NoForwardMode, apply_function, check_labels, choose, first_derivative_only, refuse_transforms
 from .terms import Plan, make_plan
 
-_STENCILS = {"cpu": "cpu_stencil"}
+_STENCILS = {"cpu": "cpu_stencil", "gpu": "gpu_stencil", "reference": "reference_stencil"}
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask, str activation, int[] ignore, bool dense, int validate"
 _SLOPE_TERMS = ["map*p2", "map*py"]  # whose difference is the derivative of a map times (p - y)^2
 
@@ -27,7 +23,7 @@ _library = torch.library.Library("fastloss", "FRAGMENT")
 def _stencils(backend: str, device: torch.device) -> ModuleType:
     """The module with the stencils of the back end that serves a device."""
     chosen = choose(backend, device).__name__.rpartition(".")[2]
-    return importlib.import_module(f"fastloss.kernels.{_STENCILS.get(chosen, 'reference_stencil')}")
+    return importlib.import_module(f"fastloss.kernels.{_STENCILS[chosen]}")
 
 
 def _plan(activation: str, ignore: Sequence[int], dense: bool) -> Plan:
@@ -246,7 +242,7 @@ def _cldice_sums_backward(
 ) -> Tensor:
     plan = _plan(activation, ignore, dense)
     stencils = _stencils(backend, logits.device)
-    gradient: Tensor = stencils.cldice_sums_backward(grad_sums, logits, target, mask, plan, iterations)
+    gradient: Tensor = stencils.cldice_sums_backward(grad_sums, logits, target, mask, plan, iterations, first)
     return gradient
 
 

@@ -216,7 +216,7 @@ def cldice_sums(
 
 
 def cldice_sums_backward(
-    grad_sums: Tensor, logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, iterations: int
+    grad_sums: Tensor, logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, iterations: int, first: int
 ) -> Tensor:
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     batch, channels = logits.shape[:2]
@@ -227,11 +227,9 @@ def cldice_sums_backward(
         work = _Skeletons(v, iterations, True)
         for b in range(batch):
             probabilities(v, slope[b : b + 1], work.weights, b)
-            for c in range(channels):
-                if coefficients[b, c].any():
-                    work.derivative(b, c, slope[b, c].reshape(v.grid), coefficients[b, c])
-                else:
-                    slope[b, c].fill(0)
+            slope[b, :first] = 0
+            for c in range(first, channels):
+                work.derivative(b, c, slope[b, c].reshape(v.grid), coefficients[b, c])
         del work
     counted = None if mask is None else mask != 0  # the weights are in the slope already
     by_p = torch.ones((batch, channels, 1), dtype=torch.float64)

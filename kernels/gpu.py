@@ -47,12 +47,13 @@ class Launch(NamedTuple):
     """One kernel call, complete: ``kernel[grid](*args, **constants)``."""
 
     kernel: Any
-    grid: tuple[int]
+    grid: tuple[int, ...]
     args: tuple
     constants: dict[str, Any]
 
     def run(self) -> None:
-        device = self.args[0].pointer.device
+        first = self.args[0]
+        device = (first.pointer if isinstance(first, Field) else first).device
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
             self.kernel[self.grid](*self.args, **self.constants)
 
@@ -202,7 +203,6 @@ def _inputs(
     mask_kind = "none" if mask is None else "bool" if mask.dtype == torch.bool else "weight"
     if not plan.mapped:
         weight_map = None
-    ignore = () if plan.dense else tuple(i for i in plan.ignore if _fits(i, target.dtype))
     fields = [
         _field(logits, True),
         _field(target, plan.dense),
@@ -218,7 +218,7 @@ def _inputs(
         "POWERS": tuple(term.power for term in plan.terms),
         "MAPPED": tuple(term.mapped for term in plan.terms),
         "ACTIVATION": plan.activation,
-        "IGNORE": ignore,
+        "IGNORE": labels_within(plan, target.dtype),
         "DENSE": plan.dense,
         "MASK": mask_kind,
         "AXES": axes,
@@ -229,10 +229,12 @@ def _inputs(
     return fields, constants
 
 
-def _fits(label: int, dtype: torch.dtype) -> bool:
-    if dtype == torch.bool:
-        return label in (0, 1)
-    return torch.iinfo(dtype).min <= label <= torch.iinfo(dtype).max
+def labels_within(plan: Plan, dtype: torch.dtype) -> tuple[int, ...]:
+    """The ignored labels that a target of the dtype can hold: as a number of that dtype another would wrap."""
+    if plan.dense:
+        return ()
+    low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return tuple(label for label in plan.ignore if low <= label <= high)
 
 
 def _field(tensor: Tensor, channels: bool) -> Field:

@@ -38,7 +38,7 @@ def jaccard(
     if errors.numel():
         values_launch(logits, target, mask, plan, errors, "errors")[0].run()
     return jaccard_of_groups(
-        errors, _truth(target, logits.shape[1], plan.dense), _weight(target, mask, plan), per_sample
+        errors, _truth(target, logits.shape[1], plan.dense), voxel_weight(target, mask, plan), per_sample
     )
 
 
@@ -67,9 +67,10 @@ def _truth(target: Tensor, channels: int, dense: bool) -> Callable[[slice, int],
     return lambda samples, c: labels[samples] == c + first_label(channels)
 
 
-def _weight(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
+def voxel_weight(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
     """The weight of each voxel, ``[B, 1, *S]``."""
-    weight = torch.ones_like(target[:, :1] if plan.dense else target.unsqueeze(1), dtype=torch.float32)
-    for label in () if plan.dense else plan.ignore:
-        weight = weight * (target.unsqueeze(1).long() != label)  # a small dtype would wrap the label
+    labels = target[:, :1] if plan.dense else target.unsqueeze(1)
+    weight = torch.ones_like(labels, dtype=torch.float32)
+    for label in gpu.labels_within(plan, target.dtype):
+        weight *= labels != label
     return weight if mask is None else weight * mask.unsqueeze(1)

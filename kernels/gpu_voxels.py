@@ -1,4 +1,4 @@
-"""What is ranked, written for every voxel in one Triton pass: cross-entropies, or errors of the probabilities.
+"""What is ranked or seen by neighbours, written for every voxel in one Triton pass: cross-entropies, errors, p.
 
 Two families as for the sums: *unrolled*, where a thread holds all channels of its voxels, and *rows*.
 """
@@ -16,9 +16,18 @@ from .gpu_unrolled import softmax_channel, softmax_parts
 
 
 @triton.jit
-def error_of(parts, truth):
-    """|y - p| for a y of 0 or 1."""
-    return tl.where(truth[1], parts[1], parts[0])
+def value_of(WHAT: tl.constexpr, parts, truth, counted, weight, DENSE: tl.constexpr):
+    """|y - p| for a y of 0 or 1 (``"errors"``); 0 where a voxel does not count: p, or w (y - p)^2 (``"squares"``)."""
+    if WHAT == "p":
+        value = tl.where(counted, parts[0], 0.0)
+    else:
+        value = parts[0] - truth[0] if DENSE and WHAT == "squares" else tl.where(truth[1], parts[1], parts[0])
+        if WHAT == "squares":
+            value *= value
+            if len(weight) > 0:
+                value *= weight[0]
+            value = tl.where(counted, value, 0.0)
+    return value
 
 
 @triton.jit
@@ -45,8 +54,9 @@ def values_unrolled(
     AXES: tl.constexpr, CHANNELS: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr,
     INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """``WHAT``: the errors of all channels, or losses: one a voxel for softmax, else one a channel."""
+    """``WHAT``: :func:`value_of` of all channels, or losses: one a voxel for softmax, else one a channel."""
     REAL: tl.constexpr = out.pointer.dtype.element_ty
+    LOSSES: tl.constexpr = WHAT == "losses" or WHAT == "own"
     SELECT: tl.constexpr = MASK != "none" or len(IGNORE) > 0
     CHUNKS: tl.constexpr = (CHANNELS + CHUNK - 1) // CHUNK
     program = tl.program_id(0)
@@ -76,14 +86,15 @@ def values_unrolled(
             truth = read_truth(
                 target, truth_place, first + c, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
             )
-            if WHAT == "errors":
-                tl.store(out.pointer + out_place + (first + c) * out.channel, error_of(parts, truth), present)
+            if not LOSSES:
+                value = value_of(WHAT, parts, truth, counted, weight, DENSE)
+                tl.store(out.pointer + out_place + (first + c) * out.channel, value, present)
             elif ACTIVATION == "softmax":
                 total += loss_of(parts, one, truth, False, DENSE)
             else:
                 loss = loss_of(parts, one, truth, WHAT == "losses", DENSE)
                 write_loss(out, out_place, first + c, present, counted, weight, loss)
-        if ACTIVATION == "softmax" and WHAT != "errors":
+        if ACTIVATION == "softmax" and LOSSES:
             write_loss(out, out_place, 0, inside, counted, weight, total)
 
 
@@ -96,6 +107,7 @@ def values_rows(
 ):  # fmt: skip
     """The same for a softmax over many channels."""
     REAL: tl.constexpr = out.pointer.dtype.element_ty
+    LOSSES: tl.constexpr = WHAT == "losses" or WHAT == "own"
     SELECT: tl.constexpr = MASK != "none" or len(IGNORE) > 0
     program = tl.program_id(0)
     sample = program.to(tl.int64) // programs
@@ -116,9 +128,10 @@ def values_rows(
             truth = read_truth(
                 target, truth_place, channel, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
             )
-            if WHAT == "errors":
-                tl.store(out.pointer + out_place + channel * out.channel, error_of(parts, truth), present)
+            if not LOSSES:
+                value = value_of(WHAT, parts, truth, counted, weight, DENSE)
+                tl.store(out.pointer + out_place + channel * out.channel, value, present)
             else:
                 total += tl.where(channel < CHANNELS, loss_of(parts, one, truth, False, DENSE), 0.0)
-        if WHAT != "errors":
+        if LOSSES:
             write_loss(out, out_place, 0, inside, counted, weight, tl.sum(total, axis=0)[None, :])

@@ -160,7 +160,7 @@ def cldice_sums(
 
 
 def cldice_sums_backward(
-    grad_sums: Tensor, logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, iterations: int
+    grad_sums: Tensor, logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, iterations: int, first: int
 ) -> Tensor:
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     v = _Voxels(logits, target, mask, plan)

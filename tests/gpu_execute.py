@@ -1,17 +1,18 @@
 """Run as a script, in a process whose Triton compiles: runs compiled PTX on the CPU with the tools in a folder.
 
-``gpu_execute.py FOLDER [ranked]`` prints one line of JSON: each kernel's error and what it moved.
+``gpu_execute.py FOLDER sums|ranked|stencils`` prints one line of JSON: each kernel's error and what it moved.
 """
 
 import json
 import sys
 
 import torch
-from fastloss.kernels import reference, reference_ranked
+from fastloss.kernels import reference, reference_ranked, reference_stencil
 
 from bench.kernel_code import pretend
 from bench.kernel_instructions import run_on_cpu
 from bench.kernel_problems import DICE_CE
+from bench.kernel_stencils import instead_of_running, run_losses, stencil_problem
 from bench.kernel_traffic import nbytes
 from bench.kernel_variants import UNIONS, Variant, ranked_variants
 
@@ -83,6 +84,27 @@ def execute_ranked(folder):
     return rows
 
 
+def execute_stencils(folder):
+    """The losses on stencils, every kernel executed; the volumes are small, as a program's tile is not."""
+    pretend("sm_90")
+    rows = []
+    for space in ((6, 9, 16), (11, 21), (4, 5, 7)):
+        problem = stencil_problem(space, torch.float32)
+        kernels = set()
+
+        def execute(launch, kernels=kernels):
+            kernels.add(launch.kernel.fn.__name__)
+            run_on_cpu(folder, launch)
+
+        with instead_of_running(execute):
+            found = run_losses(problem)
+        wanted = run_losses(problem, reference_stencil)
+        errors = {name: (found[name] - want).abs().max() / want.abs().max() for name, want in wanted.items()}
+        rows.append({"space": space, "kernels": sorted(kernels), "errors": {n: float(e) for n, e in errors.items()}})
+    return rows
+
+
 if __name__ == "__main__":
-    folder, *rest = sys.argv[1:]
-    print(json.dumps(execute_ranked(folder) if rest == ["ranked"] else execute(folder)))
+    folder, what = sys.argv[1:]
+    runs = {"sums": execute, "ranked": execute_ranked, "stencils": execute_stencils}
+    print(json.dumps(runs[what](folder)))

@@ -29,6 +29,7 @@ FAMILIES = [(2, "softmax"), (5, "softmax"), (18, "softmax"), (3, "sigmoid"), (1,
 )
 def test_values(channels, activation, weights, dtype, dense):
     from fastloss.kernels import gpu_ranked, reference_ranked
+    from fastloss.kernels.reference import _Voxels
 
     options = {"all": {}, "ignore": {"ignore": (1, 255)}, "mask": {"mask": "weight"}}[weights]
     problem = make_problem(
@@ -48,6 +49,12 @@ def test_values(channels, activation, weights, dtype, dense):
     launch.run()
     counted = (weight != 0).expand_as(found)
     assert (found.double() - wanted)[counted].abs().max() <= tolerance * max(1, wanted.max())
+    voxels = _Voxels(problem.logits.double(), *arguments, plan)
+    squares = voxels.weight * (voxels.p - voxels.y) ** 2
+    for what, wanted in (("p", voxels.p * voxels.counted), ("squares", squares)):
+        launch, found = gpu_ranked.values_launch(problem.logits, *arguments, plan, output(channels), what)
+        launch.run()
+        assert (found.double() - wanted).abs().max() <= tolerance * wanted.max()
     wanted = reference_ranked.voxel_losses(problem.logits.double(), *arguments, plan, exclusive)
     what = "own" if exclusive and activation == "none" else "losses"
     found = output(1 if activation == "softmax" else channels)
