@@ -92,7 +92,8 @@ class HausdorffConvLoss(_SquaredErrorLoss):
     weight is a constant. Outside the volume p and y are 0 and their complements 1. A voxel that does not count is
     background to its neighbours. The published formula could not be checked.
 
-    The means are taken by Fourier transforms, in the precision of the logits (float32 for half precision).
+    The means are taken in the precision of the logits (float32 for half precision): on the CPU by sums over rings of
+    rows where the balls are small, else by Fourier transforms.
 
     With ``hard=True`` the balls are taken from hard masks, p and y above a half, and f is a half where a ball lies
     wholly within, else 0: :math:`\tfrac12 [D_y > r]` for :math:`f(B_r * y)`, :math:`D_y` being the distance in voxels

@@ -1,7 +1,8 @@
 """Balls around every voxel, in plain PyTorch on any device: the Hausdorff loss by convolution.
 
 Means over balls are Fourier transforms: for r = 18 in three axes a mean has 24405 terms, a transform a few hundred
-operations a voxel. Whether a ball lies within a hard mask needs no ball: a distance tells.
+operations a voxel. :mod:`kernels.cpu_balls` has sums that need fewer for small balls. Whether a ball lies within a hard
+mask needs no ball: a distance tells.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Balls:
         self.space = like.shape
         self.weights = [float(radius) ** alpha for radius in radii]
         self.reach = [min(max(radii), size - 1) for size in self.space]  # beyond it there is no voxel
-        self.padded = [_fast_length(size + far) for size, far in zip(self.space, self.reach, strict=True)]
+        self.padded = padded_shape(radii, self.space)
         # voxel of a periodic axis -> how far it is from voxel 0, by which all that is symmetric is indexed
         places = [torch.arange(size, device=like.device) for size in self.padded]
         self.offsets = [torch.minimum(x, size - x) for x, size in zip(places, self.padded, strict=True)]
@@ -28,9 +29,8 @@ class Balls:
 
     def _transform(self, radius: int, like: Tensor) -> Tensor:
         """Of the ball around voxel 0, of sum 1 where nothing is cut off; real and symmetric, of each axis a half."""
-        whole = _squares([torch.arange(-radius, radius + 1, device=like.device)] * len(self.space))
         near = [torch.where(x <= far, x, radius + 1) for x, far in zip(self.offsets, self.reach, strict=True)]
-        ball = (_squares(near) <= radius**2).to(like) / (whole <= radius**2).sum()
+        ball = (_squares(near) <= radius**2).to(like) / ball_size(radius, like.ndim)
         half = torch.fft.rfftn(ball).real
         return half[tuple(slice(size // 2 + 1) for size in self.padded)].clone()
 
@@ -87,6 +87,16 @@ class Fits:
         distance = boundary_distance(F.pad(mask, [1] * (2 * x.ndim)).cpu())
         inner = distance[tuple(slice(1, -1) for _ in x.shape)]
         return mask, self.totals[torch.searchsorted(self.radii, inner.contiguous()).to(x.device)]
+
+
+def ball_size(radius: int, axes: int) -> int:
+    """How many voxels a ball has."""
+    return int((_squares([torch.arange(-radius, radius + 1)] * axes) <= radius**2).sum())
+
+
+def padded_shape(radii: Sequence[int], space: Sequence[int]) -> list[int]:
+    """Of the transforms: no ball reaches from one end of the volume to the other."""
+    return [_fast_length(size + min(max(radii), size - 1)) for size in space]
 
 
 def _squares(lines: list[Tensor]) -> Tensor:

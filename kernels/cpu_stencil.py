@@ -18,8 +18,9 @@ from fastloss.terms import Plan, Term
 from . import cpu_erosion as erosion
 from . import cpu_skeleton as skeleton
 from . import cpu_structure as structure
-from .balls import Balls, Fits
+from .balls import Fits
 from .cpu import backward as backward_of_sums
+from .cpu_balls import balls_of
 from .cpu_threads import pick
 from .cpu_volumes import Volumes, errors, probabilities, target_volume, volumes
 
@@ -325,7 +326,7 @@ def hausdorff_conv(
         totals, bad = probabilities(v, field, weights)
         sums[:, :, 1] = totals[:, None]
         space = logits.shape[2:]
-        balls = (Fits if hard else Balls)(radii, alpha, torch.from_numpy(y).view(space))
+        balls = (Fits if hard else balls_of)(radii, alpha, torch.from_numpy(y).view(space))
         for b in range(batch):
             field[b, :first] = 0
             for c in range(first, channels):

@@ -345,6 +345,44 @@ def test_balls_larger_than_the_volume(each_backend):
     agree(loss, plain_loss("hausdorff_conv", labels, "softmax", 3, **options), logits, labels, 1e-9)
 
 
+@pytest.mark.parametrize("space", [(40,), (13, 11), (20, 33, 70), (3, 100, 4), (1, 1, 5)], ids=str)
+@pytest.mark.parametrize("radii", [[3, 1, 5], [2], [4, 20]], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-14)], ids=str)
+def test_sums_over_balls_are_their_transforms(space, radii, dtype, tolerance):
+    from fastloss.kernels.balls import Balls
+    from fastloss.kernels.cpu_balls import BallSums
+
+    p, y = torch.rand(space, dtype=dtype), (torch.rand(space) < 0.5).to(dtype)
+    p[:1], y[: len(y) // 2] = 0, 0
+    wanted = Balls(radii, 1.5, p.double()).surplus_weights(p.double(), y.double())
+    found = BallSums(radii, 1.5, p).surplus_weights(p, y)
+    assert found.dtype == dtype
+    oracle.assert_close(found.double(), wanted, tolerance)
+
+
+def test_sums_over_balls_do_not_depend_on_the_blocks(monkeypatch):
+    from fastloss.kernels import cpu_balls
+
+    p, y = torch.rand(9, 45, 150), (torch.rand(9, 45, 150) < 0.5).float()
+    sums = cpu_balls.BallSums([2, 5, 9], 2.0, p)
+    expected = sums.surplus_weights(p, y)
+    for rows, length in ((4, 128), (7, 33), (45, 150)):
+        monkeypatch.setattr(cpu_balls, "FEWEST_ROWS", rows)
+        monkeypatch.setattr(cpu_balls, "ROWS", rows)
+        monkeypatch.setattr(cpu_balls, "LENGTH", length)
+        assert torch.equal(sums.surplus_weights(p, y), expected)
+
+
+def test_large_balls_are_transforms():
+    from fastloss.kernels.cpu_balls import BallSums, balls_of
+
+    volume, image = torch.empty(96, 96, 96), torch.empty(512, 512)
+    assert isinstance(balls_of([3, 6, 9, 12, 15, 18], 2.0, volume), BallSums)
+    assert isinstance(balls_of([3, 6, 9, 12, 15, 18], 2.0, image), BallSums)
+    assert not isinstance(balls_of([60], 2.0, volume), BallSums)
+    assert not isinstance(balls_of([40], 2.0, image), BallSums)
+
+
 def test_balls_that_fit_have_their_full_weight():
     """A ball lies within a mask where the distance to the nearest voxel outside exceeds its radius: f is 1/2 there, for
     y and for p, and less elsewhere."""
