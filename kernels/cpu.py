@@ -20,6 +20,7 @@ from . import cpu_channels, cpu_registers
 from .cpu_errors import errors_of_chunk
 from .cpu_general import backward_general, forward_general
 from .cpu_labels import backward_labels, forward_labels, serves
+from .cpu_lanes import LANES
 from .cpu_memory import walk
 from .cpu_threads import Entry, call_entry, pick, serial_and_parallel
 from .cpu_tile import SLOTS, coefficient_sources, columns, plan_numbers, plan_reals, with_target
@@ -121,11 +122,15 @@ def _prepare(plan: Plan, channels: int, dtype: torch.dtype, output: int | None) 
     numbers = plan_numbers(plan, channels, code)
     width, found = SLOTS + reals.size - 1, columns(plan.terms)
     addresses = (numbers.ctypes.data, reals.ctypes.data)
-    return _Prepared(route, width, found, coefficient_sources(found, width), numbers, reals, _tile(channels), addresses)
+    sources, tile = coefficient_sources(found, width), _tile(channels, route)
+    return _Prepared(route, width, found, sources, numbers, reals, tile, addresses)
 
 
-def _tile(channels: int) -> int:
-    """Voxels of a tile: two rows a class should stay in the L1, or failing that the L2 cache."""
+def _tile(channels: int, route: int) -> int:
+    """Voxels of a tile: two rows a class should stay in the L1, or failing that the L2 cache; a code of a plan's own
+    keeps the classes in registers, and adds its sums up at the end of a tile."""
+    if route in (_REGISTERS, _CHANNELS):
+        return 128 * LANES
     return 512 if channels <= 4 else 256 if channels <= 32 else 128
 
 
@@ -182,7 +187,7 @@ def _run(
         p.numbers.size,
         p.addresses[1],
         p.reals.size,
-        p.tile,
+        min(p.tile, -(-voxels // LANES) * LANES),
     )
     code = entry.address(p.reals.dtype.type)
     loop = pick(_LOOP, logits.numel())

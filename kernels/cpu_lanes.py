@@ -1,4 +1,4 @@
-"""Arithmetic on vectors of eight float32 voxels, and the softmax of up to four classes in them, as LLVM code.
+"""Arithmetic on vectors of float32 voxels, and the softmax of up to four classes in them, as LLVM code.
 
 LLVM's own vectoriser unrolls a loop over several classes until its registers run out, or refuses it. Rows are given by
 address, in bytes; their length is a multiple of ``LANES``.
@@ -11,13 +11,23 @@ from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from . import cpu_math as constants
 
-LANES = 8
+
+def cpu_features() -> str:
+    """What Numba compiles for, as LLVM names it."""
+    wanted = config.CPU_FEATURES
+    if wanted is None:
+        wanted = "" if config.CPU_NAME == "generic" else get_host_cpu_features()
+    return str(wanted)
+
+
+LANES = 16 if "+avx512f" in cpu_features() else 8
 MOST = 4  # classes
 _AHEAD = 2048  # bytes from a logit to the one that is prefetched
 
@@ -39,7 +49,7 @@ ZERO, ONE = reals(0), reals(1)
 
 
 class Lanes:
-    """Arithmetic on eight voxels at a time."""
+    """Arithmetic on ``LANES`` voxels at a time."""
 
     def __init__(self, builder: ir.IRBuilder) -> None:
         self.builder = builder

@@ -1,5 +1,5 @@
 """What the machine codes of cpu_registers and cpu_channels have in common: how they differ from plan to plan, their
-arguments, terms with a power, sums and tables; all as LLVM code on vectors of eight voxels.
+arguments, terms with a power, sums and tables; all as LLVM code on vectors of voxels.
 """
 
 from __future__ import annotations
