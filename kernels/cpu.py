@@ -20,7 +20,7 @@ from . import cpu_channels, cpu_registers
 from .cpu_errors import errors_of_chunk
 from .cpu_general import backward_general, forward_general
 from .cpu_labels import backward_labels, forward_labels, serves
-from .cpu_lanes import LANES
+from .cpu_lanes import BFLOAT16, FLOAT16, LANES, cpu_features
 from .cpu_memory import walk
 from .cpu_threads import Entry, call_entry, pick, serial_and_parallel
 from .cpu_tile import SLOTS, coefficient_sources, columns, plan_numbers, plan_reals, with_target
@@ -50,7 +50,7 @@ def forward_with_bad_labels(
     batch, channels, voxels = _sizes(logits)
     if not logits.numel():
         return torch.zeros((batch, channels, len(plan.terms)), dtype=torch.float64), 0
-    p = _prepare(plan, channels, logits.dtype, SUMS if losses is None else LOSSES)
+    p = _prepare(plan, channels, logits.dtype, logits.is_contiguous(), SUMS if losses is None else LOSSES)
     partial = np.zeros((batch, -(-voxels // CHUNK), channels, p.width))
     walks = _walks(logits, target, mask, weight_map, plan, losses)
     walks[4, 9] = 0  # what is written of the losses is soon read again
@@ -65,7 +65,7 @@ def write_errors(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan
     walks = _walks(logits, target, mask, None, plan, errors)
     walks[4, 9] = 0
     nothing = np.zeros((logits.shape[1], 0))
-    return _run(_ERRORS, logits, nothing, (0, 0), walks, _prepare(plan, logits.shape[1], logits.dtype, None))
+    return _run(_ERRORS, logits, nothing, (0, 0), walks, _prepare(plan, logits.shape[1], logits.dtype, False, None))
 
 
 def backward(
@@ -79,7 +79,7 @@ def backward(
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     gradient = torch.empty_like(logits)
     if logits.numel():
-        p = _prepare(plan, logits.shape[1], logits.dtype, GRADIENT)
+        p = _prepare(plan, logits.shape[1], logits.dtype, logits.is_contiguous(), GRADIENT)
         coefficients = with_target(p.sources, grad_sums.detach().numpy()).astype(p.reals.dtype)
         walks = _walks(logits, target, mask, weight_map, plan, gradient)
         _run(_BACKWARD[p.route], logits, coefficients, (coefficients.strides[0], 0), walks, p)
@@ -109,21 +109,29 @@ _GENERAL, _LABELS, _REGISTERS, _CHANNELS = range(4)
 
 
 @lru_cache(maxsize=256)
-def _prepare(plan: Plan, channels: int, dtype: torch.dtype, output: int | None) -> _Prepared:
-    """``output``: one of cpu_variants; None for what only the general pass does."""
+def _prepare(plan: Plan, channels: int, dtype: torch.dtype, contiguous: bool, output: int | None) -> _Prepared:
+    """Of logits of a dtype; ``output``: one of cpu_variants; None for what only the general pass does."""
+    kind = _own_kind(dtype) if contiguous else ""
     reals = plan_reals(plan, np.float64 if dtype == torch.float64 else np.float32)
     route, code = _LABELS if serves(plan) else _GENERAL, 0
     if output is None:
         route = _GENERAL
     elif cpu_registers.serves(plan, channels, dtype):
-        route, code = _REGISTERS, cpu_registers.code(plan, channels, output)
+        route, code = _REGISTERS, cpu_registers.code(plan, channels, output, kind)
     elif cpu_channels.serves(plan, channels, dtype, output):
-        route, code = _CHANNELS, cpu_channels.code(plan, output)
-    numbers = plan_numbers(plan, channels, code)
+        route, code = _CHANNELS, cpu_channels.code(plan, output, kind)
+    numbers = plan_numbers(plan, channels, code, kind != "")
     width, found = SLOTS + reals.size - 1, columns(plan.terms)
     addresses = (numbers.ctypes.data, reals.ctypes.data)
     sources, tile = coefficient_sources(found, width), _tile(channels, route)
     return _Prepared(route, width, found, sources, numbers, reals, tile, addresses)
+
+
+def _own_kind(dtype: torch.dtype) -> str:
+    """As which type a code of a plan's own reads logits and writes gradients; "" for float32, and what becomes it."""
+    if dtype == torch.float16:  # without the processor's conversion LLVM would call a function for each number
+        return FLOAT16 if "+f16c" in cpu_features() else ""
+    return BFLOAT16 if dtype == torch.bfloat16 else ""
 
 
 def _tile(channels: int, route: int) -> int:

@@ -16,7 +16,19 @@ from fastloss.terms import Plan
 
 from .cpu_lanes import BYTES, LANES, ONE, WHOLE, WHOLES, ZERO, Lanes, blocks, reals
 from .cpu_math import INNER, no_inline
-from .cpu_memory import address, class_rows, load_row, row, store_row, stream_fence
+from .cpu_memory import (
+    address,
+    class_rows,
+    is_half,
+    load_raw_row,
+    load_row,
+    raw_row,
+    raw_rows,
+    row,
+    store_raw_row,
+    store_row,
+    stream_fence,
+)
 from .cpu_threads import call_entry
 from .cpu_tile import (
     CE_NEG,
@@ -63,9 +75,9 @@ def serves(plan: Plan, channels: int, dtype: torch.dtype, output: int) -> bool:
     return output != LOSSES or not classes_of_a_voxel
 
 
-def code(plan: Plan, output: int) -> int:
-    """The address of the code of a plan which :func:`serves`."""
-    return code_address(plan, 1, output, _emit_sums, _emit_gradient)
+def code(plan: Plan, output: int, logits: str) -> int:
+    """The address of the code of a plan which :func:`serves`; ``logits``: see :class:`Variant`."""
+    return code_address(plan, 1, output, logits, _emit_sums, _emit_gradient)
 
 
 class _Block(Block):
@@ -80,7 +92,9 @@ class _Block(Block):
             label = lanes.fill(b.trunc(a.logits_step, WHOLE))
             self.y = lanes.pick(b.icmp_signed("==", lanes.load(a.target, offset, WHOLES), label), ONE)
         self.other = b.fsub(ONE, self.y)
-        z = self.load(a.logits)
+        z = lanes.load_logits(a.logits, self.logits_offset, v.logits)
+        if weighted:  # anything may stand where the weight is 0
+            z = lanes.pick(self.counted, z)
         (self._sigmoid if v.activation == "sigmoid" else self._probability)(z)
 
     def _sigmoid(self, z: Any) -> None:
@@ -182,7 +196,7 @@ def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argumen
         for j, power in enumerate(v.powers):
             parts += [builder.fmul(k[SLOTS + j], x) for x in _power_slopes(block, j, power.complement)]
         value = lanes.total(parts) if parts else ZERO
-        lanes.store(block.weigh(value), a.out, offset)
+        block.store_gradient(block.weigh(value), a.out)
 
 
 def _power_slopes(block: _Block, j: int, complement: bool) -> list[Any]:
@@ -216,12 +230,24 @@ def _row_of(t, k, w, b, c, v, whole):
 
 
 @_fast
+def _raw_row_of(t, k, w, b, c, v, whole):
+    """The same of 16 bits, as they are."""
+    no_inline()
+    place = raw_rows(t, k, w, b, v, whole)
+    if place.in_place:
+        return place.address + c * place.step
+    load_raw_row(raw_row(t, place, 0), w, b, c, v)
+    return address(t, k)
+
+
+@_fast
 def chunk_by_channels(table, walks, numbers, b, start, stop, tile, reals):
     """Runs the plan's code over voxels start to stop of sample b; returns the bad labels seen."""
     no_inline()
     o, classes, bad_labels = options_of(numbers), table.shape[0], 0
     logits, target, mask, out = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 4)
     weight_map = walk_of(walks, 3)
+    raw_out = o.halves != 0 and is_half(out)  # losses are not
     buffer = tile_buffer(_MAP + 1, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
@@ -232,10 +258,13 @@ def chunk_by_channels(table, walks, numbers, b, start, stop, tile, reals):
         whole = t.n % LANES == 0
         voxels, weighted = fill_up(t, mask, state)
         for c in range(classes):
-            z = _row_of(t, _Z, logits, b, c, v, whole)
+            z = _raw_row_of(t, _Z, logits, b, c, v, whole) if o.halves else _row_of(t, _Z, logits, b, c, v, whole)
             y = _row_of(t, _Y, target, b, c, v, whole) if o.dense else address(t, LABELS)
             m = _row_of(t, _MAP, weight_map, b, c, v, whole) if weight_map.code >= 0 else np.int64(0)
-            place = class_rows(t, _OUT, out, b, v, whole)
+            if raw_out:
+                place = raw_rows(t, _OUT, out, b, v, whole)
+            else:
+                place = class_rows(t, _OUT, out, b, v, whole)
             result = place.address + c * place.step if place.in_place else address(t, _OUT)
             arguments = (
                 np.int64(table.ctypes.data),
@@ -253,7 +282,10 @@ def chunk_by_channels(table, walks, numbers, b, start, stop, tile, reals):
             )
             call_entry(o.code, arguments)
             if out.code >= 0 and not place.in_place:
-                store_row(row(t, _OUT), out, b, c, v)
+                if raw_out:
+                    store_raw_row(raw_row(t, place, 0), out, b, c, v)
+                else:
+                    store_row(row(t, _OUT), out, b, c, v)
     if out.streamed:
         stream_fence()
     return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live

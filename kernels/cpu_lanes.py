@@ -27,6 +27,19 @@ def cpu_features() -> str:
     return str(wanted)
 
 
+class _BFloat(ir.types.Type):
+    """LLVM's type, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
 LANES = 16 if "+avx512f" in cpu_features() else 8
 MOST = 4  # classes
 _AHEAD = 2048  # bytes from a logit to the one that is prefetched
@@ -34,6 +47,8 @@ _AHEAD = 2048  # bytes from a logit to the one that is prefetched
 BYTES = ir.IntType(64)
 REAL, WHOLE = ir.FloatType(), ir.IntType(32)
 REALS, WHOLES = ir.VectorType(REAL, LANES), ir.VectorType(WHOLE, LANES)
+BFLOAT16, FLOAT16 = "bfloat16", "float16"  # of logits and gradients that lie contiguously; "" is float32
+SHORTS, HALVES = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(ir.HalfType(), LANES)
 _FUSED = ("contract",)  # a multiplication and an addition become one instruction
 
 
@@ -62,6 +77,34 @@ class Lanes:
 
     def store(self, value: Any, address: Any, offset: Any) -> None:
         self.builder.store(value, self.at(address, offset, value.type), align=4)
+
+    def load_logits(self, address: Any, offset: Any, kind: str) -> Any:
+        """Of a type of 16 bits too."""
+        if not kind:
+            return self.load(address, offset)
+        if kind == BFLOAT16:
+            bits = self.builder.load(self.at(address, offset, SHORTS), typ=SHORTS, align=2)
+            return self.builder.bitcast(self.builder.shl(self.builder.zext(bits, WHOLES), wholes(16)), REALS)
+        halves = self.builder.load(self.at(address, offset, HALVES), typ=HALVES, align=2)
+        return self.builder.fpext(halves, REALS)
+
+    def store_gradient(self, value: Any, address: Any, offset: Any, kind: str) -> None:
+        """The inverse, rounded to the nearest."""
+        if not kind:
+            self.store(value, address, offset)
+            return
+        narrow = self.builder.fptrunc(value, HALVES) if kind == FLOAT16 else self._bfloat16(value)
+        self.builder.store(narrow, self.at(address, offset, narrow.type), align=2)
+
+    def _bfloat16(self, value: Any) -> Any:
+        """The upper half of the bits, rounded."""
+        if "+avx512bf16" in cpu_features():  # else LLVM would call a function for each number
+            return self.builder.fptrunc(value, ir.VectorType(_BFloat(), LANES))
+        b, bits = self.builder, self.builder.bitcast(value, WHOLES)
+        odd = b.and_(b.lshr(bits, wholes(16)), wholes(1))
+        rounded = b.add(b.add(bits, wholes(0x7FFF)), odd)
+        ordered = b.fcmp_ordered("ord", value, value)
+        return b.trunc(b.lshr(b.select(ordered, rounded, wholes(0x7FC00000)), wholes(16)), SHORTS)
 
     def fill(self, scalar: Any) -> Any:
         vector = ir.VectorType(scalar.type, LANES)
@@ -193,11 +236,13 @@ def blocks(builder: ir.IRBuilder, n: Any) -> Iterator[tuple[Any, Any]]:
 class Softmax:
     """The exponentials of the voxels of one block, less the largest logit; and what normalises them."""
 
-    def __init__(self, lanes: Lanes, classes: int, z: Any, step: Any, offset: Any, weight: Any = None) -> None:
+    def __init__(
+        self, lanes: Lanes, classes: int, z: Any, step: Any, offset: Any, weight: Any = None, kind: str = ""
+    ) -> None:
         b = lanes.builder
-        self.offsets = [b.add(offset, b.mul(step, ir.Constant(BYTES, c))) for c in range(classes)]
-        logits = [lanes.load(z, o) for o in self.offsets]
-        for o in self.offsets:
+        offsets = [b.add(offset, b.mul(step, ir.Constant(BYTES, c))) for c in range(classes)]
+        logits = [lanes.load_logits(z, o, kind) for o in offsets]
+        for o in offsets:
             prefetch(b, b.add(b.add(z, o), ir.Constant(BYTES, _AHEAD)))
         if weight is not None:  # anything may stand where the weight is 0
             counted = b.fcmp_unordered("!=", weight, ZERO)

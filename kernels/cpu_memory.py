@@ -235,6 +235,11 @@ def _at(w, offset, size, dtype):
     return carray(_pointer(w.address, offset, dtype), (span,))
 
 
+@_inlined
+def is_half(w):
+    return w.code == BFLOAT16 or w.code == FLOAT16
+
+
 @_fast
 def load_integers(dst, w, b, c, voxel):
     """Voxels ``voxel`` to ``voxel + dst.size`` as int32; one that does not fit becomes ``NO_LABEL``."""
@@ -292,7 +297,7 @@ def load_row(dst, w, b, c, voxel):
             else:
                 _copy(part, _at(w, offset, n, np.float64), w.stride2)
             done += n
-    elif w.code == BFLOAT16 or w.code == FLOAT16:
+    elif is_half(w):
         _load_halves(dst, w, b, c, voxel)
     else:
         integers = np.empty(dst.size, np.int32)
@@ -374,7 +379,7 @@ def _store_halves(src, w, b, c, voxel):
 def store_row(src, w, b, c, voxel):
     """The inverse of load_row, for the floating types."""
     no_inline()
-    if w.code == BFLOAT16 or w.code == FLOAT16:
+    if is_half(w):
         _store_halves(src, w, b, c, voxel)
         return
     done = 0
@@ -405,6 +410,36 @@ def class_rows(t, k, w, b, voxel, allowed):
     if allowed and whole and w.stride2 == 1 and w.code == (FLOAT64 if size == 8 else FLOAT32):
         return ClassRows(w.address + size * _offset(w, b, 0, voxel), size * w.channel, True)
     return ClassRows(np.int64(t.base) + size * k * t.pitch, size * t.pitch, False)
+
+
+@_fast
+def raw_rows(t, k, w, b, voxel, allowed):
+    """Of a contiguous tensor of 16 bits as it is: in place if allowed, else rows k, k + 1, ..."""
+    no_inline()
+    if allowed:
+        return ClassRows(w.address + 2 * _offset(w, b, 0, voxel), 2 * w.channel, True)
+    size = row(t, k).itemsize
+    return ClassRows(np.int64(t.base) + size * k * t.pitch, size * t.pitch, False)
+
+
+@_inlined
+def raw_row(t, r, c):
+    """The row of class c of 16 bits, as an array."""
+    return carray(_pointer(r.address + c * r.step, 0, np.uint16), (t.n,))
+
+
+@_fast
+def load_raw_row(dst, w, b, c, voxel):
+    """From a contiguous tensor of 16 bits."""
+    no_inline()
+    _copy(dst, _at(w, _offset(w, b, c, voxel), dst.size, np.uint16), 1)
+
+
+@_fast
+def store_raw_row(src, w, b, c, voxel):
+    """To a contiguous tensor of 16 bits."""
+    no_inline()
+    _copy(_at(w, _offset(w, b, c, voxel), src.size, np.uint16), src, 1)
 
 
 @_inlined

@@ -30,7 +30,19 @@ from .cpu_lanes import (
     wholes,
 )
 from .cpu_math import INNER, no_inline
-from .cpu_memory import address, class_row, class_rows, load_row, store_row, stream_fence
+from .cpu_memory import (
+    address,
+    class_row,
+    class_rows,
+    is_half,
+    load_raw_row,
+    load_row,
+    raw_row,
+    raw_rows,
+    store_raw_row,
+    store_row,
+    stream_fence,
+)
 from .cpu_threads import call_entry
 from .cpu_tile import (
     ALL,
@@ -82,9 +94,9 @@ def serves(plan: Plan, channels: int, dtype: torch.dtype) -> bool:
     return fits and plan.activation == "softmax" and not plan.dense
 
 
-def code(plan: Plan, channels: int, output: int) -> int:
-    """The address of the code of a plan which :func:`serves`."""
-    return code_address(plan, channels, output, _emit_sums, _emit_gradient)
+def code(plan: Plan, channels: int, output: int, logits: str) -> int:
+    """The address of the code of a plan which :func:`serves`; ``logits``: see :class:`Variant`."""
+    return code_address(plan, channels, output, logits, _emit_sums, _emit_gradient)
 
 
 # The values and slopes of one block of voxels
@@ -96,7 +108,7 @@ class _Block(Block):
     def __init__(self, lanes: Lanes, v: Variant, a: Arguments, offset: Any, weighted: bool):
         super().__init__(lanes, v, a, offset, weighted)
         b = self.builder
-        self.soft = Softmax(lanes, v.classes, a.logits, a.logits_step, offset, self.weight)
+        self.soft = Softmax(lanes, v.classes, a.logits, a.logits_step, self.logits_offset, self.weight, v.logits)
         self.label = lanes.load(a.target, offset, WHOLES)
         self.mine = [b.icmp_signed("==", self.label, wholes(c)) for c in range(v.classes)]
         self.p = [lanes.mul(e, self.soft.r) for e in self.soft.e]
@@ -268,7 +280,7 @@ def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argumen
                 value = lanes.sub(value, own[c])
             if NLL_POS in k:
                 value = lanes.sub(value, k[NLL_POS][c])
-            lanes.store(block.weigh(value), builder.add(a.out, builder.mul(a.out_step, ir.Constant(BYTES, c))), offset)
+            block.store_gradient(block.weigh(value), builder.add(a.out, builder.mul(a.out_step, ir.Constant(BYTES, c))))
 
 
 def _slope(v: Variant, block: _Block, k: Coefficients, c: int) -> Any:
@@ -333,6 +345,7 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
     o, classes, bad_labels = options_of(numbers), table.shape[0], 0
     logits, target, mask, out = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2), walk_of(walks, 4)
     weight_map = walk_of(walks, 3)
+    raw_out = o.halves != 0 and is_half(out)  # losses are not
     outputs = 0 if out.code < 0 else 1 if out.channel == 0 else classes  # losses have one channel
     buffer = tile_buffer(_Z + 3 * classes, tile, reals)
     for v in range(start, stop, tile):
@@ -343,9 +356,17 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
             continue
         whole = t.n % LANES == 0
         # the code looks at no logit without weight
-        z = load_classes(t, _Z, classes, logits, b, v, ALL if whole else SOME)
+        if o.halves:
+            z = raw_rows(t, _Z, logits, b, v, whole)
+            for c in range(0 if z.in_place else classes):
+                load_raw_row(raw_row(t, z, c), logits, b, c, v)
+        else:
+            z = load_classes(t, _Z, classes, logits, b, v, ALL if whole else SOME)
         voxels, weighted = fill_up(t, mask, state)
-        results = class_rows(t, _Z + classes, out, b, v, whole)
+        if raw_out:
+            results = raw_rows(t, _Z + classes, out, b, v, whole)
+        else:
+            results = class_rows(t, _Z + classes, out, b, v, whole)
         m = class_rows(t, _Z + 2 * classes, weight_map, b, v, whole)
         if weight_map.code >= 0 and not m.in_place:
             for c in range(classes):
@@ -367,7 +388,10 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
         call_entry(o.code, arguments)
         if not results.in_place:
             for c in range(outputs):
-                store_row(class_row(t, results, c), out, b, c, v)
+                if raw_out:
+                    store_raw_row(raw_row(t, results, c), out, b, c, v)
+                else:
+                    store_row(class_row(t, results, c), out, b, c, v)
     if out.streamed:
         stream_fence()
     return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live

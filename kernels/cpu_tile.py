@@ -52,7 +52,7 @@ U, ZERO, LABELS, LARGEST, TOTAL, R, RU = range(7)
 FIRST_FREE = 7
 
 _SKEW = 144  # numbers between rows
-_OPTIONS = 9  # numbers of the plan before those of the terms with a power
+_OPTIONS = 10  # numbers of the plan before those of the terms with a power
 _fast = njit(**INNER)
 _inlined = njit(inline="always", **INNER)
 
@@ -69,9 +69,10 @@ class Options(NamedTuple):
     power_needs: int  # what the terms with a power need
     powers: int  # how many terms have one; their kinds and whether they are mapped are in the numbers after these
     code: int  # the address of the plan's own code, of cpu_registers or cpu_channels
+    halves: int  # whether that code reads logits and writes gradients of 16 bits itself
 
 
-def plan_numbers(plan: Plan, channels: int, code: int = 0) -> np.ndarray:
+def plan_numbers(plan: Plan, channels: int, code: int = 0, halves: bool = False) -> np.ndarray:
     """The fields of Options; kind and mapped of every term with a power; the ignored labels."""
     bits, mapped_bits = (
         sum(1 << KINDS.index(term.kind) for term in plan.terms if term.kind in KINDS and term.mapped == mapped)
@@ -82,7 +83,7 @@ def plan_numbers(plan: Plan, channels: int, code: int = 0) -> np.ndarray:
     needs = 0
     for term in with_power:
         needs |= _POWER_NEEDS[term.kind]
-    options += [bits, mapped_bits, needs, len(with_power), code]
+    options += [bits, mapped_bits, needs, len(with_power), code, int(halves)]
     for term in with_power:
         options += [POWER_KINDS.index(term.kind), int(term.mapped)]
     return np.array([*options, *plan.ignore])
@@ -128,7 +129,7 @@ def has(bits, column):
 
 @_inlined
 def options_of(n):
-    return Options(n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8])
+    return Options(n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9])
 
 
 @_inlined

@@ -44,6 +44,7 @@ class Variant(NamedTuple):
     classes: int  # 1 for channels that do not depend on one another
     bits: int  # columns of a pass, those under the voxel weight map included
     powers: tuple[Power, ...]
+    logits: str  # "", or the type of less than 32 bits that they are read, and their gradient written, as
 
     def asks(self, *columns: int) -> bool:
         return any(self.bits >> column & 1 for column in columns)
@@ -63,7 +64,7 @@ class Variant(NamedTuple):
         return self.output == LOSSES or any(not power.complement for power in self.powers)
 
 
-def variant(plan: Plan, classes: int, output: int) -> Variant:
+def variant(plan: Plan, classes: int, output: int, logits: str) -> Variant:
     """Of a plan."""
     bits, powers = 0, []
     for term in plan.terms:
@@ -75,7 +76,7 @@ def variant(plan: Plan, classes: int, output: int) -> Variant:
     if output == GRADIENT:
         of_target = 1 << Y | 1 << Y2 | 1 << COUNT
         bits &= ~(of_target | of_target << MAPPED)
-    return Variant(output, plan.activation, plan.dense, classes, bits, tuple(powers))
+    return Variant(output, plan.activation, plan.dense, classes, bits, tuple(powers), logits)
 
 
 class Arguments(NamedTuple):
@@ -100,9 +101,9 @@ Emit = Callable[[ir.IRBuilder, Variant, bool, Arguments], None]
 Coefficients = dict[int, list[Any]]  # by column, of each class
 
 
-def code_address(plan: Plan, classes: int, output: int, sums: Emit, gradient: Emit) -> int:
+def code_address(plan: Plan, classes: int, output: int, logits: str, sums: Emit, gradient: Emit) -> int:
     """Of a plan's code for an output, written by one of the two."""
-    address: int = _code(variant(plan, classes, output), gradient if output == GRADIENT else sums).address
+    address: int = _code(variant(plan, classes, output, logits), gradient if output == GRADIENT else sums).address
     return address
 
 
@@ -126,7 +127,8 @@ def _code(v: Variant, emit: Emit) -> Any:
 
     powers = (f"{'m' * p.mapped}{p.kind}{'-' if p.complement else '+'}{p.whole}" for p in v.powers)
     target, output = "dense" if v.dense else "labels", ("sums", "losses", "gradient")[v.output]
-    name = "_".join((output, v.activation, target, str(v.classes), f"{v.bits:x}", *powers))
+    logits = (v.logits,) if v.logits else ()
+    name = "_".join((output, v.activation, target, str(v.classes), f"{v.bits:x}", *powers, *logits))
     return machine_code(_run, name, emitted=emitted)
 
 
@@ -192,6 +194,7 @@ class Block:
     def __init__(self, lanes: Lanes, v: Variant, a: Arguments, offset: Any, weighted: bool):
         self.builder, self.lanes, self.v, self.powers = lanes.builder, lanes, v, Powers(lanes, v, a.reals)
         self.arguments, self.offset = a, offset
+        self.logits_offset = self.builder.lshr(offset, ir.Constant(BYTES, 1)) if v.logits else offset
         self.weight = lanes.load(a.weights, offset) if weighted else None
         self.counted = self.builder.fcmp_unordered("!=", self.weight, ZERO) if weighted else None
         steps = [self.builder.mul(a.map_step, ir.Constant(BYTES, c)) for c in range(v.classes)] if v.mapped else []
@@ -228,6 +231,9 @@ class Block:
                     [b.fadd(x, y) for x, y in zip(plain, scaled, strict=True)] if plain else scaled
                 )
         return k
+
+    def store_gradient(self, value: Any, address: Any) -> None:
+        self.lanes.store_gradient(value, address, self.logits_offset, self.v.logits)
 
     def store_loss(self, loss: Any) -> None:
         """The weighted cross-entropy, of positive sign (also of NaN, so that bits rank it); -1 where nothing counts."""

@@ -1,5 +1,11 @@
 """The Numba passes that keep up to four classes, or a channel, in registers: what only some plans and tiles see."""
 
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import oracle
 import pytest
 import torch
@@ -22,7 +28,7 @@ PLANS = [
     ("miss_pos(1.0)", "miss_neg(3.0)", "miss_pos(1.5)", "nll_pos"),
     ("ce_pos", "focal_neg(2.0)"),
 ]
-SPACE = (10, 8, 9)  # 720 voxels: one whole tile, and one that still has whole vectors
+SPACE = (14, 12, 14)  # 2352 voxels: whole tiles, and one that still has whole vectors
 SPACES = [SPACE, (7, 11, 5)]  # 385 voxels: one more than whole vectors
 
 
@@ -97,16 +103,60 @@ def test_voxel_weight_maps(terms, kind, masked):
     oracle.assert_close(gradient, expected_gradient, 1e-5)
 
 
-@pytest.mark.parametrize("layout", ["channels last", "half of a wider row", "bfloat16", "float16"])
-def test_logits_that_are_not_read_in_place(layout):
-    logits, labels = oracle.make("softmax", 4, SPACE)
+@pytest.mark.parametrize("layout", ["channels last", "half of a wider row"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_logits_that_are_not_read_in_place(layout, dtype):
+    logits, labels = oracle.make("softmax", 4, SPACE, dtype=dtype)
     if layout == "channels last":
         logits = logits.contiguous(memory_format=torch.channels_last_3d)
-    elif layout == "half of a wider row":
-        logits = torch.cat([logits, logits], -1)[..., : SPACE[-1]]
     else:
-        logits = logits.to(getattr(torch, layout))
+        logits = torch.cat([logits, logits], -1)[..., : SPACE[-1]]
     check(logits, labels, oracle.one_hot(labels, 4), oracle.counted(labels), terms=PLANS[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_logits_of_16_bits(masked, space, activation, dtype):
+    logits, labels = oracle.make(activation, 3, space, dtype=dtype)
+    mask = torch.rand(labels.shape) * (torch.rand(labels.shape) > 0.3) if masked else None
+    weight = oracle.counted(labels, (), mask)
+    logits = torch.where(weight.unsqueeze(1) != 0, logits, torch.nan)
+    options = {"mask": mask} if masked else {}
+    check(logits, labels, oracle.one_hot(labels, 3), weight, terms=PLANS[2], activation=activation, **options)
+
+
+ON_A_PROCESSOR = """
+import torch, fastloss
+from fastloss.kernels.cpu_lanes import LANES
+torch.manual_seed(0)
+labels = torch.randint(0, 3, (2, 5, 7, 9), dtype=torch.uint8)
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    logits = torch.randn(2, 3, 5, 7, 9).to(dtype)
+    logits[0, 1, 2, 3, 4] = torch.finfo(dtype).max
+    results = []
+    for backend in ("numba", "reference"):
+        with fastloss.backend(backend):
+            leaf = logits.clone().requires_grad_()
+            value = fastloss.DiceCELoss()(leaf, labels)
+            value.backward()
+            results.append((value.detach(), leaf.grad))
+    torch.testing.assert_close(*(value for value, _ in results))
+    torch.testing.assert_close(*(gradient for _, gradient in results), rtol=1e-2, atol=1e-5)
+print(LANES)
+"""
+
+
+@pytest.mark.parametrize(("name", "features"), [("generic", ""), ("haswell", "+avx,+avx2,+fma,+f16c,+sse4.2")])
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86 processors")
+def test_processors_with_shorter_vectors(name, features, tmp_path):
+    """Where the processor converts no 16-bit numbers LLVM would call functions that are not there."""
+    environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    environment |= {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", ON_A_PROCESSOR], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["8"]
 
 
 @pytest.mark.parametrize("scale", [1e-3, 100, 1e4])
@@ -118,7 +168,7 @@ def test_logarithms_of_products(scale):
     oracle.assert_close(fastloss.voxel_sums(logits, labels, ("ce_pos",)), expected, 2e-6)
 
 
-@pytest.mark.parametrize("position", [0, 700, 719])
+@pytest.mark.parametrize("position", [0, 2300, 2351])
 def test_bad_values_come_through(position):
     """An infinite or absent logit of a counted voxel is not lost among the others."""
     logits, labels = oracle.make("softmax", 3, SPACE)
