@@ -22,7 +22,6 @@ def kernels_command(everything, targets, shape, bandwidth, json_file):
     if not importlib.util.find_spec("triton"):
         raise click.ClickException("Triton is not installed here, and it is what compiles the kernels")
     from bench.kernel_instructions import tools_folder
-    from bench.kernel_stencils import stencil_variants
     from bench.kernel_variants import variants
     from bench.kernels import BANDWIDTH, code_table, faults, jobs, measure, time_table
     from bench.report import console, progress, write_json
@@ -30,10 +29,10 @@ def kernels_command(everything, targets, shape, bandwidth, json_file):
     tools, volume = tools_folder(), (shape[0], *shape[2:])
     work = jobs(targets or TARGETS, everything, volume, tools, torch.cuda.is_available())
     plain = [variant for variant in variants(everything) if variant.wide]
-    chosen = [*variants(everything), *stencil_variants()]
     with progress() as bars:
         tasks = {
-            job.title: bars.add_task(job.title, total=len(chosen if what.startswith("code") else plain), status="")
+            # of the code there are the stencils' kernels besides, which only the worker can list
+            job.title: bars.add_task(job.title, total=None if what.startswith("code") else len(plain), status="")
             for what, job in work.items()
         }
 
