@@ -20,6 +20,7 @@ from bench.registry import LOSSES
 from fastloss.metrics import confusion_counts
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+GOOD_DICE = 0.85  # of white matter; below it a table owes a reason
 
 
 @dataclass(frozen=True)
@@ -201,10 +202,19 @@ def train_loss(
         "steps": len(times),
         "seconds": took,
         "others_busy_cores": watched["others"],
-        "notes": notes_on_others(watched["others"]),
+        "notes": [*notes_on_others(watched["others"]), *unfinished(name, len(history), took, tables["dice"], schedule)],
         "history": history,
         "schedule": asdict(schedule) | {"seconds": None if math.isinf(schedule.seconds) else schedule.seconds},
         "test_slices": list(test.positions),
         "device": str(device),
         "machine": machine(),
     }
+
+
+def unfinished(name: str, epochs: int, seconds: float, dice: torch.Tensor, schedule: Schedule) -> list[str]:
+    """What to know of a loss that the clock stopped before white matter was segmented well."""
+    found = float(dice[CLASSES.index("WM")])
+    if found >= GOOD_DICE or epochs >= schedule.epochs:
+        return []
+    longer = f"`python -m bench train --losses {name}` trains on"
+    return [f"white matter's Dice is {found:.2f} after {epochs} of {schedule.epochs} epochs, {seconds:.0f} s; {longer}"]
