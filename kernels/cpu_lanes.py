@@ -48,6 +48,7 @@ BYTES = ir.IntType(64)
 REAL, WHOLE = ir.FloatType(), ir.IntType(32)
 REALS, WHOLES = ir.VectorType(REAL, LANES), ir.VectorType(WHOLE, LANES)
 BFLOAT16, FLOAT16 = "bfloat16", "float16"  # of logits and gradients that lie contiguously; "" is float32
+NARROW = ir.VectorType(ir.IntType(8), LANES)
 SHORTS, HALVES = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(ir.HalfType(), LANES)
 _FUSED = ("contract",)  # a multiplication and an addition become one instruction
 
@@ -77,6 +78,11 @@ class Lanes:
 
     def store(self, value: Any, address: Any, offset: Any) -> None:
         self.builder.store(value, self.at(address, offset, value.type), align=4)
+
+    def load_narrow(self, address: Any, offset: Any) -> Any:
+        """Numbers of 8 bits; the offset is of numbers of 32."""
+        place = self.at(address, self.builder.lshr(offset, ir.Constant(BYTES, 2)), NARROW)
+        return self.builder.zext(self.builder.load(place, typ=NARROW, align=1), WHOLES)
 
     def load_logits(self, address: Any, offset: Any, kind: str) -> Any:
         """Of a type of 16 bits too."""

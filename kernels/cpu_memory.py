@@ -236,6 +236,12 @@ def _at(w, offset, size, dtype):
 
 
 @_inlined
+def byte_address(w, b, voxel):
+    """Of a voxel of 8 bits without channels."""
+    return w.address + _offset(w, b, np.int64(0), voxel)
+
+
+@_inlined
 def is_half(w):
     return w.code == BFLOAT16 or w.code == FLOAT16
 

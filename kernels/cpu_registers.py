@@ -67,7 +67,9 @@ from .cpu_tile import (
     fill_up,
     load_classes,
     load_weight,
+    narrow_labels,
     options_of,
+    plain_labels,
     tile_buffer,
     tile_of,
     walk_of,
@@ -109,7 +111,7 @@ class _Block(Block):
         super().__init__(lanes, v, a, offset, weighted)
         b = self.builder
         self.soft = Softmax(lanes, v.classes, a.logits, a.logits_step, self.logits_offset, self.weight, v.logits)
-        self.label = lanes.load(a.target, offset, WHOLES)
+        self.label = lanes.load(a.target, offset, WHOLES) if weighted else lanes.load_narrow(a.target, offset)
         self.mine = [b.icmp_signed("==", self.label, wholes(c)) for c in range(v.classes)]
         self.p = [lanes.mul(e, self.soft.r) for e in self.soft.e]
         if v.complement:
@@ -334,7 +336,7 @@ def _flows(v: Variant, block: _Block, k: Coefficients) -> list[Any]:
 
 # The pass over a chunk
 
-_Z = FIRST_FREE  # rows of logits, then of results, then of the map
+_Z = FIRST_FREE  # rows of logits, then of results, then of the map, and one of labels of 8 bits
 _fast = njit(**INNER)
 
 
@@ -347,14 +349,19 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
     weight_map = walk_of(walks, 3)
     raw_out = o.halves != 0 and is_half(out)  # losses are not
     outputs = 0 if out.code < 0 else 1 if out.channel == 0 else classes  # losses have one channel
-    buffer = tile_buffer(_Z + 3 * classes, tile, reals)
+    buffer = tile_buffer(_Z + 3 * classes + 1, tile, reals)
     for v in range(start, stop, tile):
         t = tile_of(buffer, min(tile, stop - v), reals)
-        state = load_weight(t, target, mask, o, numbers, b, v)
-        bad_labels += state[1]
-        if state[0] == EMPTY and outputs == 0:
-            continue
         whole = t.n % LANES == 0
+        voxels, weighted = t.n, np.int64(0)
+        labels = plain_labels(t.n, target, mask, o, numbers, b, v) if whole else np.int64(0)
+        if labels == 0:
+            state = load_weight(t, target, mask, o, numbers, b, v)
+            bad_labels += state[1]
+            if state[0] == EMPTY and outputs == 0:
+                continue
+            voxels, weighted = fill_up(t, mask, state)
+            labels = address(t, LABELS) if weighted else narrow_labels(t, _Z + 3 * classes)
         # the code looks at no logit without weight
         if o.halves:
             z = raw_rows(t, _Z, logits, b, v, whole)
@@ -362,7 +369,6 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
                 load_raw_row(raw_row(t, z, c), logits, b, c, v)
         else:
             z = load_classes(t, _Z, classes, logits, b, v, ALL if whole else SOME)
-        voxels, weighted = fill_up(t, mask, state)
         if raw_out:
             results = raw_rows(t, _Z + classes, out, b, v, whole)
         else:
@@ -375,7 +381,7 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
             np.int64(table.ctypes.data),
             z.address,
             z.step,
-            address(t, LABELS),
+            labels,
             address(t, U),
             voxels,
             weighted,

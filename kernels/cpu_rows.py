@@ -66,6 +66,13 @@ def label_range(labels):
 
 
 @_elementwise
+def narrow(dst, src):
+    no_inline()
+    for i in range(dst.size):
+        dst[i] = src[i]
+
+
+@_elementwise
 def ignore_label(labels, u, label):
     no_inline()
     for i in range(labels.size):

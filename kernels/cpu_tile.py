@@ -18,9 +18,12 @@ from . import cpu_rows as rows
 from .cpu_lanes import LANES, MOST, softmax_in_registers
 from .cpu_math import INNER, no_inline
 from .cpu_memory import (
+    UINT8,
     Tile,
     Walk,
     address,
+    array_at,
+    byte_address,
     class_pointer,
     class_rows,
     label_row,
@@ -198,6 +201,33 @@ def load_weight(t, target, mask, o, numbers, b, v):
             bad, low, high = rows.drop_invalid_labels(labels, u, np.int32(o.label_count))
     zeros = rows.count_zeros(u) if weighted else 0
     return (EMPTY if zeros == t.n else ALL if zeros == 0 else SOME), bad, low, high
+
+
+@_fast
+def plain_labels(n, target, mask, o, numbers, b, v):
+    """The address of n labels of 8 bits where they need nothing: in a row, all of them classes that count; else 0."""
+    no_inline()
+    none = np.int64(0)
+    if mask.code >= 0 or target.code != UINT8 or target.stride2 != 1 or v % target.size2 + n > target.size2:
+        return none
+    place = byte_address(target, b, v)
+    low, high = rows.label_range(array_at(place, (n,), np.uint8))
+    if high >= o.label_count:
+        return none
+    ignore = ignored_labels(numbers)
+    for i in range(ignore.size):
+        if low <= ignore[i] <= high:
+            return none
+    return place
+
+
+@_fast
+def narrow_labels(t, k):
+    """Copies the labels, which are classes, to row k as numbers of 8 bits; returns where that is."""
+    no_inline()
+    place = address(t, k)
+    rows.narrow(array_at(place, (t.n,), np.uint8), label_row(t, LABELS))
+    return place
 
 
 @_fast
