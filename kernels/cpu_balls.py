@@ -17,6 +17,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+from . import cpu_rows as rows
 from .balls import Balls, ball_size, padded_shape
 from .cpu_math import INNER, SAFE, distinct_rows, no_inline
 from .cpu_memory import bare
@@ -77,9 +78,9 @@ class BallSums:
         """What multiplies the squared error, ``[*S]``, from p and y of one class."""
         weight, (_, lines, length) = torch.zeros_like(p), self.grid
         share = -(-lines * -(-length // LENGTH) // (2 * torch.get_num_threads()))
-        rows = min(ROWS, max(FEWEST_ROWS, share))  # the sums are the same for all
+        height = min(ROWS, max(FEWEST_ROWS, share))  # the sums are the same for all
         volumes = (x.numpy().reshape(self.grid) for x in (p, y, weight))
-        pick(SURPLUS, p.numel())(*volumes, *self.discs, self.factors, rows, LENGTH)
+        pick(SURPLUS, p.numel())(*volumes, *self.discs, self.factors, height, LENGTH)
         return weight
 
 
@@ -96,13 +97,6 @@ def _sum(out, a, b):
     distinct_rows()
     for i in range(out.size):
         out[i] = a[i] + b[i]
-
-
-@_elementwise
-def _add_1(total, a):
-    distinct_rows()
-    for i in range(total.size):
-        total[i] += a[i]
 
 
 @_elementwise
@@ -124,13 +118,6 @@ def _add_8(total, a, b, c, d, e, f, g, h):
     distinct_rows()
     for i in range(total.size):
         total[i] += ((a[i] + b[i]) + (c[i] + d[i])) + ((e[i] + f[i]) + (g[i] + h[i]))
-
-
-@_elementwise
-def _fill(x, value):
-    no_inline()
-    for i in range(x.size):
-        x[i] = value
 
 
 @_elementwise
@@ -166,10 +153,10 @@ def _row_sums(sums, source, volume, z, top, left, above, before):
         first, last = max(left - before, 0), min(left + width + before, length)
         if y < 0 or y >= lines or not _any(volume[z, y, first:last]):
             for k in range(sums.shape[0]):
-                _fill(sums[k, row], 0)
+                rows.set_zero(sums[k, row])
             continue
         found = True
-        _fill(source, 0)
+        rows.set_zero(source)
         source[first - left + before : last - left + before] = volume[z, y, first:last]
         sums[0, row] = source[before : before + width]
         for k in range(1, sums.shape[0]):
@@ -208,24 +195,24 @@ def _add_ring(total, flat, places, start, stop):
         _add_2(total, flat[places[i] : places[i] + n], flat[places[i + 1] : places[i + 1] + n])
         i += 2
     if i < stop:
-        _add_1(total, flat[places[i] : places[i] + n])
+        rows.add(total, flat[places[i] : places[i] + n])
 
 
 @_fast
-def _block(p, y, weight, starts, ring, first, users, reach, factors, rows, width, top, left):
-    """Rows ``top`` to ``top + rows``, voxels ``left`` to ``left + width``, of all planes."""
+def _block(p, y, weight, starts, ring, first, users, reach, factors, height, width, top, left):
+    """Rows ``top`` to ``top + height``, voxels ``left`` to ``left + width``, of all planes."""
     no_inline()
     planes, lines, length = p.shape
     above, before = 0, 0
     for i in range(ring.shape[0]):
         before, above = max(before, ring[i, 0]), max(above, ring[i, 1])
-    sums_memory = np.empty((before + 1, rows + 2 * above, width), p.dtype)
-    source_memory, total_memory = np.empty(width + 2 * before, p.dtype), np.empty(rows * width, p.dtype)
+    sums_memory = np.empty((before + 1, height + 2 * above, width), p.dtype)
+    source_memory, total_memory = np.empty(width + 2 * before, p.dtype), np.empty(height * width, p.dtype)
     balls = reach.size
     slots = np.zeros(balls + 1, np.int64)  # where a ball's planes begin: as many as it reaches over
     for ball in range(balls):
         slots[ball + 1] = slots[ball] + 2 * reach[ball] + 1
-    ball_memory = np.zeros((2, slots[balls], rows * width), p.dtype)
+    ball_memory = np.zeros((2, slots[balls], height * width), p.dtype)
     place_memory = np.empty(2 * ring.shape[0], np.int64)  # of the rows' sums, for one disc after another
     bound_memory = np.empty(starts.size, np.int64)
     sums, source, total, kept = bare(sums_memory), bare(source_memory), bare(total_memory), bare(ball_memory)
@@ -248,22 +235,22 @@ def _block(p, y, weight, starts, ring, first, users, reach, factors, rows, width
             volume = p if which == 0 else y
             if not _row_sums(sums, source, volume, z, top, left, above, before):
                 continue
-            _fill(total, 0)
+            rows.set_zero(total)
             for disc in range(starts.size - 1):
                 _add_ring(total, flat, places, bounds[disc], bounds[disc + 1])
                 for i in range(first[disc], first[disc + 1]):
                     ball, away = users[i, 0], users[i, 1]
                     depth = slots[ball + 1] - slots[ball]
                     if z + away < planes:
-                        _add_1(kept[which, slots[ball] + (z + away) % depth], total)
+                        rows.add(kept[which, slots[ball] + (z + away) % depth], total)
                     if away > 0 and z - away >= 0:
-                        _add_1(kept[which, slots[ball] + (z - away) % depth], total)
+                        rows.add(kept[which, slots[ball] + (z - away) % depth], total)
         for ball in range(balls):
             done = z - reach[ball]
             if done < 0 or done >= planes:
                 continue
             slot = slots[ball] + done % (slots[ball + 1] - slots[ball])
-            for row in range(min(rows, lines - top)):
+            for row in range(min(height, lines - top)):
                 a, n = row * width, min(width, length - left)
                 _weigh(
                     weight[done, top + row, left : left + n],
@@ -274,19 +261,19 @@ def _block(p, y, weight, starts, ring, first, users, reach, factors, rows, width
                     factors[ball, 0],
                     factors[ball, 1],
                 )
-            _fill(kept[0, slot], 0)
-            _fill(kept[1, slot], 0)
+            rows.set_zero(kept[0, slot])
+            rows.set_zero(kept[1, slot])
     # until here the arrays without an owner need theirs
     reals = sums_memory.size + source_memory.size + total_memory.size + ball_memory.size
     return reals + place_memory.size + bound_memory.size
 
 
-def _surplus_loop(p, y, weight, starts, ring, first, users, reach, factors, rows, width):  # type: ignore[no-untyped-def]
-    down, along = -(-p.shape[1] // rows), -(-p.shape[2] // width)
-    rows, width = -(-p.shape[1] // down), -(-p.shape[2] // along)
+def _surplus_loop(p, y, weight, starts, ring, first, users, reach, factors, height, width):  # type: ignore[no-untyped-def]
+    down, along = -(-p.shape[1] // height), -(-p.shape[2] // width)
+    height, width = -(-p.shape[1] // down), -(-p.shape[2] // along)
     for block in prange(down * along):
-        top, left = np.int64(block) // along * rows, np.int64(block) % along * width
-        _block(p, y, weight, starts, ring, first, users, reach, factors, rows, width, top, left)
+        top, left = np.int64(block) // along * height, np.int64(block) % along * width
+        _block(p, y, weight, starts, ring, first, users, reach, factors, height, width, top, left)
 
 
 SURPLUS = serial_and_parallel(_surplus_loop)

@@ -18,15 +18,10 @@ from .cpu_lanes import BYTES, LANES, ONE, WHOLE, WHOLES, ZERO, Lanes, blocks, re
 from .cpu_math import INNER, no_inline
 from .cpu_memory import (
     address,
-    class_rows,
     is_half,
-    load_raw_row,
-    load_row,
-    raw_row,
-    raw_rows,
-    row,
-    store_raw_row,
-    store_row,
+    load_own_row,
+    own_rows,
+    store_own_row,
     stream_fence,
 )
 from .cpu_threads import call_entry
@@ -92,9 +87,7 @@ class _Block(Block):
             label = lanes.fill(b.trunc(a.logits_step, WHOLE))
             self.y = lanes.pick(b.icmp_signed("==", lanes.load(a.target, offset, WHOLES), label), ONE)
         self.other = b.fsub(ONE, self.y)
-        z = lanes.load_logits(a.logits, self.logits_offset, v.logits)
-        if weighted:  # anything may stand where the weight is 0
-            z = lanes.pick(self.counted, z)
+        z = self.known(lanes.load_logits(a.logits, self.logits_offset, v.logits))
         (self._sigmoid if v.activation == "sigmoid" else self._probability)(z)
 
     def _sigmoid(self, z: Any) -> None:
@@ -219,25 +212,14 @@ _fast = njit(**INNER)
 
 
 @_fast
-def _row_of(t, k, w, b, c, v, whole):
-    """The address of a channel's row: in place, or loaded into row k."""
+def _row_of(t, k, w, b, c, v, whole, raw):
+    """The address of a channel's row: in place, or loaded into row k; ``raw``: see own_rows."""
     no_inline()
-    place = class_rows(t, k, w, b, v, whole)
+    place = own_rows(t, k, w, b, v, whole, raw)
     if place.in_place:
         return place.address + c * place.step
-    load_row(row(t, k), w, b, c, v)
-    return address(t, k)
-
-
-@_fast
-def _raw_row_of(t, k, w, b, c, v, whole):
-    """The same of 16 bits, as they are."""
-    no_inline()
-    place = raw_rows(t, k, w, b, v, whole)
-    if place.in_place:
-        return place.address + c * place.step
-    load_raw_row(raw_row(t, place, 0), w, b, c, v)
-    return address(t, k)
+    load_own_row(t, place.address, w, b, c, v, raw)
+    return place.address
 
 
 @_fast
@@ -258,14 +240,11 @@ def chunk_by_channels(table, walks, numbers, b, start, stop, tile, reals):
         whole = t.n % LANES == 0
         voxels, weighted = fill_up(t, mask, state)
         for c in range(classes):
-            z = _raw_row_of(t, _Z, logits, b, c, v, whole) if o.halves else _row_of(t, _Z, logits, b, c, v, whole)
-            y = _row_of(t, _Y, target, b, c, v, whole) if o.dense else address(t, LABELS)
-            m = _row_of(t, _MAP, weight_map, b, c, v, whole) if weight_map.code >= 0 else np.int64(0)
-            if raw_out:
-                place = raw_rows(t, _OUT, out, b, v, whole)
-            else:
-                place = class_rows(t, _OUT, out, b, v, whole)
-            result = place.address + c * place.step if place.in_place else address(t, _OUT)
+            z = _row_of(t, _Z, logits, b, c, v, whole, o.halves != 0)
+            y = _row_of(t, _Y, target, b, c, v, whole, False) if o.dense else address(t, LABELS)
+            m = _row_of(t, _MAP, weight_map, b, c, v, whole, False) if weight_map.code >= 0 else np.int64(0)
+            place = own_rows(t, _OUT, out, b, v, whole, raw_out)
+            result = place.address + (c * place.step if place.in_place else 0)
             arguments = (
                 np.int64(table.ctypes.data),
                 z,
@@ -282,10 +261,7 @@ def chunk_by_channels(table, walks, numbers, b, start, stop, tile, reals):
             )
             call_entry(o.code, arguments)
             if out.code >= 0 and not place.in_place:
-                if raw_out:
-                    store_raw_row(raw_row(t, place, 0), out, b, c, v)
-                else:
-                    store_row(row(t, _OUT), out, b, c, v)
+                store_own_row(t, result, out, b, c, v, raw_out)
     if out.streamed:
         stream_fence()
     return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live

@@ -419,33 +419,35 @@ def class_rows(t, k, w, b, voxel, allowed):
 
 
 @_fast
-def raw_rows(t, k, w, b, voxel, allowed):
-    """Of a contiguous tensor of 16 bits as it is: in place if allowed, else rows k, k + 1, ..."""
+def own_rows(t, k, w, b, voxel, allowed, raw):
+    """As :func:`class_rows`; ``raw``: of a contiguous tensor of 16 bits as it is."""
     no_inline()
+    if not raw:
+        return class_rows(t, k, w, b, voxel, allowed)
     if allowed:
         return ClassRows(w.address + 2 * _offset(w, b, 0, voxel), 2 * w.channel, True)
     size = row(t, k).itemsize
     return ClassRows(np.int64(t.base) + size * k * t.pitch, size * t.pitch, False)
 
 
-@_inlined
-def raw_row(t, r, c):
-    """The row of class c of 16 bits, as an array."""
-    return carray(_pointer(r.address + c * r.step, 0, np.uint16), (t.n,))
+@_fast
+def load_own_row(t, place, w, b, c, voxel, raw):
+    """Fills the tile's row at an address with channel c."""
+    no_inline()
+    if raw:
+        _copy(array_at(place, (t.n,), np.uint16), _at(w, _offset(w, b, c, voxel), t.n, np.uint16), 1)
+    else:
+        load_row(carray(_pointer(place, 0, t.like), (t.n,)), w, b, c, voxel)
 
 
 @_fast
-def load_raw_row(dst, w, b, c, voxel):
-    """From a contiguous tensor of 16 bits."""
+def store_own_row(t, place, w, b, c, voxel, raw):
+    """The inverse."""
     no_inline()
-    _copy(dst, _at(w, _offset(w, b, c, voxel), dst.size, np.uint16), 1)
-
-
-@_fast
-def store_raw_row(src, w, b, c, voxel):
-    """To a contiguous tensor of 16 bits."""
-    no_inline()
-    _copy(_at(w, _offset(w, b, c, voxel), src.size, np.uint16), src, 1)
+    if raw:
+        _copy(_at(w, _offset(w, b, c, voxel), t.n, np.uint16), array_at(place, (t.n,), np.uint16), 1)
+    else:
+        store_row(carray(_pointer(place, 0, t.like), (t.n,)), w, b, c, voxel)
 
 
 @_inlined

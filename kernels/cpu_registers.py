@@ -35,12 +35,10 @@ from .cpu_memory import (
     class_row,
     class_rows,
     is_half,
-    load_raw_row,
+    load_own_row,
     load_row,
-    raw_row,
-    raw_rows,
-    store_raw_row,
-    store_row,
+    own_rows,
+    store_own_row,
     stream_fence,
 )
 from .cpu_threads import call_entry
@@ -364,15 +362,12 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
             labels = address(t, LABELS) if weighted else narrow_labels(t, _Z + 3 * classes)
         # the code looks at no logit without weight
         if o.halves:
-            z = raw_rows(t, _Z, logits, b, v, whole)
+            z = own_rows(t, _Z, logits, b, v, whole, True)
             for c in range(0 if z.in_place else classes):
-                load_raw_row(raw_row(t, z, c), logits, b, c, v)
+                load_own_row(t, z.address + c * z.step, logits, b, c, v, True)
         else:
             z = load_classes(t, _Z, classes, logits, b, v, ALL if whole else SOME)
-        if raw_out:
-            results = raw_rows(t, _Z + classes, out, b, v, whole)
-        else:
-            results = class_rows(t, _Z + classes, out, b, v, whole)
+        results = own_rows(t, _Z + classes, out, b, v, whole, raw_out)
         m = class_rows(t, _Z + 2 * classes, weight_map, b, v, whole)
         if weight_map.code >= 0 and not m.in_place:
             for c in range(classes):
@@ -394,10 +389,7 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
         call_entry(o.code, arguments)
         if not results.in_place:
             for c in range(outputs):
-                if raw_out:
-                    store_raw_row(raw_row(t, results, c), out, b, c, v)
-                else:
-                    store_row(class_row(t, results, c), out, b, c, v)
+                store_own_row(t, results.address + c * results.step, out, b, c, v, raw_out)
     if out.streamed:
         stream_fence()
     return bad_labels + (0 if buffer.size else 1)  # the last use of the buffer: until here it must live

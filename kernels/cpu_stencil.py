@@ -228,9 +228,11 @@ def cldice_sums_backward(
         work = _Skeletons(v, iterations, True)
         for b in range(batch):
             probabilities(v, slope[b : b + 1], work.weights, b)
-            slope[b, :first] = 0
-            for c in range(first, channels):
-                work.derivative(b, c, slope[b, c].reshape(v.grid), coefficients[b, c])
+            for c in range(channels):
+                if coefficients[b, c].any():
+                    work.derivative(b, c, slope[b, c].reshape(v.grid), coefficients[b, c])
+                else:
+                    slope[b, c].fill(0)
         del work
     counted = None if mask is None else mask != 0  # the weights are in the slope already
     by_p = torch.ones((batch, channels, 1), dtype=torch.float64)

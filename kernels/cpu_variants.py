@@ -202,8 +202,11 @@ class Block:
         self.mapped_weight = [self.weigh(value) for value in self.map]
 
     def load(self, address: Any) -> Any:
-        """Of a row of reals; 0 where the weight is 0: anything may stand there."""
-        value = self.lanes.load(address, self.offset)
+        """Of a row of reals."""
+        return self.known(self.lanes.load(address, self.offset))
+
+    def known(self, value: Any) -> Any:
+        """0 where the weight is 0: anything may stand there."""
         return value if self.counted is None else self.lanes.pick(self.counted, value)
 
     def weigh(self, value: Any, c: int = 0, mapped: bool = False) -> Any:
