@@ -3,6 +3,7 @@ pass, ``CompoundLoss`` several of those in one pass."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -26,8 +27,16 @@ Sums = dict[str, Tensor]
 
 def ratio(numerator: Tensor, denominator: Tensor, empty: float) -> Tensor:
     """``numerator / denominator``; ``empty``, with a zero gradient, where the denominator is 0."""
+    if _never_zero(denominator):
+        return numerator / denominator
     nothing = denominator == 0
     return torch.where(nothing, empty, numerator / torch.where(nothing, 1.0, denominator))
+
+
+def _never_zero(values: Tensor) -> bool:
+    """Whether that is known: asked where it costs less than what it saves, of numbers on the CPU."""
+    plain = type(values) is Tensor and values.device.type == "cpu" and not torch.compiler.is_compiling()
+    return plain and bool(values.all())
 
 
 def as_loss(value: Tensor, logits: Tensor) -> Tensor:
@@ -266,8 +275,12 @@ class CompoundLoss(SumLoss):
         return found
 
     def from_sums(self, sums: Sums) -> Tensor:
-        parts = [loss.from_sums(sums) for loss in self.losses]  # type: ignore[operator]
-        return torch.stack([weight * part for weight, part in zip(self.loss_weights, parts, strict=True)]).sum(0)
+        parts: list[Tensor] = [loss.from_sums(sums) for loss in self.losses]  # type: ignore[operator]
+        shapes = [tuple(part.shape) for part in parts]
+        if any(shape != shapes[0] for shape in shapes):
+            raise ValueError(f"losses: their values have the shapes {shapes}, expected the same reduction in all")
+        pairs = zip(self.loss_weights, parts, strict=True)
+        return functools.reduce(torch.add, [part if weight == 1 else weight * part for weight, part in pairs])
 
     def extra_repr(self) -> str:
         return f"weights={self.loss_weights}"

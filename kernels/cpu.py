@@ -138,7 +138,7 @@ def _tile(channels: int, route: int) -> int:
     """Voxels of a tile: two rows a class should stay in the L1, or failing that the L2 cache; a code of a plan's own
     keeps the classes in registers, and adds its sums up at the end of a tile."""
     if route in (_REGISTERS, _CHANNELS):
-        return 128 * LANES
+        return 64 * LANES
     return 512 if channels <= 4 else 256 if channels <= 32 else 128
 
 

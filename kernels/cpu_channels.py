@@ -14,7 +14,7 @@ from numba import njit
 
 from fastloss.terms import Plan
 
-from .cpu_lanes import BYTES, LANES, ONE, WHOLE, WHOLES, ZERO, Lanes, blocks, reals
+from .cpu_lanes import BYTES, LANES, WHOLE, Lanes, blocks
 from .cpu_math import INNER, no_inline
 from .cpu_memory import (
     address,
@@ -85,34 +85,34 @@ class _Block(Block):
             self.y = self.load(a.target)
         else:
             label = lanes.fill(b.trunc(a.logits_step, WHOLE))
-            self.y = lanes.pick(b.icmp_signed("==", lanes.load(a.target, offset, WHOLES), label), ONE)
-        self.other = b.fsub(ONE, self.y)
+            self.y = lanes.pick(b.icmp_signed("==", lanes.load_wholes(a.target, offset), label), lanes.one)
+        self.other = b.fsub(lanes.one, self.y)
         z = self.known(lanes.load_logits(a.logits, self.logits_offset, v.logits))
         (self._sigmoid if v.activation == "sigmoid" else self._probability)(z)
 
     def _sigmoid(self, z: Any) -> None:
         b, lanes = self.builder, self.lanes
-        minus = b.fsub(reals(-0.0), z)
-        e = lanes.exps([b.fsub(reals(-0.0), lanes.absolute(z))])[0]
-        large = b.fdiv(ONE, b.fadd(ONE, e))
+        minus = b.fsub(lanes.reals(-0.0), z)
+        e = lanes.exps([b.fsub(lanes.reals(-0.0), lanes.absolute(z))])[0]
+        large = b.fdiv(lanes.one, b.fadd(lanes.one, e))
         small = b.fmul(e, large)
-        positive = b.fcmp_ordered(">=", z, ZERO)
+        positive = b.fcmp_ordered(">=", z, lanes.zero)
         self.p, self.q = lanes.pick(positive, large, small), lanes.pick(positive, small, large)
         tail = lanes.log1p(e)
-        self.l = b.fadd(tail, lanes.pick(b.fcmp_ordered(">", z, ZERO), ZERO, minus))
-        self.m = b.fadd(tail, lanes.pick(b.fcmp_ordered("<", z, ZERO), ZERO, z))
-        self.by_p, self.by_l, self.by_m = b.fmul(self.p, self.q), b.fsub(ZERO, self.q), self.p
+        self.l = b.fadd(tail, lanes.pick(b.fcmp_ordered(">", z, lanes.zero), lanes.zero, minus))
+        self.m = b.fadd(tail, lanes.pick(b.fcmp_ordered("<", z, lanes.zero), lanes.zero, z))
+        self.by_p, self.by_l, self.by_m = b.fmul(self.p, self.q), b.fsub(lanes.zero, self.q), self.p
 
     def _probability(self, z: Any) -> None:
-        b = self.builder
-        self.p, self.q = z, b.fsub(ONE, z)
+        b, one = self.builder, self.lanes.one
+        self.p, self.q = z, b.fsub(one, z)
         (self.l, inverse_p), (self.m, self.by_m) = self.clamped_log(self.p), self.clamped_log(self.q)
-        self.by_p, self.by_l = ONE, b.fsub(ZERO, inverse_p)
+        self.by_p, self.by_l = one, b.fsub(self.lanes.zero, inverse_p)
 
     def of_target(self, value: Any, complement: bool = False) -> Any:
         """y or 1 - y times a value, which may be infinite where that is 0."""
-        share = self.other if complement else self.y
-        return self.lanes.pick(self.builder.fcmp_unordered("!=", share, ZERO), self.builder.fmul(share, value))
+        b, lanes, share = self.builder, self.lanes, self.other if complement else self.y
+        return lanes.pick(b.fcmp_unordered("!=", share, lanes.zero), b.fmul(share, value))
 
     def sides(self, complement: bool) -> tuple[Any, Any]:
         """-log p and 1 - p, or the same of the complement."""
@@ -126,14 +126,14 @@ def _channel_table(builder: ir.IRBuilder, lanes: Lanes, v: Variant, a: Arguments
 
 
 def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
-    lanes = Lanes(builder)
+    lanes = Lanes(builder, v.classes)
     kept = Sums(lanes)
     everything = (*DIFFERENTIABLE, COUNT, Y, Y2)
     columns = [first + column for first in (0, MAPPED) for column in everything if v.asks(first + column)]
     columns += [SLOTS + j for j in range(len(v.powers))]
     for column in columns:
-        kept.start(column, ZERO)
-    with blocks(builder, a.voxels) as (_, offset):
+        kept.start(column, lanes.zero)
+    with blocks(lanes, a.voxels) as (_, offset):
         block = _Block(lanes, v, a, offset, weighted)
         values: dict[int, Callable[[], Any]] = {
             P: lambda: block.p,
@@ -144,7 +144,7 @@ def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) 
             CE_NEG: lambda: block.of_target(block.m, True),
             NLL_POS: lambda: block.l,
             NLL_NEG: lambda: block.m,
-            COUNT: lambda: ONE,
+            COUNT: lambda: lanes.one,
             Y: lambda: block.y,
             Y2: lambda: builder.fmul(block.y, block.y),
         }
@@ -162,9 +162,9 @@ def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) 
 
 
 def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
-    lanes = Lanes(builder)
+    lanes = Lanes(builder, v.classes)
     given = _channel_table(builder, lanes, v, a, 4).coefficients()
-    with blocks(builder, a.voxels) as (_, offset):
+    with blocks(lanes, a.voxels) as (_, offset):
         block = _Block(lanes, v, a, offset, weighted)
         k = {column: values[0] for column, values in block.under_map(given).items()}
         parts: list[Any] = []
@@ -181,14 +181,14 @@ def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argumen
         for column, share, slope in (
             (CE_POS, block.y, block.by_l),
             (CE_NEG, block.other, block.by_m),
-            (NLL_POS, ONE, block.by_l),
-            (NLL_NEG, ONE, block.by_m),
+            (NLL_POS, lanes.one, block.by_l),
+            (NLL_NEG, lanes.one, block.by_m),
         ):
             if column in k:
                 parts.append(builder.fmul(builder.fmul(k[column], share), slope))
         for j, power in enumerate(v.powers):
             parts += [builder.fmul(k[SLOTS + j], x) for x in _power_slopes(block, j, power.complement)]
-        value = lanes.total(parts) if parts else ZERO
+        value = lanes.total(parts) if parts else lanes.zero
         block.store_gradient(block.weigh(value), a.out)
 
 
@@ -201,7 +201,7 @@ def _power_slopes(block: _Block, j: int, complement: bool) -> list[Any]:
         slopes.append(b.fmul(by_log, block.by_m if complement else block.by_l))
     if by_rest is not None:
         through = b.fmul(by_rest, block.by_p)
-        slopes.append(through if complement else b.fsub(ZERO, through))
+        slopes.append(through if complement else b.fsub(block.lanes.zero, through))
     return [block.of_target(slope, complement) for slope in slopes]
 
 

@@ -20,14 +20,10 @@ from .cpu_lanes import (
     BYTES,
     LANES,
     MOST,
-    ONE,
     REAL,
-    WHOLES,
-    ZERO,
     Lanes,
     Softmax,
     blocks,
-    wholes,
 )
 from .cpu_math import INNER, no_inline
 from .cpu_memory import (
@@ -85,7 +81,7 @@ from .cpu_variants import (
 )
 
 _FOLD = 32  # sums of exponentials of at most MOST whose product still has a logarithm: 4^32 = 2e19
-_BITS = 8  # of the number of voxels of a class in a lane: rows have at most LANES * 255 voxels
+_BITS = 8  # of the number of voxels of a class in a lane: rows have at most VECTOR * 255 voxels
 
 
 def serves(plan: Plan, channels: int, dtype: torch.dtype) -> bool:
@@ -109,8 +105,8 @@ class _Block(Block):
         super().__init__(lanes, v, a, offset, weighted)
         b = self.builder
         self.soft = Softmax(lanes, v.classes, a.logits, a.logits_step, self.logits_offset, self.weight, v.logits)
-        self.label = lanes.load(a.target, offset, WHOLES) if weighted else lanes.load_narrow(a.target, offset)
-        self.mine = [b.icmp_signed("==", self.label, wholes(c)) for c in range(v.classes)]
+        self.label = lanes.load_wholes(a.target, offset) if weighted else lanes.load_narrow(a.target, offset)
+        self.mine = [b.icmp_signed("==", self.label, lanes.wholes(c)) for c in range(v.classes)]
         self.p = [lanes.mul(e, self.soft.r) for e in self.soft.e]
         if v.complement:
             self.q = [lanes.mul(self._without(self.soft.e, c), self.soft.r) for c in range(v.classes)]
@@ -119,7 +115,7 @@ class _Block(Block):
         self.logarithm: Any = None
         if v.own:
             self.own_p = lanes.choose(self.mine, self.p)
-            others = [lanes.pick(mine, ZERO, e) for mine, e in zip(self.mine, self.soft.e, strict=True)]
+            others = [lanes.pick(mine, lanes.zero, e) for mine, e in zip(self.mine, self.soft.e, strict=True)]
             self.own_q = lanes.mul(lanes.total(others), self.soft.r)
             self.own_l = lanes.choose(self.mine, [self.negative_log(c) for c in range(v.classes)])
 
@@ -144,7 +140,7 @@ class _Block(Block):
 
 
 def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
-    lanes, classes = Lanes(builder), range(v.classes)
+    lanes, classes = Lanes(builder, v.classes), range(v.classes)
     kept = Sums(lanes)
     mapped = [MAPPED + column for column in (*DIFFERENTIABLE, COUNT, Y, Y2)]
     columns = [column for column in (*DIFFERENTIABLE, *mapped) if v.asks(column)]
@@ -154,23 +150,23 @@ def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) 
     products = v.asks(CE_POS) and not (weighted or v.own or v.asks(NLL_POS))
     for c in classes:
         for column in (*columns, Y):
-            kept.start((column, c), ZERO)
-        kept.start(("product", c), ONE)
-    kept.start("voxels", wholes(0))  # of each class: _BITS of every lane
-    kept.start("weight", ZERO)
+            kept.start((column, c), lanes.zero)
+        kept.start(("product", c), lanes.one)
+    kept.start("voxels", lanes.wholes(0))  # of each class: _BITS of every lane
+    kept.start("weight", lanes.zero)
 
     def take_logarithms() -> None:
         for c in classes:
             kept.add((CE_POS, c), lanes.log(kept.get(("product", c))))
-            kept.put(("product", c), ONE)
+            kept.put(("product", c), lanes.one)
 
-    with blocks(builder, a.voxels) as (number, offset):
+    with blocks(lanes, a.voxels) as (number, offset):
         block = _Block(lanes, v, a, offset, weighted)
         if weighted:
             kept.add("weight", block.weight)
         elif trues:
-            shift = builder.mul(block.label, wholes(_BITS))
-            kept.put("voxels", builder.add(kept.get("voxels"), builder.shl(wholes(1), shift)))
+            shift = builder.mul(block.label, lanes.wholes(_BITS))
+            kept.put("voxels", builder.add(kept.get("voxels"), builder.shl(lanes.wholes(1), shift)))
         for c, mine in enumerate(block.mine):
             if weighted and trues:
                 kept.add((Y, c), lanes.pick(mine, block.weight))
@@ -179,7 +175,7 @@ def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) 
                 _add_shares(kept, v, block, c, True)
             if products:
                 kept.put((CE_POS, c), builder.fsub(kept.get((CE_POS, c)), lanes.pick(mine, block.soft.below[c])))
-                factor = lanes.pick(mine, block.soft.total, ONE)
+                factor = lanes.pick(mine, block.soft.total, lanes.one)
                 kept.put(("product", c), builder.fmul(kept.get(("product", c)), factor))
             elif v.asks(CE_POS):
                 kept.add((CE_POS, c), lanes.pick(mine, block.weigh(block.negative_log(c))))
@@ -196,7 +192,7 @@ def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) 
     count = lanes.over_lanes(kept.get("weight")) if weighted else builder.sitofp(a.voxels, REAL)
     for c in classes:
         if trues and not weighted:
-            voxels = builder.and_(builder.lshr(kept.get("voxels"), wholes(_BITS * c)), wholes(2**_BITS - 1))
+            voxels = builder.and_(builder.lshr(kept.get("voxels"), lanes.wholes(_BITS * c)), lanes.wholes(2**_BITS - 1))
             kept.put((Y, c), builder.sitofp(voxels, kept.get((Y, c)).type))
         for column in columns:
             table.add(c, column, lanes.over_lanes(kept.get((column, c))))
@@ -217,7 +213,7 @@ def _add_shares(kept: Sums, v: Variant, block: _Block, c: int, mapped: bool) -> 
         return lanes.pick(mine, value)
 
     def of_others(value: Any) -> Any:
-        return lanes.pick(mine, ZERO, value)
+        return lanes.pick(mine, lanes.zero, value)
 
     def add(column: int, value: Callable[[], Any], share: Callable[[Any], Any] = everywhere) -> None:
         if v.asks(first + column):
@@ -232,9 +228,9 @@ def _add_shares(kept: Sums, v: Variant, block: _Block, c: int, mapped: bool) -> 
     add(NLL_NEG, lambda: block.m[c])
     if mapped:
         add(CE_POS, lambda: block.negative_log(c), of_label)
-        add(COUNT, lambda: ONE)
-        add(Y, lambda: ONE, of_label)
-        add(Y2, lambda: ONE, of_label)
+        add(COUNT, lambda: lanes.one)
+        add(Y, lambda: lanes.one, of_label)
+        add(Y2, lambda: lanes.one, of_label)
 
 
 def _add_powers(kept: Sums, v: Variant, block: _Block) -> None:
@@ -244,7 +240,7 @@ def _add_powers(kept: Sums, v: Variant, block: _Block) -> None:
         for c, mine in enumerate(block.mine):
             if own is None:
                 other = block.weigh(block.powers.value(j, block.m[c], block.p[c]), c, power.mapped)
-                kept.add((SLOTS + j, c), lanes.pick(mine, ZERO, other))
+                kept.add((SLOTS + j, c), lanes.pick(mine, lanes.zero, other))
             else:
                 kept.add((SLOTS + j, c), lanes.pick(mine, block.weigh(own, c, power.mapped)))
 
@@ -255,9 +251,9 @@ def _add_powers(kept: Sums, v: Variant, block: _Block) -> None:
 def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
     """With d_c the derivative by p of class c: p_c (d_c - sum over all classes of p d); what has 1 / (1 - p) in it goes
     apart, as f_c (1 - p_c) - p_c (sum over the other classes of f), f = p d; -log p adds h (p_c - y_c)."""
-    lanes, classes = Lanes(builder), range(v.classes)
+    lanes, classes = Lanes(builder, v.classes), range(v.classes)
     given = Table(lanes, v, a).coefficients()
-    with blocks(builder, a.voxels) as (_, offset):
+    with blocks(lanes, a.voxels) as (_, offset):
         block = _Block(lanes, v, a, offset, weighted)
         k = block.under_map(given)
         slopes = [_slope(v, block, k, c) for c in classes]
@@ -293,7 +289,7 @@ def _slope(v: Variant, block: _Block, k: Coefficients, c: int) -> Any:
         parts.append(lanes.add(half, half))
     for j, power in enumerate(v.powers):
         if power.complement and (by_p := block.powers.slopes(j, block.m[c], block.p[c])[1]) is not None:
-            parts.append(lanes.mul(lanes.pick(mine, ZERO, k[SLOTS + j][c]), by_p))
+            parts.append(lanes.mul(lanes.pick(mine, lanes.zero, k[SLOTS + j][c]), by_p))
     return lanes.total(parts) if parts else None
 
 
@@ -304,7 +300,7 @@ def _own_slopes(v: Variant, block: _Block, k: Coefficients) -> tuple[list[Any], 
     cross_entropy = k.get(CE_POS, [])
     if all(power.complement for power in v.powers):
         own = [lanes.pick(mine, g) for mine, g in zip(block.mine, cross_entropy, strict=True)] if cross_entropy else []
-        return own, lanes.total(own) if own else ZERO
+        return own, lanes.total(own) if own else lanes.zero
     parts = [lanes.choose(block.mine, cross_entropy)] if cross_entropy else []
     for j, power in enumerate(v.powers):
         if not power.complement:
@@ -313,7 +309,7 @@ def _own_slopes(v: Variant, block: _Block, k: Coefficients) -> tuple[list[Any], 
             both += [lanes.mul(by_q, block.own_p)] if by_q is not None else []  # d(1-p)/dl = p
             if both:
                 parts.append(lanes.mul(lanes.choose(block.mine, k[SLOTS + j]), lanes.total(both)))
-    level = lanes.total(parts) if parts else ZERO
+    level = lanes.total(parts) if parts else lanes.zero
     return [lanes.pick(mine, level) for mine in block.mine], level
 
 
@@ -321,11 +317,11 @@ def _flows(v: Variant, block: _Block, k: Coefficients) -> list[Any]:
     """p d for what has 1 / (1 - p) in it, of each class; empty if there is none."""
     lanes, flows = block.lanes, []
     for c, mine in enumerate(block.mine):
-        parts = [lanes.pick(mine, ZERO, k[CE_NEG][c])] if CE_NEG in k else []
+        parts = [lanes.pick(mine, lanes.zero, k[CE_NEG][c])] if CE_NEG in k else []
         parts += [k[NLL_NEG][c]] if NLL_NEG in k else []
         for j, power in enumerate(v.powers):
             if power.complement and (by_m := block.powers.slopes(j, block.m[c], block.p[c])[0]) is not None:
-                parts.append(lanes.mul(lanes.pick(mine, ZERO, k[SLOTS + j][c]), by_m))
+                parts.append(lanes.mul(lanes.pick(mine, lanes.zero, k[SLOTS + j][c]), by_m))
         if not parts:
             return []
         flows.append(lanes.mul(lanes.mul(block.p[c], lanes.total(parts)), block.inverse_q[c]))

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from fastloss.terms import EPSILON, KINDS, POWER_KINDS, Plan
 
-from .cpu_lanes import BYTES, ONE, REAL, ZERO, Lanes, reals
+from .cpu_lanes import BYTES, REAL, Lanes
 from .cpu_powers import FOCAL, LOG_POWER, MISS, NORMAL
 from .cpu_threads import ENTRY_ARGUMENTS, machine_code
 from .cpu_tile import CE_NEG, CE_POS, COUNT, MAPPED, NLL_NEG, NLL_POS, P2, P2Y, PY, SLOTS, Y2, P, Y
@@ -153,14 +153,14 @@ class Powers:
         whole = self.v.powers[j].whole
         if whole is not None and whole >= less:
             return self.lanes.whole_power(x, whole - less)
-        too_small = self.builder.fcmp_ordered("<", x, reals(NORMAL))
+        too_small = self.builder.fcmp_ordered("<", x, self.lanes.reals(NORMAL))
         return self.lanes.pick(
-            too_small, ZERO, self.lanes.power(self.lanes.at_least(x, NORMAL), self._exponent(j, less))
+            too_small, self.lanes.zero, self.lanes.power(self.lanes.at_least(x, NORMAL), self._exponent(j, less))
         )
 
     def _exponent(self, j: int, less: int) -> Any:
         g = self.lanes.fill(self.lanes.load(self.reals, ir.Constant(BYTES, 4 * (1 + j)), REAL))
-        return self.builder.fsub(g, reals(less)) if less else g
+        return self.builder.fsub(g, self.lanes.reals(less)) if less else g
 
     def value(self, j: int, l: Any, q: Any) -> Any:
         """The j-th term with a power without its target: q^g l, max(l, epsilon)^g or q^g."""
@@ -172,19 +172,19 @@ class Powers:
     def slopes(self, j: int, l: Any, q: Any) -> tuple[Any, Any]:
         """The slopes of the same by l and by q; None where there is none."""
         b, lanes, (kind, _, whole, _) = self.builder, self.lanes, self.v.powers[j]
-        g = reals(whole) if whole is not None else self._exponent(j, 0)
+        g = self.lanes.reals(whole) if whole is not None else self._exponent(j, 0)
         if kind == MISS:
             return None, b.fmul(g, self._raise(q, j, 1))
         if kind == LOG_POWER:
             if whole == 0:
                 return None, None
             slope = b.fmul(g, self._raise(lanes.at_least(l, EPSILON), j, 1))
-            return lanes.pick(b.fcmp_ordered("<", l, reals(EPSILON)), ZERO, slope), None
+            return lanes.pick(b.fcmp_ordered("<", l, self.lanes.reals(EPSILON)), self.lanes.zero, slope), None
         by_l = self._raise(q, j)
         if whole is not None:
             return by_l, b.fmul(b.fmul(g, self._raise(q, j, 1)), l) if whole else None
-        tiny = b.fcmp_ordered("<", q, reals(NORMAL))  # l / q tends to 1 as q vanishes
-        ratio = lanes.pick(tiny, ONE, b.fdiv(l, lanes.pick(tiny, ONE, q)))
+        tiny = b.fcmp_ordered("<", q, self.lanes.reals(NORMAL))  # l / q tends to 1 as q vanishes
+        ratio = lanes.pick(tiny, self.lanes.one, b.fdiv(l, lanes.pick(tiny, self.lanes.one, q)))
         return by_l, b.fmul(b.fmul(g, by_l), ratio)
 
 
@@ -196,7 +196,7 @@ class Block:
         self.arguments, self.offset = a, offset
         self.logits_offset = self.builder.lshr(offset, ir.Constant(BYTES, 1)) if v.logits else offset
         self.weight = lanes.load(a.weights, offset) if weighted else None
-        self.counted = self.builder.fcmp_unordered("!=", self.weight, ZERO) if weighted else None
+        self.counted = self.builder.fcmp_unordered("!=", self.weight, self.lanes.zero) if weighted else None
         steps = [self.builder.mul(a.map_step, ir.Constant(BYTES, c)) for c in range(v.classes)] if v.mapped else []
         self.map = [self.load(self.builder.add(a.map, step)) for step in steps]  # of each class
         self.mapped_weight = [self.weigh(value) for value in self.map]
@@ -216,9 +216,10 @@ class Block:
 
     def clamped_log(self, x: Any) -> tuple[Any, Any]:
         """-log(max(x, epsilon)), and 1 / x, or 0 where x is clamped."""
-        b, clamped = self.builder, self.lanes.at_least(x, EPSILON)
-        inverse = self.lanes.pick(b.fcmp_ordered(">", x, reals(EPSILON)), b.fdiv(ONE, clamped), ZERO)
-        return b.fsub(ZERO, self.lanes.log(clamped)), inverse
+        b, lanes = self.builder, self.lanes
+        clamped = lanes.at_least(x, EPSILON)
+        inverse = lanes.pick(b.fcmp_ordered(">", x, lanes.reals(EPSILON)), b.fdiv(lanes.one, clamped))
+        return b.fsub(lanes.zero, lanes.log(clamped)), inverse
 
     def under_map(self, given: Coefficients) -> Coefficients:
         """The coefficients of each class, with those of the terms under the map."""
@@ -242,7 +243,7 @@ class Block:
         """The weighted cross-entropy, of positive sign (also of NaN, so that bits rank it); -1 where nothing counts."""
         loss = self.lanes.absolute(self.weigh(loss))
         if self.counted is not None:
-            loss = self.lanes.pick(self.counted, loss, reals(-1))
+            loss = self.lanes.pick(self.counted, loss, self.lanes.reals(-1))
         self.lanes.store(loss, self.arguments.out, self.offset)
 
 
