@@ -20,7 +20,7 @@ from . import cpu_channels, cpu_registers
 from .cpu_errors import errors_of_chunk
 from .cpu_general import backward_general, forward_general
 from .cpu_labels import backward_labels, forward_labels, serves
-from .cpu_lanes import BFLOAT16, FLOAT16, LANES, cpu_features
+from .cpu_lanes import BFLOAT16, FLOAT16, LANES, MOST, cpu_features
 from .cpu_memory import walk
 from .cpu_threads import Entry, call_entry, pick, serial_and_parallel
 from .cpu_tile import SLOTS, coefficient_sources, columns, plan_numbers, plan_reals, with_target
@@ -137,8 +137,10 @@ def _own_kind(dtype: torch.dtype) -> str:
 def _tile(channels: int, route: int) -> int:
     """Voxels of a tile: two rows a class should stay in the L1, or failing that the L2 cache; a code of a plan's own
     keeps the classes in registers, and adds its sums up at the end of a tile."""
-    if route in (_REGISTERS, _CHANNELS):
-        return 64 * LANES
+    if route == _CHANNELS or (route == _REGISTERS and channels <= MOST):
+        return 32 * LANES
+    if route == _REGISTERS:
+        return 256
     return 512 if channels <= 4 else 256 if channels <= 32 else 128
 
 

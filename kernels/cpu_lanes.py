@@ -41,7 +41,7 @@ class _BFloat(ir.types.Type):
 
 
 VECTOR = 16 if "+avx512f" in cpu_features() else 8  # voxels in a register
-LANES = 2 * VECTOR  # the most voxels at a time
+LANES = 4 * VECTOR  # the most voxels at a time
 MOST = 4  # classes
 _LINE = 64  # bytes of a cache line
 _AHEAD = 2048  # bytes from a logit to the one that is prefetched
@@ -55,10 +55,11 @@ _FUSED = ("contract",)  # a multiplication and an addition become one instructio
 
 class Lanes:
     """Arithmetic on ``width`` voxels at a time: with few classes, each a chain of operations, the processor would wait
-    for results of a single register; with many, two do not fit it."""
+    for results of a single register; of four, two do not fit it; many lie in as many pages, each to be looked up."""
 
     def __init__(self, builder: ir.IRBuilder, classes: int) -> None:
-        self.builder, self.width = builder, LANES if classes <= 3 else VECTOR
+        registers = 4 if classes > 32 else 1 if classes == MOST else 2
+        self.builder, self.width = builder, registers * VECTOR
         self.of_reals, self.of_wholes = self._vector(REAL), self._vector(WHOLE)
         self.zero, self.one = self.reals(0), self.reals(1)
 

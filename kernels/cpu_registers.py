@@ -16,6 +16,7 @@ from numba import njit
 
 from fastloss.terms import Plan
 
+from . import cpu_many
 from .cpu_lanes import (
     BYTES,
     LANES,
@@ -39,7 +40,6 @@ from .cpu_memory import (
 )
 from .cpu_threads import call_entry
 from .cpu_tile import (
-    ALL,
     CE_NEG,
     CE_POS,
     COUNT,
@@ -53,13 +53,11 @@ from .cpu_tile import (
     P2Y,
     PY,
     SLOTS,
-    SOME,
     Y2,
     P,
     U,
     Y,
     fill_up,
-    load_classes,
     load_weight,
     narrow_labels,
     options_of,
@@ -71,6 +69,7 @@ from .cpu_tile import (
 from .cpu_variants import (
     DIFFERENTIABLE,
     LOSSES,
+    SUMS,
     Arguments,
     Block,
     Coefficients,
@@ -78,6 +77,7 @@ from .cpu_variants import (
     Table,
     Variant,
     code_address,
+    variant,
 )
 
 _FOLD = 32  # sums of exponentials of at most MOST whose product still has a logarithm: 4^32 = 2e19
@@ -85,13 +85,16 @@ _BITS = 8  # of the number of voxels of a class in a lane: rows have at most VEC
 
 
 def serves(plan: Plan, channels: int, dtype: torch.dtype) -> bool:
-    """Whether a plan fits the registers."""
-    fits = 2 <= channels <= MOST and dtype != torch.float64
-    return fits and plan.activation == "softmax" and not plan.dense
+    """Whether a plan has a code of its own."""
+    if channels < 2 or dtype == torch.float64 or plan.activation != "softmax" or plan.dense:
+        return False
+    return channels <= MOST or cpu_many.serves(variant(plan, channels, SUMS, ""))
 
 
 def code(plan: Plan, channels: int, output: int, logits: str) -> int:
     """The address of the code of a plan which :func:`serves`; ``logits``: see :class:`Variant`."""
+    if channels > MOST:
+        return code_address(plan, channels, output, logits, cpu_many.emit_sums, cpu_many.emit_gradient)
     return code_address(plan, channels, output, logits, _emit_sums, _emit_gradient)
 
 
@@ -356,13 +359,9 @@ def chunk_in_registers(table, walks, numbers, b, start, stop, tile, reals):
                 continue
             voxels, weighted = fill_up(t, mask, state)
             labels = address(t, LABELS) if weighted else narrow_labels(t, _Z + 3 * classes)
-        # the code looks at no logit without weight
-        if o.halves:
-            z = own_rows(t, _Z, logits, b, v, whole, True)
-            for c in range(0 if z.in_place else classes):
-                load_own_row(t, z.address + c * z.step, logits, b, c, v, True)
-        else:
-            z = load_classes(t, _Z, classes, logits, b, v, ALL if whole else SOME)
+        z = own_rows(t, _Z, logits, b, v, whole, o.halves != 0)  # the code looks at no logit without weight
+        for c in range(0 if z.in_place else classes):
+            load_own_row(t, z.address + c * z.step, logits, b, c, v, o.halves != 0)
         results = own_rows(t, _Z + classes, out, b, v, whole, raw_out)
         m = class_rows(t, _Z + 2 * classes, weight_map, b, v, whole)
         if weight_map.code >= 0 and not m.in_place:
