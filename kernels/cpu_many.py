@@ -1,8 +1,8 @@
 """Machine code as in cpu_registers, for more classes than fit the registers.
 
 A block of voxels goes through its classes in loops: their logits, which are copied together; their exponentials; and
-what a class adds to its sums, or its gradient. What depends on the label is gathered and scattered voxel by voxel,
-so that a class costs the same however many there are.
+what a class adds to its sums, or its gradient. What only the label's class has is picked out in such loops too, or of
+many classes gathered and scattered voxel by voxel, which takes as long however many there are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .cpu_tile import CE_POS, COUNT, P2, P2Y, PY, SLOTS, Y2, P, Y
 from .cpu_variants import LOSSES, Arguments, Block, Sums, Variant
 
 CLASSES = 256  # the most: a label fits 8 bits, and what the functions keep of a block their stack
-_PICKED = 8  # classes
+_PICKED = 8  # the most classes among which what the label's has is picked out
 _CHAINS = 4  # tables that neighbouring voxels are scattered to: one would wait for the addition before
 _DOUBLE = ir.DoubleType()
 _SERVED = (P, PY, P2, P2Y, CE_POS, COUNT, Y, Y2)
@@ -254,10 +254,16 @@ def emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argument
     code = _Code(builder, v, weighted, a)
     lanes = code.lanes
     first, second = v.asks(P, PY), v.asks(P2, P2Y)
-    double = lanes.reals(2)
+    two = lanes.reals(2)
 
     def coefficients(column: int) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
-        return (lambda c: lanes.fill(code.coefficient(c, column))), (lambda label, i: code.coefficient(label, column))
+        def of_voxel(label: Any, i: Any) -> Any:
+            if weighted:  # what is no class may have the numbers of any
+                is_class = builder.icmp_unsigned("<", label, ir.Constant(BYTES, v.classes))
+                label = builder.select(is_class, label, ir.Constant(BYTES, 0))
+            return code.coefficient(label, column)
+
+        return (lambda c: lanes.fill(code.coefficient(c, column))), of_voxel
 
     with blocks(lanes, a.voxels) as (_, offset):
         dots = Sums(lanes)
@@ -294,8 +300,8 @@ def emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argument
             slopes.append(k[PY])
             level = lanes.sub(level, lanes.mul(r, dots.get("first")))
         if second:
-            slopes.append(lanes.mul(double, lanes.mul(k[P2Y], own_p)))
-            level = lanes.sub(level, lanes.mul(double, lanes.mul(lanes.mul(r, r), dots.get("second"))))
+            slopes.append(lanes.mul(two, lanes.mul(k[P2Y], own_p)))
+            level = lanes.sub(level, lanes.mul(two, lanes.mul(lanes.mul(r, r), dots.get("second"))))
         own_value = level
         if slopes:
             slope = lanes.total(slopes)
@@ -312,7 +318,7 @@ def emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argument
                 parts.append(lanes.fill(code.coefficient(c, P)))
             if second:
                 half = lanes.mul(lanes.fill(code.coefficient(c, P2)), lanes.mul(e, r))
-                parts.append(lanes.mul(double, half))
+                parts.append(lanes.mul(two, half))
             value = lanes.mul(lanes.mul(e, weighted_r), lanes.total(parts))
             value = lanes.pick(block.is_label(c), own_value, value)
             block.store_gradient(value, builder.add(a.out, builder.mul(c, a.out_step)))

@@ -1,7 +1,7 @@
 """Machine code for the sums and the gradient of one tile of labels under softmax, kept in vector registers.
 
-For float32 rows of up to four classes. A plan has code of its own, without what it does not ask for; loops row by row
-(cpu_labels) take twice as long, for what they store and load again.
+For rows of up to four classes; the loop over tiles serves those of cpu_many too. A plan has code of its own, without
+what it does not ask for; loops row by row (cpu_labels) take twice as long, for what they store and load again.
 """
 
 from __future__ import annotations
