@@ -41,7 +41,7 @@ def numba():
 
 @pytest.mark.parametrize("weights", ["none", "ignored", "mask", "soft mask", "all ignored"])
 @pytest.mark.parametrize("terms", PLANS, ids="-".join)
-@pytest.mark.parametrize("channels", [2, 3, 4, 5, 9, 35])
+@pytest.mark.parametrize("channels", [2, 3, 4, 6, 35])
 def test_sums_and_gradient(channels, terms, weights):
     logits, labels = oracle.make("softmax", channels, SPACES[channels % 2])
     options, mask = {}, None
@@ -120,7 +120,7 @@ def test_logits_that_are_not_read_in_place(layout, dtype, channels):
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("space", SPACES, ids=str)
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("channels", [3, 6, 11])
+@pytest.mark.parametrize("channels", [3, 11])
 def test_logits_of_16_bits(channels, masked, space, activation, dtype):
     logits, labels = oracle.make(activation, channels, space, dtype=dtype)
     mask = torch.rand(labels.shape) * (torch.rand(labels.shape) > 0.3) if masked else None
