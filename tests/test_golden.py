@@ -31,18 +31,38 @@ def vectors():
     return {folder: np.load(folder / "losses.npz") for folder in (SHARED, OWN) if (folder / "losses.npz").exists()}
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize(("folder", "case"), cases(SHARED) + cases(OWN))
-def test_golden(each_backend, vectors, folder, case, dtype):
+def check(backend, vectors, folder, case, dtype):
     arrays, name = vectors[folder], case["id"]
     loss = loss_class(case["loss"])(activation=case["activation"], ignore_index=case["ignore_index"], **case["options"])
     logits = torch.tensor(arrays[f"{name}.logits"]).to(dtype).requires_grad_()
-    value = loss(logits, torch.tensor(arrays[f"{name}.labels"]))
-    value.backward()
+    with fastloss.backend(backend):
+        value = loss(logits, torch.tensor(arrays[f"{name}.labels"]))
+        value.backward()
     assert value.dtype == dtype
     assert value.item() == pytest.approx(case["value"], rel=TOLERANCE[dtype])
     expected = torch.tensor(arrays[f"{name}.grad"])
     oracle.assert_close(logits.grad, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("folder", "case"), cases(SHARED) + cases(OWN))
+def test_golden(backend, vectors, folder, case, dtype):
+    check(backend, vectors, folder, case, dtype)
+
+
+def interpreted():
+    """Every case, by turns in either dtype: Triton's interpreter takes minutes for those in both."""
+    for number, case in enumerate(cases(SHARED) + cases(OWN)):
+        for turn, dtype in enumerate(TOLERANCE):
+            marks = [*case.marks, *([] if number % 2 == turn else [pytest.mark.slow])]
+            yield pytest.param(*case.values, dtype, id=f"{case.id}-{dtype}", marks=marks)
+
+
+@pytest.mark.parametrize(("folder", "case", "dtype"), interpreted())
+def test_golden_of_triton(vectors, folder, case, dtype):
+    pytest.importorskip("triton", reason="Triton is Linux only")
+    check("triton", vectors, folder, case, dtype)
 
 
 def test_own_vectors_cover_every_loss():
