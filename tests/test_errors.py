@@ -279,3 +279,9 @@ def test_validation_by_environment(monkeypatch):
 def test_a_loss_with_a_pass_of_its_own_is_no_part_of_a_compound():
     with pytest.raises(ValueError, match="losses: StructuralSimilarityLoss has more than sums in its forward"):
         fastloss.CompoundLoss([fastloss.DiceLoss(), fastloss.StructuralSimilarityLoss()])
+
+
+def test_compound_of_different_reductions(each_backend):
+    loss = fastloss.CompoundLoss([fastloss.DiceLoss(reduction="none"), fastloss.CrossEntropyLoss()])
+    with pytest.raises(ValueError, match=r"losses: their values have the shapes \[\(2, 3\), \(\)\], expected the same"):
+        loss(torch.randn(2, 3, 2, 2, 2), torch.zeros(2, 2, 2, 2, dtype=torch.uint8))
