@@ -18,8 +18,8 @@ from .inputs import (
     check_reduction,
     check_weight_length,
 )
-from .sums import checked_sums
-from .terms import CONSTANT_KINDS, MAP_PREFIX, parse_term
+from .sums import checked_sums, checked_sums_of_terms
+from .terms import is_constant, parse_term
 
 Sums = dict[str, Tensor]
 """The sums of a pass: for the name of each term a float64 tensor ``[B, C]``."""
@@ -36,7 +36,12 @@ def ratio(numerator: Tensor, denominator: Tensor, empty: float) -> Tensor:
 def _never_zero(values: Tensor) -> bool:
     """Whether that is known: asked where it costs less than what it saves, of numbers on the CPU."""
     plain = type(values) is Tensor and values.device.type == "cpu" and not torch.compiler.is_compiling()
-    return plain and bool(values.all())
+    return plain and not _has_zero(values.tolist())
+
+
+def _has_zero(values: Any) -> bool:
+    """Of nested lists: for as few numbers as samples and classes, quicker than an operator."""
+    return any(map(_has_zero, values)) if isinstance(values, list) else values == 0
 
 
 def as_loss(value: Tensor, logits: Tensor) -> Tensor:
@@ -209,15 +214,15 @@ class SumLoss(SegmentationLoss):
                 weight_map = self.voxel_map(logits, target, mask, maps)
         elif maps is not None:
             raise ValueError(f"maps: given, but {type(self).__name__} takes no distances; expected None")
-        sums = checked_sums(
-            logits, target, mask, weight_map, self.terms, self.activation, self.ignore_index, self.validate
-        )
-        if self.process_group is not None:
-            sums = gather_sums(sums, self.process_group)
-        named = dict(zip(self.terms, sums.unbind(-1), strict=True))
-        for name in named:
-            if name.removeprefix(MAP_PREFIX) in CONSTANT_KINDS:  # no gradient, which a formula may make infinite
-                named[name] = named[name].detach()
+        options = (self.terms, self.activation, self.ignore_index, self.validate)
+        if self.process_group is None:
+            sums = checked_sums_of_terms(logits, target, mask, weight_map, *options)
+        else:
+            sums = gather_sums(checked_sums(logits, target, mask, weight_map, *options), self.process_group).unbind(-1)
+        named = dict(zip(self.terms, sums, strict=True))
+        for name, value in named.items():
+            if value.requires_grad and is_constant(name):  # no gradient, which a formula may make infinite
+                named[name] = value.detach()
         return as_loss(self.from_sums(named), logits)
 
 

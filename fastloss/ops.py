@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .terms import VALIDATE_ALL, Plan, label_count, make_plan
+from .terms import VALIDATE_ALL, Plan, is_constant, label_count, make_plan
 
 BACKENDS = ("reference", "numba", "triton")
 _MODULES = {"reference": "reference", "numba": "cpu", "triton": "gpu"}
@@ -244,8 +244,8 @@ class _VoxelSums(torch.autograd.Function):
         grad_sums = grads[0]
         if grad_sums is None:
             return None, None, None, None, None
-        logits, target, mask, weight_map = ctx.saved_tensors
-        gradient = torch.ops.fastloss.voxel_sums_backward(grad_sums, logits, target, mask, weight_map, *ctx.options)
+        logits, *others = ctx.saved_tensors
+        gradient = torch.ops.fastloss.voxel_sums_backward(grad_sums, logits, *others, *ctx.options)
         return first_derivative_only(gradient, grad_sums, logits), None, None, None, None
 
 
@@ -259,6 +259,47 @@ class NoForwardMode:
 
 class _EagerVoxelSums(NoForwardMode, _VoxelSums):
     pass
+
+
+class _EagerSumsOfTerms(NoForwardMode, torch.autograd.Function):
+    """A tensor for each term: each operator on small tensors costs as much as thousands of voxels do."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        weight_map: Tensor | None,
+        options: tuple[Any, ...],
+    ) -> tuple[Tensor, ...]:
+        inputs = (logits, target, mask, weight_map)
+        _save(ctx, (*inputs, options))
+        forward = _voxel_sums if _unobserved(inputs) else torch.ops.fastloss.voxel_sums
+        found: tuple[Tensor, ...] = forward(*inputs, *options).unbind(-1)
+        constant = (x for x, name in zip(found, options[0], strict=True) if is_constant(name))
+        ctx.mark_non_differentiable(*constant)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        given = [grad for grad in grads if grad is not None]
+        if not given:
+            return None, None, None, None, None
+        zero = torch.zeros_like(given[0])
+        grad_sums = torch.stack([zero if grad is None else grad for grad in grads], -1)
+        inputs = ctx.saved_tensors
+        backward = _voxel_sums_backward if _unobserved(inputs) else torch.ops.fastloss.voxel_sums_backward
+        gradient = backward(grad_sums, *inputs, *ctx.options)
+        return first_derivative_only(gradient, *given, inputs[0]), None, None, None, None
+
+
+def _unobserved(inputs: Sequence[Tensor | None]) -> bool:
+    """Whether no mode, subclass or profiler wants to see an operator, and no tensor waits to be negated: then its
+    function may be called without torch's dispatcher."""
+    if torch._C._len_torch_dispatch_stack() or torch._C._autograd._profiler_enabled():
+        return False
+    return all(x is None or (type(x) is Tensor and x.device.type == "cpu" and not x.is_neg()) for x in inputs)
 
 
 def first_derivative_only(gradient: Tensor, *inputs: Tensor | None) -> Tensor:
@@ -302,3 +343,12 @@ def sums(
     """Differentiable sums ``[B, C, K]``; ``options`` are the operator's, after its tensors."""
     result: Tensor = apply_function(_VoxelSums, _EagerVoxelSums, logits, target, mask, weight_map, options)
     return result
+
+
+def sums_of_terms(*inputs: Any) -> tuple[Tensor, ...]:
+    """As :func:`sums`, ``[B, C]`` for each term; those of the target alone have no gradient."""
+    if torch.compiler.is_compiling():
+        return sums(*inputs).unbind(-1)
+    refuse_transforms()
+    found: tuple[Tensor, ...] = _EagerSumsOfTerms.apply(*inputs)
+    return found

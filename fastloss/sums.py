@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -75,7 +76,26 @@ def checked_sums(
     validate: bool | None,
 ) -> Tensor:
     """:func:`voxel_sums` for options that are known to be good."""
+    return ops.sums(*_checked(logits, target, mask, weight_map, terms, activation, ignore, validate))
+
+
+def checked_sums_of_terms(*arguments: Any) -> tuple[Tensor, ...]:
+    """The same, ``[B, C]`` for each term; those of the target alone have no gradient."""
+    return ops.sums_of_terms(*_checked(*arguments))
+
+
+def _checked(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    terms: tuple[str, ...],
+    activation: str,
+    ignore: tuple[int, ...],
+    validate: bool | None,
+) -> tuple[Any, ...]:
+    """The arguments of the operator, its options in one tuple."""
     inputs = check_inputs(logits, target, mask, weight_map, activation, bool(ignore))
     level = validation_level(validate, inputs.logits.device)
     options = (terms, activation, ignore, inputs.dense, level, ops.forced_backend())
-    return ops.sums(inputs.logits, inputs.target, inputs.mask, inputs.weight_map, options)
+    return (*inputs[:4], options)

@@ -70,6 +70,11 @@ class Plan(NamedTuple):
         return any(term.mapped for term in self.terms)
 
 
+def is_constant(name: str) -> bool:
+    """Whether a term is one of the target alone."""
+    return name.removeprefix(MAP_PREFIX) in CONSTANT_KINDS
+
+
 def first_label(classes: int) -> int:
     """The label of channel 0: a single channel is the foreground, label 1; otherwise channel c is label c."""
     return 1 if classes == 1 else 0

@@ -7,11 +7,11 @@ the number of threads. Importing this module imports Numba.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import prange
+from numba import njit, prange
 from torch import Tensor
 
 from fastloss.terms import Plan
@@ -21,12 +21,14 @@ from .cpu_errors import errors_of_chunk
 from .cpu_general import backward_general, forward_general
 from .cpu_labels import backward_labels, forward_labels, serves
 from .cpu_lanes import BFLOAT16, FLOAT16, LANES, MOST, cpu_features
-from .cpu_memory import walk
+from .cpu_math import INNER, no_inline
+from .cpu_memory import array_at, in_huge_pages, walk
 from .cpu_threads import Entry, call_entry, pick, serial_and_parallel
 from .cpu_tile import SLOTS, coefficient_sources, columns, plan_numbers, plan_reals, with_target
 from .cpu_variants import GRADIENT, LOSSES, SUMS
 
 CHUNK = 16384  # voxels; a multiple of every tile
+_fast = njit(**INNER)
 
 
 def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan) -> Tensor:
@@ -47,25 +49,26 @@ def forward_with_bad_labels(
     ``losses`` ``[B, C or 1, *S]``, of the kernel's own type, gets the weighted cross-entropy of each voxel (for
     channels that are no classes of one voxel, of each of them); -1 where a voxel does not count.
     """
-    batch, channels, voxels = _sizes(logits)
-    if not logits.numel():
-        return torch.zeros((batch, channels, len(plan.terms)), dtype=torch.float64), 0
-    p = _prepare(plan, channels, logits.dtype, logits.is_contiguous(), SUMS if losses is None else LOSSES)
-    partial = np.zeros((batch, -(-voxels // CHUNK), channels, p.width))
-    walks = _walks(logits, target, mask, weight_map, plan, losses)
-    walks[4, 9] = 0  # what is written of the losses is soon read again
-    bad = _run(_FORWARD[p.route], logits, partial, partial.strides[:2], walks, p)
-    return torch.from_numpy(partial.sum(1).take(p.columns, -1)), bad
+    batch, channels, _ = _sizes(logits)
+    sums = np.zeros((batch, channels, len(plan.terms)))
+    bad = 0
+    if logits.numel():
+        p = _prepare(plan, channels, logits.dtype, logits.is_contiguous(), SUMS if losses is None else LOSSES)
+        walks = _walks(logits, target, mask, weight_map, plan, losses)
+        walks[4, 9] = 0  # what is written of the losses is soon read again
+        bad = _sum(_FORWARD[p.route], logits, walks, p, sums)
+    return torch.from_numpy(sums), bad
 
 
 def write_errors(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, errors: Tensor) -> int:
     """Fills ``errors`` ``[B, C, *S]`` with p, or -(1 - p) where y is 1; returns the number of bad labels."""
     if not logits.numel():
         return 0
+    batch, channels, _ = _sizes(logits)
     walks = _walks(logits, target, mask, None, plan, errors)
     walks[4, 9] = 0
-    nothing = np.zeros((logits.shape[1], 0))
-    return _run(_ERRORS, logits, nothing, (0, 0), walks, _prepare(plan, logits.shape[1], logits.dtype, False, None))
+    p = _prepare(plan, channels, logits.dtype, False, None)
+    return _sum(_ERRORS, logits, walks, p, np.zeros((batch, channels, 0)))
 
 
 def backward(
@@ -77,12 +80,12 @@ def backward(
     plan: Plan,
 ) -> Tensor:
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
-    gradient = torch.empty_like(logits)
+    gradient = in_huge_pages(torch.empty_like(logits))
     if logits.numel():
         p = _prepare(plan, logits.shape[1], logits.dtype, logits.is_contiguous(), GRADIENT)
-        coefficients = with_target(p.sources, grad_sums.detach().numpy()).astype(p.reals.dtype)
         walks = _walks(logits, target, mask, weight_map, plan, gradient)
-        _run(_BACKWARD[p.route], logits, coefficients, (coefficients.strides[0], 0), walks, p)
+        grad_sums = np.ascontiguousarray(grad_sums.detach().numpy())
+        _differentiate(_BACKWARD[p.route], logits, walks, p, grad_sums)
     return gradient
 
 
@@ -100,8 +103,8 @@ class _Prepared(NamedTuple):
     sources: np.ndarray
     numbers: np.ndarray
     reals: np.ndarray
+    reals_at: int  # their address: ctypes takes long to ask
     tile: int
-    addresses: tuple[int, int]  # of the numbers and the reals: ctypes takes long to ask
 
 
 # The passes: of any plan; of labels; of what fits the registers; of channels that do not depend on one another
@@ -122,9 +125,8 @@ def _prepare(plan: Plan, channels: int, dtype: torch.dtype, contiguous: bool, ou
         route, code = _CHANNELS, cpu_channels.code(plan, output, kind)
     numbers = plan_numbers(plan, channels, code, kind != "")
     width, found = SLOTS + reals.size - 1, columns(plan.terms)
-    addresses = (numbers.ctypes.data, reals.ctypes.data)
     sources, tile = coefficient_sources(found, width), _tile(channels, route)
-    return _Prepared(route, width, found, sources, numbers, reals, tile, addresses)
+    return _Prepared(route, width, found, sources, numbers, reals, reals.ctypes.data, tile)
 
 
 def _own_kind(dtype: torch.dtype) -> str:
@@ -158,21 +160,63 @@ def _walks(
     return np.array([*walks, walk(gradient, True)])
 
 
-# The loop over chunks
+# The loops over chunks
 
 
-def _chunk_loop(code, chunks, samples, voxels, table, steps, arguments):  # type: ignore[no-untyped-def]
-    classes, width, walks, numbers, count, reals, powers, tile = arguments
-    bad = 0
+@_fast
+def _memory(samples, classes, width):  # type: ignore[no-untyped-def]
+    no_inline()  # a parallel loop would make one of its own of zeros
+    return np.zeros((samples, classes, width))
+
+
+@_fast
+def _add_chunks(partial, chunks, columns, sums):  # type: ignore[no-untyped-def]
+    """The sums of the terms, from those of the columns of each chunk, in order."""
+    no_inline()
+    samples, classes, terms = sums.shape
+    for b in range(samples):
+        for c in range(classes):
+            for k in range(terms):
+                for i in range(b * chunks, (b + 1) * chunks):
+                    sums[b, c, k] += partial[i, c, columns[k]]
+
+
+@_fast
+def _run_chunk(code, table, i, chunks, classes, width, plan, voxels, tile):  # type: ignore[no-untyped-def]
+    """Runs an entry over one of the chunks of all samples."""
+    walks, numbers, count, reals, powers = plan
+    b, start = i // chunks, i % chunks * CHUNK
+    stop = min(start + CHUNK, voxels)
+    return call_entry(code, (table, classes, width, walks, numbers, count, reals, powers, b, start, stop, tile))
+
+
+def _sum_loop(code, walks, numbers, reals, powers, voxels, tile, columns, width, sums):  # type: ignore[no-untyped-def]
+    samples, classes, _ = sums.shape
+    chunks, bad = -(-voxels // CHUNK), 0
+    partial = _memory(samples * chunks, classes, width)
+    table, plan = partial.ctypes.data, (walks.ctypes.data, numbers.ctypes.data, numbers.size, reals, powers)
     for i in prange(samples * chunks):
-        b, start = i // chunks, i % chunks * CHUNK
-        place = table + b * steps[0] + i % chunks * steps[1]
-        stop = min(start + CHUNK, voxels)
-        bad += call_entry(code, (place, classes, width, walks, numbers, count, reals, powers, b, start, stop, tile))
+        bad += _run_chunk(code, table + i * classes * width * 8, i, chunks, classes, width, plan, voxels, tile)
+    _add_chunks(partial, chunks, columns, sums)
     return bad
 
 
-_LOOP = serial_and_parallel(_chunk_loop)
+def _gradient_loop(code, walks, numbers, reals, powers, voxels, tile, sources, single, grad_sums):  # type: ignore[no-untyped-def]
+    (samples, classes, _), width = grad_sums.shape, sources.shape[1]
+    chunks, bad = -(-voxels // CHUNK), 0
+    coefficients = _memory(samples, classes, width)
+    table, plan = coefficients.ctypes.data, (walks.ctypes.data, numbers.ctypes.data, numbers.size, reals, powers)
+    row = classes * width * (4 if single else 8)
+    if single:
+        with_target(sources, grad_sums, array_at(table, (samples, classes, width), np.float32))
+    else:
+        with_target(sources, grad_sums, coefficients)
+    for i in prange(samples * chunks):
+        bad += _run_chunk(code, table + i // chunks * row, i, chunks, classes, width, plan, voxels, tile)
+    return bad + (0 if coefficients.size else 1)  # the last use of the coefficients: until here they must live
+
+
+_SUM, _GRADIENT = map(serial_and_parallel, (_sum_loop, _gradient_loop))
 # These hand their tables on: one code serves both directions
 _IN_REGISTERS = Entry(cpu_registers.chunk_in_registers, np.float64)
 _BY_CHANNELS = Entry(cpu_channels.chunk_by_channels, np.float64)
@@ -182,23 +226,20 @@ _BACKWARD = [Entry(backward_general), Entry(backward_labels), _IN_REGISTERS, _BY
 _ERRORS = Entry(errors_of_chunk, np.float64)
 
 
-def _run(
-    entry: Entry, logits: Tensor, table: np.ndarray, steps: tuple[int, ...], walks: np.ndarray, p: _Prepared
-) -> int:
-    """Runs an entry over all chunks; the steps, in bytes, are those of a table from sample to sample and chunk to
-    chunk. Returns the sum of what the entry returned."""
-    batch, _, voxels = _sizes(logits)
-    classes, width = table.shape[-2:]
-    arguments = (
-        classes,
-        width,
-        walks.ctypes.data,
-        p.addresses[0],
-        p.numbers.size,
-        p.addresses[1],
-        p.reals.size,
-        min(p.tile, -(-voxels // LANES) * LANES),
-    )
-    code = entry.address(p.reals.dtype.type)
-    loop = pick(_LOOP, logits.numel())
-    return int(loop(code, -(-voxels // CHUNK), batch, voxels, table.ctypes.data, steps, arguments))
+def _sum(entry: Entry, logits: Tensor, walks: np.ndarray, p: _Prepared, sums: np.ndarray) -> int:
+    """Runs an entry over all chunks, and adds up what they found; returns the number of bad labels."""
+    loop = pick(_SUM, logits.numel())
+    return int(loop(*_common_arguments(entry, logits, walks, p), p.columns, p.width, sums))
+
+
+def _differentiate(entry: Entry, logits: Tensor, walks: np.ndarray, p: _Prepared, grad_sums: np.ndarray) -> None:
+    """Runs an entry over all chunks with the coefficients that belong to the gradient of the sums."""
+    loop, single = pick(_GRADIENT, logits.numel()), p.reals.dtype == np.float32
+    loop(*_common_arguments(entry, logits, walks, p), p.sources, single, grad_sums)
+
+
+def _common_arguments(entry: Entry, logits: Tensor, walks: np.ndarray, p: _Prepared) -> tuple[Any, ...]:
+    """Of both loops."""
+    voxels = _sizes(logits)[2]
+    tile = min(p.tile, -(-voxels // LANES) * LANES)
+    return entry.address(p.reals.dtype.type), walks, p.numbers, p.reals_at, p.reals.size, voxels, tile

@@ -6,6 +6,8 @@ caller keeps the tensor alive. Rows are converted to the kernel's own type (floa
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +56,21 @@ WALK_NUMBERS = len(Walk._fields)
 TENSORS = 5  # of a pass: logits, target, mask, map, gradient
 ABSENT = Walk(0, -1, 0, 0, 1, 1, 0, 0, 0, 0)
 _STREAMED_FROM = 8 << 20  # bytes
+_MAPPED_FROM = 32 << 20  # bytes: glibc takes larger blocks from the system, and gives them back, each time
+_ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux has it
+_HUGE = 2 << 20  # bytes of a page
+
+
+def in_huge_pages(tensor: Tensor) -> Tensor:
+    """The same tensor, not yet written: if it is large, Linux is asked for huge pages, as NumPy does for its arrays.
+
+    Clearing small ones one by one, as each is first written, takes longer than a gradient does.
+    """
+    if _ADVICE is not None and tensor.nbytes >= _MAPPED_FROM:
+        start, stop = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        first, last = -(-start // _HUGE) * _HUGE, stop // _HUGE * _HUGE
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _ADVICE)  # advice: may fail
+    return tensor
 
 
 def walk(tensor: Tensor | None, channels: bool) -> Walk:

@@ -10,6 +10,7 @@ from fastloss.terms import Plan
 from .cpu import forward_with_bad_labels, write_errors
 from .cpu_errors import UNCOUNTED
 from .cpu_jaccard import jaccard_of_class
+from .cpu_memory import in_huge_pages
 from .cpu_select import select_largest
 from .ranking import jaccard_of_groups
 
@@ -20,7 +21,7 @@ def largest_losses_with_bad_labels(
     """The plan's sums; mean and number of the largest voxel losses; the weight that each voxel has in that mean; the
     number of counted voxels whose label is no class."""
     shape = (logits.shape[0], 1 if exclusive else logits.shape[1], *logits.shape[2:])
-    losses = torch.empty(shape, dtype=_real(logits))
+    losses = in_huge_pages(torch.empty(shape, dtype=_real(logits)))
     sums, bad = forward_with_bad_labels(logits, target, mask, None, plan, losses)
     mean, count, weights = select_largest(losses, k)
     return sums, _scalar(mean), _scalar(count), weights, bad
@@ -32,7 +33,7 @@ def jaccard_with_bad_labels(
     """The Lovász extension of the Jaccard loss ``[B or 1, C]``, the weight of each class's voxels, and the slopes by p
     ``[C, B, *S]``; the number of counted voxels whose label is no class."""
     batch, channels = logits.shape[:2]
-    errors = torch.empty((channels, batch, *logits.shape[2:]), dtype=_real(logits))
+    errors = in_huge_pages(torch.empty((channels, batch, *logits.shape[2:]), dtype=_real(logits)))
     groups = batch if per_sample else 1
     values, sizes = (torch.zeros(groups, channels, dtype=torch.float64) for _ in range(2))
     if not logits.numel():

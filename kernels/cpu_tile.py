@@ -114,15 +114,22 @@ def coefficient_sources(columns: np.ndarray, width: int) -> np.ndarray:
     return sources
 
 
-def with_target(sources: np.ndarray, grad_sums: np.ndarray) -> np.ndarray:
+@_fast
+def with_target(sources, grad_sums, coefficients):
     """The coefficients by column; those of p y and p^2 y with those of p and p^2 added, as they apply where y is 1.
 
     Added here in float64, since the two may cancel but for a small part.
     """
-    batch, channels, terms = grad_sums.shape
-    padded = np.zeros((batch, channels, terms + 1))
-    padded[:, :, :terms] = grad_sums
-    return padded.take(sources[0], -1) + padded.take(sources[1], -1)
+    no_inline()
+    samples, classes, terms = grad_sums.shape
+    for b in range(samples):
+        for c in range(classes):
+            for k in range(sources.shape[1]):
+                total = 0.0
+                for source in sources[:, k]:
+                    if source < terms:
+                        total += grad_sums[b, c, source]
+                coefficients[b, c, k] = total
 
 
 @_inlined

@@ -178,6 +178,68 @@ def test_passes_are_counted(monkeypatch):
     assert calls == ["forward_with_bad_labels", "backward"]
 
 
+def test_a_profiler_sees_the_operators():
+    logits, labels = oracle.make("softmax", 3, (5, 6))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        fastloss.DiceLoss()(logits.requires_grad_(), labels).backward()
+    seen = {event.key for event in profile.key_averages()}
+    assert {"fastloss::voxel_sums", "fastloss::voxel_sums_backward"} <= seen
+
+
+def test_a_tensor_that_waits_to_be_negated():
+    labels = oracle.make("softmax", 3, (5, 6))[1]
+    lazy = torch.randn(*labels.shape[:1], 3, *labels.shape[1:], dtype=torch.complex64).conj().imag
+    assert lazy.is_neg()
+    loss = fastloss.DiceCELoss(ignore_index=255)
+    value, gradient = oracle.gradient(lambda z: loss(z, labels), lazy.resolve_neg())
+    negated = lazy.detach().requires_grad_()
+    again = loss(negated, labels)
+    again.backward()
+    assert torch.equal(again.detach(), value) and torch.equal(negated.grad, gradient)
+
+
+def test_a_term_without_influence_and_terms_of_the_target_alone():
+    class Half(fastloss.SumLoss):
+        terms = ("p2", "y", "py")  # a formula need not use all of them
+
+        def formula(self, sums):
+            assert not sums["y"].requires_grad and sums["p2"].requires_grad
+            return sums["py"] / sums["y"].clamp_min(1)
+
+    class Volume(fastloss.SumLoss):
+        terms = ("y",)
+
+        def formula(self, sums):
+            return sums["y"]
+
+    logits, labels = oracle.make("softmax", 3, (5, 6))
+    found = oracle.gradient(lambda z: Half()(z, labels), logits)
+    expected = oracle.gradient(lambda z: plain_half(z, labels), logits)
+    torch.testing.assert_close(found, expected, check_dtype=False)
+    assert not Volume()(logits.requires_grad_(), labels).requires_grad
+
+
+def plain_half(logits, labels):
+    y = torch.nn.functional.one_hot(labels.long(), 3).movedim(-1, 1)
+    return ((logits.softmax(1) * y).flatten(2).sum(2) / y.flatten(2).sum(2).clamp_min(1)).mean()
+
+
+@pytest.mark.skipif(not os.path.exists("/sys/kernel/mm/transparent_hugepage"), reason="a system without huge pages")
+def test_a_large_gradient_asks_for_huge_pages():
+    """Else clearing its pages takes longer than computing it, each time."""
+    logits = torch.zeros(1, 2, 2048, 2049, requires_grad=True)
+    fastloss.DiceLoss()(logits, torch.zeros(1, 2048, 2049, dtype=torch.uint8)).backward()
+    middle, flags = logits.grad.data_ptr() + logits.grad.nbytes // 2, []
+    with open("/proc/self/smaps") as maps:
+        for line in maps:
+            first, _, rest = line.partition("-")
+            if rest and all(digit in "0123456789abcdef" for digit in first):
+                inside = int(first, 16) <= middle < int(rest.split()[0], 16)
+            elif inside and line.startswith("VmFlags:"):
+                flags = line.split()
+    assert "hg" in flags
+
+
 # Determinism, threads, processes
 
 
