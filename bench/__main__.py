@@ -130,6 +130,7 @@ def refuse(rows: list[dict]) -> None:
 @click.option("--seconds", type=click.FloatRange(0), default=30, show_default=True, help="No new round after these.")
 @click.option("--compile/--no-compile", "compiled", default=True, help="Peers under torch.compile as well.")
 @click.option("--memory/--no-memory", default=True, help="Peak memory, in a process per loss.")
+@click.option("--tuned/--untuned", default=True, help="Whether the C library keeps freed memory, or decides itself.")
 @device_option
 @threads_option
 @json_option
@@ -144,6 +145,7 @@ def speed(
     seconds,
     compiled,
     memory,
+    tuned,
     device,
     threads,
     json_file,
@@ -156,7 +158,7 @@ def speed(
     if activation == "softmax" and shape[1] < 2:
         raise click.BadParameter("softmax needs at least two classes", param_hint="--shape")
     case = Case("", shape, dtype, label_dtype, activation, backend, device, threads)
-    rows = run_speed(losses, case, Effort(repeats, compiled, memory, seconds))
+    rows = run_speed(losses, case, Effort(repeats, compiled, memory, seconds, tuned=tuned))
     if json_file:
         write_json(json_file, rows)
     refuse(rows)

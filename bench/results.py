@@ -12,6 +12,7 @@ from bench.report import finite, machine_line, number, plain_table
 from bench.scores import METRICS, summarise
 from bench.survey import TABLE_III
 
+TIMES = ("loss_ms", "step_ms", "loss_share", "seconds")  # of a run
 HEADINGS = {"dice": "Dice", "jaccard": "Jaccard", "sensitivity": "sens.", "specificity": "spec.", "hd95_mm": "HD95 mm"}
 
 
@@ -22,9 +23,16 @@ def read_runs(folder: Path, losses: Iterable[str], seeds: Iterable[int]) -> list
 
 
 def restored(run: dict) -> dict:
-    """NaN where JSON has null, in the scores."""
+    """NaN where JSON has null, in the scores and times."""
+    run |= {key: math.nan if run[key] is None else run[key] for key in TIMES}
     run["scores"] = [{k: math.nan if v is None else v for k, v in row.items()} for row in run["scores"]]
     return run
+
+
+def mean_of_known(values: list[float]) -> float:
+    """Without NaN; NaN where there is nothing else."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def rows_of(runs: list[dict]) -> list[dict]:
@@ -34,9 +42,7 @@ def rows_of(runs: list[dict]) -> list[dict]:
         own = [run for run in runs if run["loss"] == loss]
         scores = [row | {"seed": run["seed"]} for run in own for row in run["scores"]]
         table = summarise(scores, own[0]["classes"])
-        times = {
-            key: sum(run[key] for run in own) / len(own) for key in ("loss_ms", "step_ms", "loss_share", "seconds")
-        }
+        times = {key: mean_of_known([run[key] for run in own]) for key in TIMES}
         survey = TABLE_III.get(loss)
         rows.append(
             {

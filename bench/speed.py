@@ -29,6 +29,7 @@ class Effort:
     memory: bool = True
     seconds: float = math.inf  # after which no further round begins
     slow_peers: bool = True  # whether to run peers of which a step takes seconds
+    tuned: bool = True  # whether the C library keeps freed memory, or decides itself
 
 
 def affordable(effort: Effort, seconds: float) -> Effort:
@@ -114,6 +115,7 @@ def empty_row(case: Case, effort: Effort) -> dict:
         "device": case.device,
         "threads": case.threads,
         "repeats": effort.repeats,
+        "tuned": effort.tuned,
         "forward_ms": None,
         "backward_ms": None,
         "total_ms": None,
@@ -147,7 +149,8 @@ def measure(case: Case, effort: Effort, advance: Callable[[str], None] = lambda 
             return row
         advance("timing")
         with watch_others() as watched:
-            samples = interleave({COPY: Copy(logits), **contestants}, effort.repeats, case.torch_device, effort.seconds)
+            all_of_them = {COPY: Copy(logits), **contestants}
+            samples = interleave(all_of_them, effort.repeats, case.torch_device, effort.seconds, effort.tuned)
     row["repeats"] = len(samples["ours"].forward)
 
     row |= spread(samples["ours"])

@@ -91,12 +91,14 @@ def interleave(
     repeats: int,
     device: torch.device,
     seconds: float = math.inf,
+    tuned: bool = True,
 ) -> dict[str, Samples]:
     """Time all contestants in turn, `repeats` rounds over: they share whatever the machine does meanwhile.
 
-    After `seconds` no further round begins, but for the first FEWEST.
+    After `seconds` no further round begins, but for the first FEWEST. `tuned`: this process keeps freed memory.
     """
-    keep_freed_memory()
+    if tuned:
+        keep_freed_memory()
     for contestant in contestants.values():
         begin = time.perf_counter()
         for _ in range(WARM_UP):

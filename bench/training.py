@@ -123,7 +123,7 @@ def keep(plan: Plan, run: Run, loss: str, complete: bool, loss_peak: int | None,
     at, data, folder = run.at, run.samples.data, plan.folder_of(loss, run.seed)
     peak = peak_so_far(plan.device)
     scores, slices = score(run)
-    timed = max(1, at.timed)
+    timed = at.timed or math.nan  # the first step warms up: where there is no other, no time is known
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "slices.npz", **slices)
     if parallel.is_parallel() and not shares_sums(loss):
@@ -139,7 +139,7 @@ def keep(plan: Plan, run: Run, loss: str, complete: bool, loss_peak: int | None,
         "complete": complete,
         "loss_ms": at.loss_seconds / timed * 1e3,
         "step_ms": at.step_seconds / timed * 1e3,
-        "loss_share": at.loss_seconds / at.step_seconds if at.step_seconds else math.nan,
+        "loss_share": at.loss_seconds / (at.step_seconds or math.nan),
         "seconds": at.seconds,
         "peak_bytes": peak,
         "loss_peak_bytes": loss_peak,

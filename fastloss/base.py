@@ -27,14 +27,14 @@ Sums = dict[str, Tensor]
 
 def ratio(numerator: Tensor, denominator: Tensor, empty: float) -> Tensor:
     """``numerator / denominator``; ``empty``, with a zero gradient, where the denominator is 0."""
-    if _never_zero(denominator):
+    if never_zero(denominator):
         return numerator / denominator
     nothing = denominator == 0
     return torch.where(nothing, empty, numerator / torch.where(nothing, 1.0, denominator))
 
 
-def _never_zero(values: Tensor) -> bool:
-    """Whether that is known: asked where it costs less than what it saves, of numbers on the CPU."""
+def never_zero(values: Tensor) -> bool:
+    """Whether that is known: asked of numbers on the CPU, where it costs less than the operators that it saves."""
     plain = type(values) is Tensor and values.device.type == "cpu" and not torch.compiler.is_compiling()
     return plain and not _has_zero(values.tolist())
 
@@ -114,8 +114,7 @@ class SegmentationLoss(nn.Module):
         """The reduction alone."""
         if self.reduction == "none":
             return table
-        total = table.sum()
-        return total if self.reduction == "sum" else total / max(1, table.numel())
+        return table.mean() if self.reduction == "mean" and table.numel() else table.sum()
 
     def weights(self, table: Tensor) -> Tensor | None:
         """The class weights, checked against the channels of ``table`` ``[B, C]``."""

@@ -123,7 +123,7 @@ class _LogDiceLoss(DiceLoss):
 
     def formula(self, sums: Sums) -> Tensor:
         # Without smoothing D may be 0, where the logarithm and its derivative are infinite.
-        value = -self.coefficient(sums).clamp_min(EPSILON).log()
+        value = -(1 - super().formula(sums)).clamp_min(EPSILON).log()
         return where_counted(sums, value.clamp_min(EPSILON) ** self.gamma)
 
 

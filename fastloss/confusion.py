@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import SumLoss, Sums, ratio
+from .base import SumLoss, Sums, never_zero, ratio
 from .inputs import check_at_least_zero, check_choice, check_fraction
 
 
@@ -50,13 +50,16 @@ class GeneralizedDiceLoss(SumLoss):
         omega = omega if weight is None else omega * weight
         overlap = (omega * sums["py"]).sum(1, keepdim=True)
         volumes = (omega * (sums["p"] + sums["y"])).sum(1, keepdim=True)
-        return self.collapse(1 - ratio(2 * overlap + self.smooth, volumes + self.smooth, 1.0))
+        return self.collapse(ratio(torch.sub(volumes, overlap, alpha=2), volumes + self.smooth, 0.0))
 
     def size_weights(self, true: Tensor) -> Tensor:
         """ω ``[B, C]`` of the true volumes."""
         if self.weighting == "uniform":
             return torch.ones_like(true)
-        omega = 1 / (true * true if self.weighting == "square" else true)
+        size = true * true if self.weighting == "square" else true
+        omega = 1 / size
+        if never_zero(1 / omega):
+            return omega  # all of it finite
         finite = torch.isfinite(omega)
         largest = torch.where(finite, omega, 0.0).amax(1, keepdim=True)
         return torch.where(finite, omega, torch.where(largest > 0, largest, 1.0))
@@ -139,6 +142,9 @@ class MCCLoss(SumLoss):
         predicted, true, count = sums["p"], sums["y"], sums["count"]
         product = predicted * true * (count - predicted) * (count - true)
         square = product.clamp_min(0) + self.smooth**2
+        correlated = count * sums["py"] - predicted * true + self.smooth
+        if never_zero(square):
+            return 1 - correlated / square.sqrt()
         degenerate = square == 0  # without smoothing: the root has no derivative there, and 0 / 0 is perfect
         root = torch.where(degenerate, 1.0, square).sqrt()
-        return 1 - torch.where(degenerate, 1.0, (count * sums["py"] - predicted * true + self.smooth) / root)
+        return 1 - torch.where(degenerate, 1.0, correlated / root)

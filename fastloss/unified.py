@@ -10,7 +10,7 @@ from torch import Tensor
 from .base import CompoundLoss, SumLoss, Sums
 from .distribution import VoxelLoss
 from .inputs import check_at_least_zero, check_fraction
-from .region import tversky_index, where_counted
+from .region import one_minus_tversky_index, where_counted
 from .terms import EPSILON, term_name
 
 
@@ -57,8 +57,9 @@ class _UnifiedTverskyLoss(SumLoss):
         return where_counted(sums, value)
 
     def loss(self, overlap: Tensor, false_positive: Tensor, false_negative: Tensor, enhanced: bool) -> Tensor:
-        index = tversky_index(overlap, false_positive, false_negative, 1 - self.delta, self.delta, self.smooth)
-        return (1 - index).clamp_min(EPSILON) ** (1 - self.gamma) if enhanced else 1 - index
+        errors = (false_positive, false_negative)
+        value = one_minus_tversky_index(overlap, *errors, 1 - self.delta, self.delta, self.smooth)
+        return value.clamp_min(EPSILON) ** (1 - self.gamma) if enhanced else value
 
 
 class UnifiedFocalLoss(CompoundLoss):

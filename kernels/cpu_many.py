@@ -18,12 +18,11 @@ from numba.core import cgutils
 
 from .cpu_lanes import BYTES, MOST, REAL, WHOLE, Lanes, blocks
 from .cpu_tile import CE_POS, COUNT, P2, P2Y, PY, SLOTS, Y2, P, Y
-from .cpu_variants import LOSSES, Arguments, Block, Sums, Variant
+from .cpu_variants import LOSSES, Arguments, Block, Sums, Table, Variant
 
 CLASSES = 256  # the most: a label fits 8 bits, and what the functions keep of a block their stack
 _PICKED = 8  # the most classes among which what the label's has is picked out
 _CHAINS = 4  # tables that neighbouring voxels are scattered to: one would wait for the addition before
-_DOUBLE = ir.DoubleType()
 _SERVED = (P, PY, P2, P2Y, CE_POS, COUNT, Y, Y2)
 
 
@@ -80,15 +79,10 @@ class _Code:
     def __init__(self, builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments):
         self.builder, self.v, self.weighted, self.a = builder, v, weighted, a
         self.lanes = lanes = Lanes(builder, v.classes)
-        self.width = SLOTS + len(v.powers)
+        self.table = Table(lanes, v, a)
         self.picks = v.classes <= _PICKED
         self.softmax = _Memory(lanes, v.classes + 1, lanes.width)  # one more for what is no class
         self.labels = _Memory(lanes, 1, lanes.width)
-
-    def coefficient(self, c: Any, column: int) -> Any:
-        """Of a class."""
-        row = self.builder.mul(c, ir.Constant(BYTES, 4 * self.width))
-        return self.lanes.load(self.a.table, self.builder.add(row, ir.Constant(BYTES, 4 * column)), REAL)
 
     @contextmanager
     def voxels(self, chains: int = 1) -> Iterator[list[tuple[Any, Any]]]:
@@ -186,10 +180,11 @@ def emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -
         of_label.append(Y)
     sums = {column: _Memory(lanes, v.classes, width) for column in partners}  # of voxels of other labels
     picked = {column: _Memory(lanes, v.classes, width) for column in of_label if code.picks}
-    scattered = _Memory(lanes, _CHAINS * (v.classes + 1), max(1, len(of_label)))
+    scattered = None if code.picks else _Memory(lanes, _CHAINS * (v.classes + 1), max(1, len(of_label)))
+    rows = None if code.picks else _Memory(lanes, max(1, len(of_label)), width)
     for memory in (*sums.values(), *picked.values(), scattered):
-        memory.clear()
-    rows = _Memory(lanes, max(1, len(of_label)), width)
+        if memory is not None:
+            memory.clear()
     kept = Sums(lanes)
     kept.start("weight", lanes.zero)
     with blocks(lanes, a.voxels) as (_, offset):
@@ -220,15 +215,6 @@ def emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -
             block.store_loss(own_l)
     count = lanes.over_lanes(kept.get("weight")) if weighted else builder.sitofp(a.voxels, REAL)
     with _counted(builder, v.classes) as c:
-
-        def add(column: int, *values: Any) -> None:
-            row = builder.mul(c, ir.Constant(BYTES, 8 * code.width))
-            place = builder.add(row, ir.Constant(BYTES, 8 * column))
-            total = lanes.load(a.table, place, _DOUBLE)
-            for value in values:
-                total = builder.fadd(total, builder.fpext(value, _DOUBLE))
-            lanes.store(total, a.table, place)
-
         parts: dict[int, list[Any]] = {}
         for k, column in enumerate(of_label):
             if code.picks:
@@ -237,15 +223,15 @@ def emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -
                 chains = [builder.add(c, ir.Constant(BYTES, chain * (v.classes + 1))) for chain in range(_CHAINS)]
                 parts[column] = [scattered.load_one(row, k) for row in chains]
         for column, own_column in partners.items():  # no less than the label's part, to the last bit
-            add(column, *parts[own_column], lanes.over_lanes(sums[column].load(c)))
+            code.table.add(c, column, *parts[own_column], lanes.over_lanes(sums[column].load(c)))
         for column in (PY, P2Y, CE_POS, *range(SLOTS, SLOTS + len(v.powers))):
             if column >= SLOTS or v.asks(column):
-                add(column, *parts[column])
+                code.table.add(c, column, *parts[column])
         for column in (Y, Y2):
             if v.asks(column):
-                add(column, *parts[Y])
+                code.table.add(c, column, *parts[Y])
         if v.asks(COUNT):
-            add(COUNT, count)
+            code.table.add(c, COUNT, count)
 
 
 def emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
@@ -261,9 +247,12 @@ def emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argument
             if weighted:  # what is no class may have the numbers of any
                 is_class = builder.icmp_unsigned("<", label, ir.Constant(BYTES, v.classes))
                 label = builder.select(is_class, label, ir.Constant(BYTES, 0))
-            return code.coefficient(label, column)
+            return code.table.coefficient(label, column)
 
-        return (lambda c: lanes.fill(code.coefficient(c, column))), of_voxel
+        return (lambda c: of_class(c, column)), of_voxel
+
+    def of_class(c: Any, column: int) -> Any:
+        return lanes.fill(code.table.coefficient(c, column))
 
     with blocks(lanes, a.voxels) as (_, offset):
         dots = Sums(lanes)
@@ -272,10 +261,10 @@ def emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argument
 
         def each(c: Any, e: Any) -> None:
             if first:
-                dots.put("first", lanes.fused(e, lanes.fill(code.coefficient(c, P)), dots.get("first")))
+                dots.put("first", lanes.fused(e, of_class(c, P), dots.get("first")))
             if second:
                 square = lanes.mul(e, e)
-                dots.put("second", lanes.fused(square, lanes.fill(code.coefficient(c, P2)), dots.get("second")))
+                dots.put("second", lanes.fused(square, of_class(c, P2), dots.get("second")))
 
         block = _Block(code, offset, each, v.own or first or second)
         wanted = [column for column, asked in ((PY, first), (P2Y, second), (CE_POS, v.asks(CE_POS))) if asked]
@@ -285,12 +274,7 @@ def emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argument
         r, own_p = block.r, block.own_p
         own = [k[CE_POS]] if CE_POS in k else []
         own_l = block.own_l() if v.powers else None
-        for j in range(len(v.powers)):
-            by_l, by_q = block.powers.slopes(j, own_l, block.own_q)
-            both = [by_l] if by_l is not None else []
-            both += [lanes.mul(by_q, own_p)] if by_q is not None else []  # d(1-p)/dl = p
-            if both:
-                own.append(lanes.mul(k[SLOTS + j], lanes.total(both)))
+        own += block.own_slopes(lambda j: k[SLOTS + j], own_l, block.own_q, own_p) if v.powers else []
         level = lanes.total(own) if own else lanes.zero
         if block.labelled is not None:
             level = lanes.pick(block.labelled, level)
@@ -315,9 +299,9 @@ def emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argument
             e = code.softmax.load(c)
             parts = [level]
             if first:
-                parts.append(lanes.fill(code.coefficient(c, P)))
+                parts.append(of_class(c, P))
             if second:
-                half = lanes.mul(lanes.fill(code.coefficient(c, P2)), lanes.mul(e, r))
+                half = lanes.mul(of_class(c, P2), lanes.mul(e, r))
                 parts.append(lanes.mul(two, half))
             value = lanes.mul(lanes.mul(e, weighted_r), lanes.total(parts))
             value = lanes.pick(block.is_label(c), own_value, value)

@@ -305,13 +305,7 @@ def _own_slopes(v: Variant, block: _Block, k: Coefficients) -> tuple[list[Any], 
         own = [lanes.pick(mine, g) for mine, g in zip(block.mine, cross_entropy, strict=True)] if cross_entropy else []
         return own, lanes.total(own) if own else lanes.zero
     parts = [lanes.choose(block.mine, cross_entropy)] if cross_entropy else []
-    for j, power in enumerate(v.powers):
-        if not power.complement:
-            by_l, by_q = block.powers.slopes(j, block.own_l, block.own_q)
-            both = [by_l] if by_l is not None else []
-            both += [lanes.mul(by_q, block.own_p)] if by_q is not None else []  # d(1-p)/dl = p
-            if both:
-                parts.append(lanes.mul(lanes.choose(block.mine, k[SLOTS + j]), lanes.total(both)))
+    parts += block.own_slopes(lambda j: lanes.choose(block.mine, k[SLOTS + j]), block.own_l, block.own_q, block.own_p)
     level = lanes.total(parts) if parts else lanes.zero
     return [lanes.pick(mine, level) for mine in block.mine], level
 

@@ -221,6 +221,18 @@ class Block:
         inverse = lanes.pick(b.fcmp_ordered(">", x, lanes.reals(EPSILON)), b.fdiv(lanes.one, clamped))
         return b.fsub(lanes.zero, lanes.log(clamped)), inverse
 
+    def own_slopes(self, coefficient: Callable[[int], Any], l: Any, q: Any, p: Any) -> list[Any]:
+        """Of the terms with a power and with the label's class, the derivative by its -log p, times a coefficient."""
+        lanes, found = self.lanes, []
+        for j, power in enumerate(self.v.powers):
+            if not power.complement:
+                by_l, by_q = self.powers.slopes(j, l, q)
+                parts = [by_l] if by_l is not None else []
+                parts += [lanes.mul(by_q, p)] if by_q is not None else []  # d(1-p)/dl = p
+                if parts:
+                    found.append(lanes.mul(coefficient(j), lanes.total(parts)))
+        return found
+
     def under_map(self, given: Coefficients) -> Coefficients:
         """The coefficients of each class, with those of the terms under the map."""
         if not self.v.mapped:
@@ -272,14 +284,23 @@ class Table:
     def __init__(self, lanes: Lanes, v: Variant, a: Arguments):
         self.lanes, self.variant, self.address, self.width = lanes, v, a.table, SLOTS + len(v.powers)
 
-    def _offset(self, c: int, column: int, size: int) -> ir.Constant:
-        return ir.Constant(BYTES, size * (c * self.width + column))
+    def _place(self, c: Any, column: int, size: int) -> tuple[Any, Any]:
+        """Address and offset of a number of a class, which may be known only when the code runs."""
+        b = self.lanes.builder
+        row = b.mul(ir.Constant(BYTES, c) if isinstance(c, int) else c, ir.Constant(BYTES, size * self.width))
+        return self.address, b.add(row, ir.Constant(BYTES, size * column))
 
-    def add(self, c: int, column: int, value: Any) -> None:
-        builder, place = self.lanes.builder, (self.address, self._offset(c, column, 8))
-        double = ir.DoubleType()
-        total = builder.fadd(self.lanes.load(*place, double), builder.fpext(value, double))
+    def add(self, c: Any, column: int, *values: Any) -> None:
+        """To a class's sum."""
+        builder, place, double = self.lanes.builder, self._place(c, column, 8), ir.DoubleType()
+        total = self.lanes.load(*place, double)
+        for value in values:
+            total = builder.fadd(total, builder.fpext(value, double))
         self.lanes.store(total, *place)
+
+    def coefficient(self, c: Any, column: int) -> Any:
+        """Of a class, as a scalar."""
+        return self.lanes.load(*self._place(c, column, 4), REAL)
 
     def coefficients(self) -> Coefficients:
         """Those of each class, of all terms that have any; that of p y or p^2 y is the sum with that of p or p^2, so
@@ -290,5 +311,4 @@ class Table:
         return {i: self._read(i) for i in [*wanted, *(SLOTS + j for j in range(len(v.powers)))]}
 
     def _read(self, column: int) -> list[Any]:
-        offsets = [self._offset(c, column, 4) for c in range(self.variant.classes)]
-        return [self.lanes.fill(self.lanes.load(self.address, offset, REAL)) for offset in offsets]
+        return [self.lanes.fill(self.coefficient(c, column)) for c in range(self.variant.classes)]

@@ -28,8 +28,10 @@ from bench.datasets import open_dataset, prepare
 from bench.experiment import Run, Samples
 from bench.machine import ROOT
 from bench.registry import LOSSES
+from bench.results import mean_of_known, read_runs, rows_of
 from bench.scores import predict, score, spread, summarise
 from bench.settings import Settings
+from bench.training import Plan, keep
 
 SMALL = ["--widths", "2,2,4", "--threads", "1", "--batch-size", "8"]
 
@@ -139,6 +141,18 @@ def test_a_run_that_is_stopped_in_time_may_be_gone_on_with(cache, tmp_path):
     whole = make_run(cache, tmp_path / "whole", 2)
     whole.train(math.inf, lambda at: None)
     assert whole.at.history == again.at.history
+
+
+def test_a_run_of_no_more_than_the_first_step_has_no_times(cache, tmp_path):
+    """The first step warms up."""
+    run = make_run(cache, tmp_path, 2)
+    run.train(0.0, lambda at: None)
+    plan = Plan(run.settings, ["dice"], [0], tmp_path, run.device)
+    keep(plan, run, "dice", False, None, [])
+    (row,) = rows_of(read_runs(tmp_path, ["dice"], [0]))
+    assert row["steps"] == 1 and row["seconds"] > 0
+    assert all(math.isnan(row[key]) for key in ("loss_ms", "step_ms", "loss_share"))
+    assert mean_of_known([1.0, math.nan, 2.0]) == 1.5
 
 
 def make_run(cache, folder, dims, spec="synthetic:5,16", **more):

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,6 +178,15 @@ def test_contestants_take_turns():
     samples = timing.interleave({"a": Fake("a"), "b": Fake("b")}, repeats=3, device=torch.device("cpu"))
     assert turns[-6:] == ["a", "b"] * 3 and len(turns) == 6 + 2 * timing.WARM_UP
     assert samples["a"].total == [3.0] * 3
+
+
+def test_the_c_library_is_left_alone_where_that_is_asked_for(monkeypatch):
+    tuned = []
+    monkeypatch.setattr(timing, "keep_freed_memory", lambda: tuned.append(True))
+    untuned = Effort(1, compiled=False, memory=False, tuned=False)
+    row = measure(Case("dice", (1, 2, 8, 8), only_ours=True), untuned)
+    assert not row["tuned"] and not tuned
+    assert measure(Case("dice", (1, 2, 8, 8), only_ours=True), replace(untuned, tuned=True))["tuned"] and tuned
 
 
 def test_rounds_end_with_the_time_but_are_three_at_least(monkeypatch):
