@@ -25,7 +25,7 @@ from .cpu_math import INNER, no_inline
 from .cpu_memory import array_at, in_huge_pages, walk
 from .cpu_threads import Entry, call_entry, pick, serial_and_parallel
 from .cpu_tile import SLOTS, coefficient_sources, columns, plan_numbers, plan_reals, with_target
-from .cpu_variants import GRADIENT, LOSSES, SUMS
+from .cpu_variants import ERRORS, GRADIENT, LOSSES, SUMS
 
 CHUNK = 16384  # voxels; a multiple of every tile
 _fast = njit(**INNER)
@@ -67,8 +67,8 @@ def write_errors(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan
     batch, channels, _ = _sizes(logits)
     walks = _walks(logits, target, mask, None, plan, errors)
     walks[4, 9] = 0
-    p = _prepare(plan, channels, logits.dtype, False, None)
-    return _sum(_ERRORS, logits, walks, p, np.zeros((batch, channels, 0)))
+    p = _prepare(plan, channels, logits.dtype, logits.is_contiguous(), ERRORS)
+    return _sum(_WRITE_ERRORS[p.route], logits, walks, p, np.zeros((batch, channels, 0)))
 
 
 def backward(
@@ -112,14 +112,12 @@ _GENERAL, _LABELS, _REGISTERS, _CHANNELS = range(4)
 
 
 @lru_cache(maxsize=256)
-def _prepare(plan: Plan, channels: int, dtype: torch.dtype, contiguous: bool, output: int | None) -> _Prepared:
-    """Of logits of a dtype; ``output``: one of cpu_variants; None for what only the general pass does."""
+def _prepare(plan: Plan, channels: int, dtype: torch.dtype, contiguous: bool, output: int) -> _Prepared:
+    """Of logits of a dtype; ``output``: one of cpu_variants."""
     kind = _own_kind(dtype) if contiguous else ""
     reals = plan_reals(plan, np.float64 if dtype == torch.float64 else np.float32)
-    route, code = _LABELS if serves(plan) else _GENERAL, 0
-    if output is None:
-        route = _GENERAL
-    elif cpu_registers.serves(plan, channels, dtype):
+    route, code = _LABELS if serves(plan) and output != ERRORS else _GENERAL, 0
+    if cpu_registers.serves(plan, channels, dtype):
         route, code = _REGISTERS, cpu_registers.code(plan, channels, output, kind)
     elif cpu_channels.serves(plan, channels, dtype, output):
         route, code = _CHANNELS, cpu_channels.code(plan, output, kind)
@@ -223,7 +221,7 @@ _BY_CHANNELS = Entry(cpu_channels.chunk_by_channels, np.float64)
 # By route
 _FORWARD = [Entry(forward_general, np.float64), Entry(forward_labels, np.float64), _IN_REGISTERS, _BY_CHANNELS]
 _BACKWARD = [Entry(backward_general), Entry(backward_labels), _IN_REGISTERS, _BY_CHANNELS]
-_ERRORS = Entry(errors_of_chunk, np.float64)
+_WRITE_ERRORS = [Entry(errors_of_chunk, np.float64), None, _IN_REGISTERS, _BY_CHANNELS]
 
 
 def _sum(entry: Entry, logits: Tensor, walks: np.ndarray, p: _Prepared, sums: np.ndarray) -> int:

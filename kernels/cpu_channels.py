@@ -52,7 +52,10 @@ from .cpu_tile import (
 )
 from .cpu_variants import (
     DIFFERENTIABLE,
+    ERRORS,
+    GRADIENT,
     LOSSES,
+    SUMS,
     Arguments,
     Block,
     Sums,
@@ -72,7 +75,7 @@ def serves(plan: Plan, channels: int, dtype: torch.dtype, output: int) -> bool:
 
 def code(plan: Plan, output: int, logits: str) -> int:
     """The address of the code of a plan which :func:`serves`; ``logits``: see :class:`Variant`."""
-    return code_address(plan, 1, output, logits, _emit_sums, _emit_gradient)
+    return code_address(plan, 1, output, logits, _EMITTERS)
 
 
 class _Block(Block):
@@ -220,6 +223,16 @@ def _row_of(t, k, w, b, c, v, whole, raw):
         return place.address + c * place.step
     load_own_row(t, place.address, w, b, c, v, raw)
     return place.address
+
+
+def _emit_errors(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
+    lanes = Lanes(builder, v.classes)
+    with blocks(lanes, a.voxels) as (_, offset):
+        block = _Block(lanes, v, a, offset, weighted)
+        block.store_error(block.p, block.q, builder.fcmp_unordered("!=", block.y, lanes.zero), a.out)
+
+
+_EMITTERS = {SUMS: _emit_sums, LOSSES: _emit_sums, GRADIENT: _emit_gradient, ERRORS: _emit_errors}
 
 
 @_fast

@@ -1,16 +1,26 @@
-"""The pass that writes the error of every voxel and class over one chunk of voxels of one sample (Numba)."""
+"""The pass that writes the error of every voxel and class of a chunk of one sample, where no plan has code for it."""
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit
 
 from .cpu_general import _Q, _Y, _channel, _load_target, _row_of, _softmax, _softmax_class
 from .cpu_math import INNER, no_inline
 from .cpu_memory import row, store_row
-from .cpu_tile import EMPTY, NEEDS_Q, SOFTMAX, ZERO, U, load_weight, options_of, tile_buffer, tile_of, walk_of
+from .cpu_tile import (
+    EMPTY,
+    NEEDS_Q,
+    SOFTMAX,
+    UNCOUNTED,
+    ZERO,
+    U,
+    load_weight,
+    options_of,
+    tile_buffer,
+    tile_of,
+    walk_of,
+)
 
-UNCOUNTED = np.float32(3.4028234663852886e38)  # marks a voxel that does not count
 _fast = njit(**INNER)  # no flags: the sign of a zero has a meaning
 
 

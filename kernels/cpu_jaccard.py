@@ -95,32 +95,39 @@ def _plan_parts(totals: np.ndarray, foreground: int) -> _Parts:
     )
 
 
+@_fast
+def _count_block(bits, counts):
+    no_inline()
+    for j in range(bits.size):
+        if bits[j] != _UNCOUNTED:
+            bucket = np.int64(_KEY - (bits[j] & _KEY)) >> _SHIFT
+            counts[np.int64(bits[j] >> np.uint32(31)), bucket] += 1
+
+
 def _count_loop(bits, counts, block):  # type: ignore[no-untyped-def]
     """How many voxels of either side are in each bucket, for every block."""
     for i in prange(counts.shape[0]):
-        background, foreground = counts[i, 0], counts[i, 1]
-        for j in range(i * block, min(i * block + block, bits.size)):
-            if bits[j] != _UNCOUNTED:
-                bucket = np.int64(_KEY - (bits[j] & _KEY)) >> _SHIFT
-                if bits[j] >> np.uint32(31):
-                    foreground[bucket] += 1
-                else:
-                    background[bucket] += 1
+        _count_block(bits[i * block : i * block + block], counts[i])
+
+
+@_fast
+def _scatter_block(bits, first, place, of_bucket, ranked):
+    no_inline()
+    for j in range(bits.size):
+        inverted = np.uint32(_KEY - (bits[j] & _KEY))
+        part = of_bucket[np.int64(inverted) >> _SHIFT]
+        if part < 0 or bits[j] == _UNCOUNTED:
+            bits[j] = 0
+        else:
+            key = np.uint64(inverted) << np.uint64(33) | np.uint64(bits[j] >> np.uint32(31)) << np.uint64(32)
+            ranked[place[part]] = key | np.uint64(first + j)
+            place[part] += 1
 
 
 def _scatter_loop(bits, places, of_bucket, ranked, block):  # type: ignore[no-untyped-def]
     """Moves inverted key, truth and index of each voxel to its part; clears what is not ranked."""
     for i in prange(places.shape[0]):
-        place = places[i]
-        for j in range(i * block, min(i * block + block, bits.size)):
-            inverted = np.uint32(_KEY - (bits[j] & _KEY))
-            part = of_bucket[np.int64(inverted) >> _SHIFT]
-            if part < 0 or bits[j] == _UNCOUNTED:
-                bits[j] = 0
-            else:
-                key = np.uint64(inverted) << np.uint64(33) | np.uint64(bits[j] >> np.uint32(31)) << np.uint64(32)
-                ranked[place[part]] = key | np.uint64(j)
-                place[part] += 1
+        _scatter_block(bits[i * block : i * block + block], i * block, places[i], of_bucket, ranked)
 
 
 @_fast

@@ -18,7 +18,7 @@ from numba.core import cgutils
 
 from .cpu_lanes import BYTES, MOST, REAL, WHOLE, Lanes, blocks
 from .cpu_tile import CE_POS, COUNT, P2, P2Y, PY, SLOTS, Y2, P, Y
-from .cpu_variants import LOSSES, Arguments, Block, Sums, Table, Variant
+from .cpu_variants import ERRORS, GRADIENT, LOSSES, SUMS, Arguments, Block, Sums, Table, Variant
 
 CLASSES = 256  # the most: a label fits 8 bits, and what the functions keep of a block their stack
 _PICKED = 8  # the most classes among which what the label's has is picked out
@@ -170,7 +170,7 @@ class _Block(Block):
         return loss if self.labelled is None else self.lanes.pick(self.labelled, loss)
 
 
-def emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
+def _emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
     code = _Code(builder, v, weighted, a)
     lanes, width = code.lanes, code.lanes.width
     partners = {column: own for column, own in ((P, PY), (P2, P2Y)) if v.asks(column)}
@@ -234,7 +234,7 @@ def emit_sums(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -
             code.table.add(c, COUNT, count)
 
 
-def emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
+def _emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
     """As in cpu_registers: p_c (d_c - sum over all classes of p d), with d_c the derivative by p of class c; -log p of
     the label's class adds h (p_c - y_c)."""
     code = _Code(builder, v, weighted, a)
@@ -306,3 +306,16 @@ def emit_gradient(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Argument
             value = lanes.mul(lanes.mul(e, weighted_r), lanes.total(parts))
             value = lanes.pick(block.is_label(c), own_value, value)
             block.store_gradient(value, builder.add(a.out, builder.mul(c, a.out_step)))
+
+
+def _emit_errors(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
+    code = _Code(builder, v, weighted, a)
+    lanes = code.lanes
+    with blocks(lanes, a.voxels) as (_, offset):
+        block = _Block(code, offset, lambda c, e: None, True)
+        with _counted(builder, v.classes) as c:
+            p = lanes.mul(code.softmax.load(c), block.r)
+            block.store_error(p, block.own_q, block.is_label(c), builder.add(a.out, builder.mul(c, a.out_step)))
+
+
+EMITTERS = {SUMS: _emit_sums, LOSSES: _emit_sums, GRADIENT: _emit_gradient, ERRORS: _emit_errors}

@@ -8,10 +8,10 @@ from torch import Tensor
 from fastloss.terms import Plan
 
 from .cpu import forward_with_bad_labels, write_errors
-from .cpu_errors import UNCOUNTED
 from .cpu_jaccard import jaccard_of_class
 from .cpu_memory import in_huge_pages
 from .cpu_select import select_largest
+from .cpu_tile import UNCOUNTED
 from .ranking import jaccard_of_groups
 
 

@@ -68,6 +68,8 @@ from .cpu_tile import (
 )
 from .cpu_variants import (
     DIFFERENTIABLE,
+    ERRORS,
+    GRADIENT,
     LOSSES,
     SUMS,
     Arguments,
@@ -93,9 +95,7 @@ def serves(plan: Plan, channels: int, dtype: torch.dtype) -> bool:
 
 def code(plan: Plan, channels: int, output: int, logits: str) -> int:
     """The address of the code of a plan which :func:`serves`; ``logits``: see :class:`Variant`."""
-    if channels > MOST:
-        return code_address(plan, channels, output, logits, cpu_many.emit_sums, cpu_many.emit_gradient)
-    return code_address(plan, channels, output, logits, _emit_sums, _emit_gradient)
+    return code_address(plan, channels, output, logits, cpu_many.EMITTERS if channels > MOST else _EMITTERS)
 
 
 # The values and slopes of one block of voxels
@@ -324,6 +324,20 @@ def _flows(v: Variant, block: _Block, k: Coefficients) -> list[Any]:
         flows.append(lanes.mul(lanes.mul(block.p[c], lanes.total(parts)), block.inverse_q[c]))
     return flows
 
+
+# The errors
+
+
+def _emit_errors(builder: ir.IRBuilder, v: Variant, weighted: bool, a: Arguments) -> None:
+    lanes = Lanes(builder, v.classes)
+    with blocks(lanes, a.voxels) as (_, offset):
+        block = _Block(lanes, v, a, offset, weighted)
+        for c in range(v.classes):
+            address = builder.add(a.out, builder.mul(a.out_step, ir.Constant(BYTES, c)))
+            block.store_error(block.p[c], block.own_q, block.mine[c], address)
+
+
+_EMITTERS = {SUMS: _emit_sums, LOSSES: _emit_sums, GRADIENT: _emit_gradient, ERRORS: _emit_errors}
 
 # The pass over a chunk
 

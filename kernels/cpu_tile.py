@@ -38,6 +38,7 @@ SLOTS = 2 * MAPPED
 P, PY, Y, COUNT, P2, Y2, P2Y, CE_POS, CE_NEG, NLL_POS, NLL_NEG = range(MAPPED)
 SOFTMAX, SIGMOID, NONE = map(ACTIVATIONS.index, ("softmax", "sigmoid", "none"))
 EMPTY, ALL, SOME = range(3)
+UNCOUNTED = np.float32(3.4028234663852886e38)  # in place of the error of a voxel that does not count
 # Rows of a class that a pass may need: -log p, 1 - p, -log(1-p); whether slopes with 1 / (1-p) in them occur
 NEEDS_LOG_P, NEEDS_Q, NEEDS_LOG_Q, NEEDS_STEEP = 1, 2, 4, 8
 _POWER_NEEDS = {

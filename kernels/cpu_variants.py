@@ -18,9 +18,10 @@ from fastloss.terms import EPSILON, KINDS, POWER_KINDS, Plan
 from .cpu_lanes import BYTES, REAL, Lanes
 from .cpu_powers import FOCAL, LOG_POWER, MISS, NORMAL
 from .cpu_threads import ENTRY_ARGUMENTS, machine_code
-from .cpu_tile import CE_NEG, CE_POS, COUNT, MAPPED, NLL_NEG, NLL_POS, P2, P2Y, PY, SLOTS, Y2, P, Y
+from .cpu_tile import CE_NEG, CE_POS, COUNT, MAPPED, NLL_NEG, NLL_POS, P2, P2Y, PY, SLOTS, UNCOUNTED, Y2, P, Y
 
-SUMS, LOSSES, GRADIENT = range(3)  # what a code computes: sums; sums and each voxel's cross-entropy; the gradient
+# What a code computes: sums; sums and each voxel's cross-entropy; the gradient; each voxel's errors
+SUMS, LOSSES, GRADIENT, ERRORS = range(4)
 _MOST_POWER = 4  # that multiplications make up
 DIFFERENTIABLE = (P, PY, P2, P2Y, CE_POS, CE_NEG, NLL_POS, NLL_NEG)
 
@@ -61,13 +62,13 @@ class Variant(NamedTuple):
     @property
     def own(self) -> bool:
         """Whether p, 1 - p and -log p of the voxel's own class are needed."""
-        return self.output == LOSSES or any(not power.complement for power in self.powers)
+        return self.output in (LOSSES, ERRORS) or any(not power.complement for power in self.powers)
 
 
 def variant(plan: Plan, classes: int, output: int, logits: str) -> Variant:
     """Of a plan."""
     bits, powers = 0, []
-    for term in plan.terms:
+    for term in plan.terms if output != ERRORS else ():
         if term.kind in KINDS:
             bits |= 1 << KINDS.index(term.kind) + MAPPED * term.mapped
         else:
@@ -101,9 +102,9 @@ Emit = Callable[[ir.IRBuilder, Variant, bool, Arguments], None]
 Coefficients = dict[int, list[Any]]  # by column, of each class
 
 
-def code_address(plan: Plan, classes: int, output: int, logits: str, sums: Emit, gradient: Emit) -> int:
-    """Of a plan's code for an output, written by one of the two."""
-    address: int = _code(variant(plan, classes, output, logits), gradient if output == GRADIENT else sums).address
+def code_address(plan: Plan, classes: int, output: int, logits: str, emitters: dict[int, Emit]) -> int:
+    """Of a plan's code for an output, written by that output's emitter."""
+    address: int = _code(variant(plan, classes, output, logits), emitters[output]).address
     return address
 
 
@@ -126,7 +127,7 @@ def _code(v: Variant, emit: Emit) -> Any:
         return types.void(arguments), codegen
 
     powers = (f"{'m' * p.mapped}{p.kind}{'-' if p.complement else '+'}{p.whole}" for p in v.powers)
-    target, output = "dense" if v.dense else "labels", ("sums", "losses", "gradient")[v.output]
+    target, output = "dense" if v.dense else "labels", ("sums", "losses", "gradient", "errors")[v.output]
     logits = (v.logits,) if v.logits else ()
     name = "_".join((output, v.activation, target, str(v.classes), f"{v.bits:x}", *powers, *logits))
     return machine_code(_run, name, emitted=emitted)
@@ -257,6 +258,15 @@ class Block:
         if self.counted is not None:
             loss = self.lanes.pick(self.counted, loss, self.lanes.reals(-1))
         self.lanes.store(loss, self.arguments.out, self.offset)
+
+    def store_error(self, p: Any, q: Any, true: Any, address: Any) -> None:
+        """p, or -(1 - p) where the class is true; the sign tells also of 0 and NaN."""
+        b, lanes = self.builder, self.lanes
+        negative = b.or_(b.bitcast(q, lanes.of_wholes), lanes.wholes(-(2**31)))
+        error = lanes.pick(true, b.bitcast(negative, lanes.of_reals), lanes.absolute(p))
+        if self.counted is not None:
+            error = lanes.pick(self.counted, error, lanes.reals(float(UNCOUNTED)))
+        lanes.store(error, address, self.offset)
 
 
 class Sums:
