@@ -33,11 +33,12 @@ def serves(v: Variant) -> bool:
 
 
 class _Memory:
-    """Rows of numbers of 32 bits in the function's own memory."""
+    """Rows of numbers of 32 bits in the function's own memory, not cleared."""
 
     def __init__(self, lanes: Lanes, rows: int, columns: int):
         self.lanes, self.builder, self.rows, self.columns = lanes, lanes.builder, rows, columns
-        array = cgutils.alloca_once(self.builder, ir.ArrayType(WHOLE, rows * columns))
+        with self.builder.goto_entry_block():  # cgutils would clear it by a store of all, which LLVM takes apart
+            array = self.builder.alloca(ir.ArrayType(WHOLE, rows * columns))
         array.align = 64
         self._array = array
         self.address = self.builder.ptrtoint(array, BYTES)
@@ -82,6 +83,7 @@ class _Code:
         self.table = Table(lanes, v, a)
         self.picks = v.classes <= _PICKED
         self.softmax = _Memory(lanes, v.classes + 1, lanes.width)  # one more for what is no class
+        self.softmax.store(v.classes, lanes.zero)
         self.labels = _Memory(lanes, 1, lanes.width)
 
     @contextmanager
