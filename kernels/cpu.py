@@ -22,7 +22,7 @@ from .cpu_general import backward_general, forward_general
 from .cpu_labels import backward_labels, forward_labels, serves
 from .cpu_lanes import BFLOAT16, FLOAT16, LANES, MOST, cpu_features
 from .cpu_math import INNER, no_inline
-from .cpu_memory import array_at, in_huge_pages, walk
+from .cpu_memory import TENSORS, array_at, in_huge_pages, walk
 from .cpu_threads import Entry, call_entry, pick, serial_and_parallel
 from .cpu_tile import SLOTS, coefficient_sources, columns, plan_numbers, plan_reals, with_target
 from .cpu_variants import ERRORS, GRADIENT, LOSSES, SUMS
@@ -154,8 +154,9 @@ def _walks(
 ) -> np.ndarray:
     if not plan.mapped:
         weight_map = None
-    walks = (walk(logits, True), walk(target, plan.dense), walk(mask, False), walk(weight_map, True))
-    return np.array([*walks, walk(gradient, True)])
+    parts = (walk(logits, True), walk(target, plan.dense), walk(mask, False), walk(weight_map, True))
+    numbers = sum((*parts, walk(gradient, True)), ())
+    return np.array(numbers, np.int64).reshape(TENSORS, -1)
 
 
 # The loops over chunks
