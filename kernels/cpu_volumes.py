@@ -1,11 +1,11 @@
 """Logits and targets of any layout as plain volumes (Numba), for stencils, whose neighbours lie in other tiles.
 
-A chunk function handles voxels start to stop of one sample; the loops over chunks are parallel.
+A chunk function handles voxels start to stop of one sample; the loop over chunks is parallel.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ _TILE = 256
 # Rows: probability, target, the sigmoid of -z, logits; then for every class of a softmax exponentials and logits
 _P, _Y, _Q, _Z = range(FIRST_FREE, FIRST_FREE + 4)
 _CLASSES = FIRST_FREE + 4
+_ERRORS, _PROBABILITIES, _TARGET = range(3)  # tasks
 
 _fast = njit(**INNER)
 _elementwise = njit(fastmath=SAFE, **INNER)
@@ -119,112 +120,74 @@ def _load_target(t, target, o, b, c, v, counted):
 
 
 @_fast
-def _errors_chunk(out, walks, numbers, b, start, stop, reals):
-    """w (p - y)^2 of every class into out ``[C, V]``; returns the bad labels and the sum of w."""
-    no_inline()
-    out, walks, numbers, reals = bare(out), bare(walks), bare(numbers), bare(reals)
-    o, classes, bad, weight = options_of(numbers), out.shape[0], 0, 0.0
-    logits, target, mask = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2)
-    buffer = tile_buffer(_CLASSES + (2 * classes if o.activation == SOFTMAX else 0), _TILE, reals)
-    for v in range(start, stop, _TILE):
-        t = tile_of(buffer, min(_TILE, stop - v), reals)
-        state = load_weight(t, target, mask, o, numbers, b, v)
-        bad += state[1]
-        weight += rows.sum_row(row(t, U))
-        if state[0] != EMPTY:
-            _load_softmax(t, logits, o, classes, b, v, state[0])
-        for c in range(classes):
-            if state[0] == EMPTY:
-                rows.set_zero(out[c, v : v + t.n])
-                continue
-            _probability(t, logits, o, b, c, v, state[0])
-            _load_target(t, target, o, b, c, v, state[0])
-            _squared_error(out[c, v : v + t.n], row(t, _P), row(t, _Y), row(t, U))
-    return bad + (0 if buffer.size else 1), weight  # the last use of the buffer: until here it must live
+def _chunk(out, weights, task, walks, numbers, b, c, start, stop, reals):
+    """Into out ``[C, V]`` of every class w (p - y)^2, or p, with w into weights; or into out ``[1, V]`` y of class c:
+    all are 0 where the voxel does not count. Returns the bad labels and the sum of w.
 
-
-@_fast
-def _probabilities_chunk(out, weights, walks, numbers, b, start, stop, reals):
-    """p of every class, 0 where the voxel does not count, and w; returns the bad labels and the sum of w."""
+    One function for all tasks: most of what there is to compile, they share.
+    """
     no_inline()
     out, weights, walks, numbers, reals = bare(out), bare(weights), bare(walks), bare(numbers), bare(reals)
     o, classes, bad, weight = options_of(numbers), out.shape[0], 0, 0.0
     logits, target, mask = walk_of(walks, 0), walk_of(walks, 1), walk_of(walks, 2)
-    buffer = tile_buffer(_CLASSES + (2 * classes if o.activation == SOFTMAX else 0), _TILE, reals)
+    softmax = o.activation == SOFTMAX and task != _TARGET
+    buffer = tile_buffer(_CLASSES + (2 * classes if softmax else 0), _TILE, reals)
     for v in range(start, stop, _TILE):
         t = tile_of(buffer, min(_TILE, stop - v), reals)
         state = load_weight(t, target, mask, o, numbers, b, v)
         bad += state[1]
         weight += rows.sum_row(row(t, U))
-        rows.copy(weights[v : v + t.n], row(t, U))
-        if state[0] != EMPTY:
+        if task == _PROBABILITIES:
+            rows.copy(weights[v : v + t.n], row(t, U))
+        if softmax and state[0] != EMPTY:
             _load_softmax(t, logits, o, classes, b, v, state[0])
-        for c in range(classes):
-            if state[0] == EMPTY:
-                rows.set_zero(out[c, v : v + t.n])
-                continue
-            _probability(t, logits, o, b, c, v, state[0])
-            if state[0] == SOME:
-                rows.clear_uncounted(row(t, _P), row(t, U))
-            rows.copy(out[c, v : v + t.n], row(t, _P))
-    return bad + (0 if buffer.size else 1), weight
+        for k in range(classes):
+            place = out[k, v : v + t.n]
+            if task == _TARGET:
+                _load_target(t, target, o, b, c, v, state[0])
+                rows.copy(place, row(t, _Y))
+            elif state[0] == EMPTY:
+                rows.set_zero(place)
+            else:
+                _probability(t, logits, o, b, k, v, state[0])
+                if task == _ERRORS:
+                    _load_target(t, target, o, b, k, v, state[0])
+                    _squared_error(place, row(t, _P), row(t, _Y), row(t, U))
+                else:
+                    if state[0] == SOME:
+                        rows.clear_uncounted(row(t, _P), row(t, U))
+                    rows.copy(place, row(t, _P))
+    return bad + (0 if buffer.size else 1), weight  # the last use of the buffer: until here it must live
 
 
-@_fast
-def _target_chunk(out, walks, numbers, b, c, start, stop, reals):
-    """y of class c into out ``[V]``, 0 where the voxel does not count."""
-    no_inline()
-    out, walks, numbers, reals = bare(out), bare(walks), bare(numbers), bare(reals)
-    o = options_of(numbers)
-    target, mask = walk_of(walks, 1), walk_of(walks, 2)
-    buffer = tile_buffer(_CLASSES, _TILE, reals)
-    for v in range(start, stop, _TILE):
-        t = tile_of(buffer, min(_TILE, stop - v), reals)
-        state = load_weight(t, target, mask, o, numbers, b, v)
-        _load_target(t, target, o, b, c, v, state[0])
-        rows.copy(out[v : v + t.n], row(t, _Y))
-    return buffer.size
-
-
-def _errors_loop(out, partial, walks, numbers, reals):  # type: ignore[no-untyped-def]
-    voxels = out.shape[2]
-    per_sample, bad = -(-voxels // CHUNK), 0
-    for i in prange(partial.size):
-        b, start = i // per_sample, i % per_sample * CHUNK
-        found, partial[i] = _errors_chunk(out[b], walks, numbers, b, start, min(start + CHUNK, voxels), reals)
-        bad += found
-    return bad
-
-
-def _probabilities_loop(out, weights, partial, walks, numbers, first, reals):  # type: ignore[no-untyped-def]
+def _loop(out, weights, task, partial, walks, numbers, first, c, reals):  # type: ignore[no-untyped-def]
     voxels = out.shape[2]
     per_sample, bad = -(-voxels // CHUNK), 0
     for i in prange(partial.size):
         b, start = i // per_sample, i % per_sample * CHUNK
         stop = min(start + CHUNK, voxels)
-        found, partial[i] = _probabilities_chunk(out[b], weights[b], walks, numbers, first + b, start, stop, reals)
+        found, partial[i] = _chunk(out[b], weights[b], task, walks, numbers, first + b, c, start, stop, reals)
         bad += found
     return bad
 
 
-def _target_loop(out, walks, numbers, b, c, reals):  # type: ignore[no-untyped-def]
-    for i in prange(-(-out.size // CHUNK)):
-        start = i * CHUNK
-        _target_chunk(out, walks, numbers, b, c, start, min(start + CHUNK, out.size), reals)
+_LOOP = serial_and_parallel(_loop)
 
 
-_ERRORS, _PROBABILITIES, _TARGET = map(serial_and_parallel, (_errors_loop, _probabilities_loop, _target_loop))
-
-
-def _partial(out: np.ndarray) -> np.ndarray:
-    return np.zeros(out.shape[0] * -(-out.shape[2] // CHUNK))
+def _run(
+    v: Volumes, out: np.ndarray, task: int, weights: np.ndarray | None = None, first: int = 0, c: int = 0
+) -> tuple[np.ndarray, int]:
+    """Runs a task over all chunks of ``out`` ``[B, C, V]``: the sums of w ``[B]`` and the number of bad labels."""
+    partial = np.zeros(out.shape[0] * -(-out.shape[2] // CHUNK))
+    if weights is None:
+        weights = np.empty((out.shape[0], 0), out.dtype)
+    bad = pick(_LOOP, v.logits)(out, weights, task, partial, v.walks, v.numbers, first, c, v.reals)
+    return partial.reshape(out.shape[0], -1).sum(1), bad
 
 
 def errors(v: Volumes, out: np.ndarray) -> tuple[np.ndarray, int]:
     """Writes w (p - y)^2 into out ``[B, C, V]``; the sums of w ``[B]`` and the number of bad labels."""
-    partial = _partial(out)
-    bad = pick(_ERRORS, v.logits)(out, partial, v.walks, v.numbers, v.reals)
-    return partial.reshape(out.shape[0], -1).sum(1), bad
+    return _run(v, out, _ERRORS)
 
 
 def probabilities(v: Volumes, out: np.ndarray, weights: np.ndarray, first: int = 0) -> tuple[np.ndarray, int]:
@@ -232,11 +195,9 @@ def probabilities(v: Volumes, out: np.ndarray, weights: np.ndarray, first: int =
 
     Returns the sums of w and the number of bad labels.
     """
-    partial = _partial(out)
-    bad = pick(_PROBABILITIES, v.logits)(out, weights, partial, v.walks, v.numbers, first, v.reals)
-    return partial.reshape(out.shape[0], -1).sum(1), bad
+    return _run(v, out, _PROBABILITIES, weights, first)
 
 
-def target_volume(v: Volumes, out: np.ndarray, b: int, c: int) -> Any:
-    """Writes y of class c of sample b into out ``[V]``, whatever its dtype."""
-    pick(_TARGET, v.logits)(out, v.walks, v.numbers, b, c, v.reals)
+def target_volume(v: Volumes, out: np.ndarray, b: int, c: int) -> None:
+    """Writes y of class c of sample b into out ``[V]``, of the kernel's own type."""
+    _run(v, out.reshape(1, 1, -1), _TARGET, first=b, c=c)
