@@ -18,8 +18,9 @@ from .inputs import (
     check_reduction,
     check_weight_length,
 )
+from .ops import by_term
 from .sums import checked_sums, checked_sums_of_terms
-from .terms import is_constant, parse_term
+from .terms import parse_term
 
 Sums = dict[str, Tensor]
 """The sums of a pass: for the name of each term a float64 tensor ``[B, C]``."""
@@ -217,12 +218,9 @@ class SumLoss(SegmentationLoss):
         if self.process_group is None:
             sums = checked_sums_of_terms(logits, target, mask, weight_map, *options)
         else:
-            sums = gather_sums(checked_sums(logits, target, mask, weight_map, *options), self.process_group).unbind(-1)
-        named = dict(zip(self.terms, sums, strict=True))
-        for name, value in named.items():
-            if value.requires_grad and is_constant(name):  # no gradient, which a formula may make infinite
-                named[name] = value.detach()
-        return as_loss(self.from_sums(named), logits)
+            gathered = gather_sums(checked_sums(logits, target, mask, weight_map, *options), self.process_group)
+            sums = by_term(gathered, self.terms)
+        return as_loss(self.from_sums(dict(zip(self.terms, sums, strict=True))), logits)
 
 
 class CompoundLoss(SumLoss):

@@ -348,7 +348,14 @@ def sums(
 def sums_of_terms(*inputs: Any) -> tuple[Tensor, ...]:
     """As :func:`sums`, ``[B, C]`` for each term; those of the target alone have no gradient."""
     if torch.compiler.is_compiling():
-        return sums(*inputs).unbind(-1)
+        *_, options = inputs
+        return by_term(sums(*inputs), options[0])
     refuse_transforms()
     found: tuple[Tensor, ...] = _EagerSumsOfTerms.apply(*inputs)
     return found
+
+
+def by_term(sums: Tensor, terms: Sequence[str]) -> tuple[Tensor, ...]:
+    """Sums ``[B, C, K]`` taken apart; those of the target alone have no gradient, which a formula may make infinite."""
+    parts = zip(sums.unbind(-1), terms, strict=True)
+    return tuple(part.detach() if is_constant(name) else part for part, name in parts)

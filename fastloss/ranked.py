@@ -11,9 +11,8 @@ from torch import Tensor
 from . import ranked_ops
 from .base import SegmentationLoss, Sums, as_loss
 from .inputs import check_at_least_zero, check_choice, check_inputs, validation_level
-from .ops import forced_backend
+from .ops import by_term, forced_backend
 from .region import DiceLoss
-from .terms import CONSTANT_KINDS
 
 
 def _check_portion(k: float) -> float:
@@ -111,9 +110,7 @@ class DiceTopKLoss(SegmentationLoss):
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
         terms = self.dice.terms
         sums, hardest = _topk(self, self.k, terms, logits, target, mask)
-        named: Sums = dict(zip(terms, sums.unbind(-1), strict=True))
-        for name in CONSTANT_KINDS.intersection(named):
-            named[name] = named[name].detach()
+        named: Sums = dict(zip(terms, by_term(sums, terms), strict=True))
         return as_loss(self.dice_weight * self.dice.from_sums(named) + self.topk_weight * hardest, logits)
 
     def extra_repr(self) -> str:

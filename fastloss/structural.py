@@ -12,7 +12,7 @@ from .distribution import CrossEntropyLoss
 from .inputs import check_at_least_zero, check_count, check_fraction, check_inputs, check_positive, validation_level
 from .ops import forced_backend
 from .stencil_ops import structural_map
-from .sums import checked_sums
+from .sums import checked_sums_of_terms
 
 
 class StructuralSimilarityLoss(CrossEntropyLoss):
@@ -77,9 +77,8 @@ class StructuralSimilarityLoss(CrossEntropyLoss):
         stencil = (self.taps, self.threshold, self.stability)
         tensors = (inputs.logits, inputs.target, inputs.mask)
         where, selected = structural_map(*tensors, (*options, *stencil), forced_backend())
-        sums = checked_sums(*tensors, where, self.terms, self.activation, self.ignore_index, False)
-        named = dict(zip(self.terms, sums.unbind(-1), strict=True))
-        named |= {name: named[name].detach() for name in ("y", "count") if name in named}
+        sums = checked_sums_of_terms(*tensors, where, self.terms, self.activation, self.ignore_index, False)
+        named = dict(zip(self.terms, sums, strict=True))
         loss = self.from_sums(named | {"selected": selected})
         return as_loss(loss, logits)
 

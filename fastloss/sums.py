@@ -65,18 +65,9 @@ def voxel_sums(
     )
 
 
-def checked_sums(
-    logits: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    weight_map: Tensor | None,
-    terms: tuple[str, ...],
-    activation: str,
-    ignore: tuple[int, ...],
-    validate: bool | None,
-) -> Tensor:
-    """:func:`voxel_sums` for options that are known to be good."""
-    return ops.sums(*_checked(logits, target, mask, weight_map, terms, activation, ignore, validate))
+def checked_sums(*arguments: Any) -> Tensor:
+    """:func:`voxel_sums` for options that are known to be good; they are those of :func:`_checked`."""
+    return ops.sums(*_checked(*arguments))
 
 
 def checked_sums_of_terms(*arguments: Any) -> tuple[Tensor, ...]:
