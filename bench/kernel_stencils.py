@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 import torch
-from fastloss.kernels import gpu, gpu_neighbours, gpu_stencil
+from fastloss.kernels.gpu import neighbours as gpu_neighbours
+from fastloss.kernels.gpu import stencils as gpu_stencil
+from fastloss.kernels.gpu import sums as gpu
 
 from bench.kernel_problems import make_problem
 

@@ -8,7 +8,7 @@ as ``asked``.
 from collections import defaultdict
 
 import numpy as np
-from fastloss.kernels import gpu
+from fastloss.kernels.gpu import sums as gpu
 from triton.runtime import interpreter
 
 from bench.kernel_variants import Variant, print_each_wide

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import triton.language as tl
-from fastloss.kernels import gpu, gpu_ranked
+from fastloss.kernels.gpu import ranked as gpu_ranked
+from fastloss.kernels.gpu import sums as gpu
 
 from bench.kernel_problems import DICE_CE, Problem, make_problem
 from fastloss.terms import KINDS, POWER_KINDS, make_plan

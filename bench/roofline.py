@@ -32,7 +32,7 @@ def roofline(device: torch.device) -> dict:
 
 def exponentials_of_core() -> float:
     """float32 exponentials a second of one core, by the kernels' own polynomial over a row in its caches."""
-    from fastloss.kernels.cpu_math import SAFE, fast_exp
+    from fastloss.kernels.cpu.math import SAFE, fast_exp
     from numba import njit
 
     @njit(fastmath=SAFE, error_model="numpy")

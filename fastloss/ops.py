@@ -66,7 +66,7 @@ def _unavailable(name: str, device: torch.device) -> str:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"fastloss.kernels.{_MODULES[name]}")
+    return importlib.import_module(f"fastloss.kernels.{_MODULES[name]}.sums")
 
 
 _chosen: dict[tuple[str, str], ModuleType] = {}
@@ -86,6 +86,11 @@ def choose(forced: str, device: torch.device) -> ModuleType:
             wanted = "reference"
         _chosen[key] = _module(wanted)
     return _chosen[key]
+
+
+def choose_room(room: str, forced: str, device: torch.device) -> ModuleType:
+    """The chosen back end's module of another name than ``sums``: ``ranked`` or ``stencils``."""
+    return importlib.import_module(f"{choose(forced, device).__package__}.{room}")
 
 
 # The operators

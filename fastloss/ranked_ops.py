@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .ops import NoForwardMode, apply_function, check_labels, check_logits, choose, first_derivative_only
+from .ops import NoForwardMode, apply_function, check_labels, check_logits, choose, choose_room, first_derivative_only
 from .terms import VALIDATE_ALL, Plan, make_plan
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
@@ -22,11 +20,6 @@ _KEYS = ("CPU", "CUDA", "MPS", "XPU")
 def is_exclusive(activation: str, channels: int) -> bool:
     """Whether the channels are the classes of a voxel, rather than each a problem of its own."""
     return activation == "softmax" or (activation == "none" and channels > 1)
-
-
-def _ranked(backend: str, device: torch.device) -> ModuleType:
-    """The ranked part of the back end that serves a device."""
-    return importlib.import_module(f"{choose(backend, device).__name__}_ranked")
 
 
 def _check_values(
@@ -67,7 +60,7 @@ def _topk_sums(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     plan = make_plan(tuple(terms), activation, tuple(ignore), dense)
     exclusive = is_exclusive(activation, logits.shape[1])
-    module = _ranked(backend, logits.device)
+    module = choose_room("ranked", backend, logits.device)
     bad_labels = True
     if hasattr(module, "largest_losses_with_bad_labels"):
         *out, bad_labels = module.largest_losses_with_bad_labels(logits, target, mask, plan, exclusive, k)
@@ -166,7 +159,7 @@ def _jaccard_extension(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     plan = make_plan((), activation, tuple(ignore), dense)
-    module = _ranked(backend, logits.device)
+    module = choose_room("ranked", backend, logits.device)
     bad_labels = True
     if hasattr(module, "jaccard_with_bad_labels"):
         *out, bad_labels = module.jaccard_with_bad_labels(logits, target, mask, plan, per_sample)

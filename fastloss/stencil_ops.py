@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .ops import NoForwardMode, apply_function, check_labels, choose, first_derivative_only, refuse_transforms
+from .ops import NoForwardMode, apply_function, check_labels, choose_room, first_derivative_only, refuse_transforms
 from .terms import Plan, make_plan
 
-_STENCILS = {"cpu": "cpu_stencil", "gpu": "gpu_stencil", "reference": "reference_stencil"}
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask, str activation, int[] ignore, bool dense, int validate"
 _SLOPE_TERMS = ["map*p2", "map*py"]  # whose difference is the derivative of a map times (p - y)^2
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
-
-
-def _stencils(backend: str, device: torch.device) -> ModuleType:
-    """The module with the stencils of the back end that serves a device."""
-    chosen = choose(backend, device).__name__.rpartition(".")[2]
-    return importlib.import_module(f"fastloss.kernels.{_STENCILS[chosen]}")
 
 
 def _plan(activation: str, ignore: Sequence[int], dense: bool) -> Plan:
@@ -70,7 +61,7 @@ def _hausdorff_erosion(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     plan = _plan(activation, ignore, dense)
-    stencils = _stencils(backend, logits.device)
+    stencils = choose_room("stencils", backend, logits.device)
     sums, slope, bad = stencils.hausdorff_erosion(logits, target, mask, plan, alpha, erosions, derivative)
     _check(bad, target, mask, plan, logits.shape[1], validate)
     return sums, slope
@@ -105,7 +96,7 @@ def _hausdorff_conv(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     plan = _plan(activation, ignore, dense)
-    stencils = _stencils(backend, logits.device)
+    stencils = choose_room("stencils", backend, logits.device)
     sums, slope, bad = stencils.hausdorff_conv(logits, target, mask, plan, alpha, list(radii), hard, first)
     _check(bad, target, mask, plan, logits.shape[1], validate)
     return sums, slope if derivative else slope.new_empty(0)
@@ -179,7 +170,7 @@ def _structural_map(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     plan = _plan(activation, ignore, dense)
-    stencils = _stencils(backend, logits.device)
+    stencils = choose_room("stencils", backend, logits.device)
     field, selected, bad = stencils.structural_map(logits, target, mask, plan, list(taps), threshold, stability)
     _check(bad, target, mask, plan, logits.shape[1], validate)
     return field, selected
@@ -222,7 +213,8 @@ def _cldice_sums(
     backend: str,
 ) -> Tensor:
     plan = _plan(activation, ignore, dense)
-    sums, bad = _stencils(backend, logits.device).cldice_sums(logits, target, mask, plan, iterations, first)
+    stencils = choose_room("stencils", backend, logits.device)
+    sums, bad = stencils.cldice_sums(logits, target, mask, plan, iterations, first)
     _check(bad, target, mask, plan, logits.shape[1], validate)
     return sums
 
@@ -241,7 +233,7 @@ def _cldice_sums_backward(
     backend: str,
 ) -> Tensor:
     plan = _plan(activation, ignore, dense)
-    stencils = _stencils(backend, logits.device)
+    stencils = choose_room("stencils", backend, logits.device)
     gradient: Tensor = stencils.cldice_sums_backward(grad_sums, logits, target, mask, plan, iterations, first)
     return gradient
 

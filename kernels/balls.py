@@ -1,7 +1,7 @@
 """Balls around every voxel, in plain PyTorch on any device: the Hausdorff loss by convolution.
 
 Means over balls are Fourier transforms: for r = 18 in three axes a mean has 24405 terms, a transform a few hundred
-operations a voxel. :mod:`kernels.cpu_balls` has sums that need fewer for small balls. Whether a ball lies within a hard
+operations a voxel. :mod:`kernels.cpu.balls` has sums that need fewer for small balls. Whether a ball lies within a hard
 mask needs no ball: a distance tells.
 """
 

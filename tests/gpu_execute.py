@@ -7,7 +7,9 @@ import json
 import sys
 
 import torch
-from fastloss.kernels import reference, reference_ranked, reference_stencil
+from fastloss.kernels.reference import ranked as reference_ranked
+from fastloss.kernels.reference import stencils as reference_stencil
+from fastloss.kernels.reference import sums as reference
 
 from bench.kernel_code import pretend
 from bench.kernel_instructions import run_on_cpu

@@ -17,7 +17,7 @@ SMALL_KERNEL = """
 import json, time
 import torch
 import fastloss
-from fastloss.kernels import cpu_select
+from fastloss.kernels.cpu import select as cpu_select
 start = time.perf_counter()
 cpu_select.select_largest(torch.rand(100), 0.1)
 print(json.dumps([time.perf_counter() - start, fastloss.__file__]))
@@ -56,7 +56,7 @@ def read_only(tmp_path):
     leave = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ours, package, ignore=leave)
     shutil.copytree(Path(fastloss.kernels.__file__).parent, package / "kernels", ignore=leave, dirs_exist_ok=True)
-    for folder in (package, package / "kernels"):
+    for folder in (package, package / "kernels", package / "kernels" / "cpu"):
         (folder / "__pycache__").write_text("")
     return package.parent
 

@@ -9,7 +9,8 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
 
-from fastloss.kernels import gpu, reference
+from fastloss.kernels.gpu import sums as gpu
+from fastloss.kernels.reference import sums as reference
 
 from bench.kernel_problems import DICE_CE, make_problem
 

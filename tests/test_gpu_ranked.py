@@ -28,8 +28,9 @@ FAMILIES = [(2, "softmax"), (5, "softmax"), (18, "softmax"), (3, "sigmoid"), (1,
     ],
 )
 def test_values(channels, activation, weights, dtype, dense):
-    from fastloss.kernels import gpu_ranked, reference_ranked
-    from fastloss.kernels.reference import _Voxels
+    from fastloss.kernels.gpu import ranked as gpu_ranked
+    from fastloss.kernels.reference import ranked as reference_ranked
+    from fastloss.kernels.reference.sums import _Voxels
 
     options = {"all": {}, "ignore": {"ignore": (1, 255)}, "mask": {"mask": "weight"}}[weights]
     problem = make_problem(

@@ -55,7 +55,8 @@ def results(backend, problem, iterations=2):
     ids=str,
 )
 def test_equals_the_reference(space, channels, activation, options):
-    from fastloss.kernels import gpu_stencil, reference_stencil
+    from fastloss.kernels.gpu import stencils as gpu_stencil
+    from fastloss.kernels.reference import stencils as reference_stencil
 
     problem = wrong_regions(space, channels, activation, **options)
     pairs = zip(results(gpu_stencil, problem), results(reference_stencil, problem), strict=True)
@@ -68,7 +69,8 @@ def test_equals_the_reference(space, channels, activation, options):
 @overflows
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_low_precision(dtype):
-    from fastloss.kernels import gpu_stencil, reference_stencil
+    from fastloss.kernels.gpu import stencils as gpu_stencil
+    from fastloss.kernels.reference import stencils as reference_stencil
 
     problem = wrong_regions((5, 6, 7), dtype=dtype, mask="weight")
     wanted = results(reference_stencil, problem)
@@ -81,7 +83,7 @@ def test_low_precision(dtype):
 @interpreted
 @overflows
 def test_as_many_classes_at_once_as_fill_a_device(monkeypatch):
-    from fastloss.kernels import gpu_stencil
+    from fastloss.kernels.gpu import stencils as gpu_stencil
 
     problem = wrong_regions((6, 9), 5)
     together = results(gpu_stencil, problem)

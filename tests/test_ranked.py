@@ -133,7 +133,7 @@ def test_gradcheck(each_backend, loss, activation):
 @pytest.mark.parametrize("size", [3, 1000, 300_000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_selection_is_exact(size, dtype):
-    from fastloss.kernels.cpu_select import select_largest
+    from fastloss.kernels.cpu.select import select_largest
     from fastloss.kernels.ranking import select_largest as by_sort
 
     values = {

@@ -350,7 +350,7 @@ def test_balls_larger_than_the_volume(each_backend):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-14)], ids=str)
 def test_sums_over_balls_are_their_transforms(space, radii, dtype, tolerance):
     from fastloss.kernels.balls import Balls
-    from fastloss.kernels.cpu_balls import BallSums
+    from fastloss.kernels.cpu.balls import BallSums
 
     p, y = torch.rand(space, dtype=dtype), (torch.rand(space) < 0.5).to(dtype)
     p[:1], y[: len(y) // 2] = 0, 0
@@ -361,7 +361,7 @@ def test_sums_over_balls_are_their_transforms(space, radii, dtype, tolerance):
 
 
 def test_sums_over_balls_do_not_depend_on_the_blocks(monkeypatch):
-    from fastloss.kernels import cpu_balls
+    from fastloss.kernels.cpu import balls as cpu_balls
 
     p, y = torch.rand(9, 45, 150), (torch.rand(9, 45, 150) < 0.5).float()
     sums = cpu_balls.BallSums([2, 5, 9], 2.0, p)
@@ -374,7 +374,7 @@ def test_sums_over_balls_do_not_depend_on_the_blocks(monkeypatch):
 
 
 def test_large_balls_are_transforms():
-    from fastloss.kernels.cpu_balls import BallSums, balls_of
+    from fastloss.kernels.cpu.balls import BallSums, balls_of
 
     volume, image = torch.empty(96, 96, 96), torch.empty(512, 512)
     assert isinstance(balls_of([3, 6, 9, 12, 15, 18], 2.0, volume), BallSums)

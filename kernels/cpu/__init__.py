@@ -1,0 +1,1 @@
+"""The CPU back end: machine code for each plan, compiled, kept and run in parallel by Numba."""

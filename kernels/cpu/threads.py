@@ -1,0 +1,187 @@
+"""How the Numba back end compiles its loops, and runs them on the threads that torch is set to.
+
+Numba's parallel kernels must not be entered in a forked child, nor its workqueue layer by two threads at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import types
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import cfunc, int64, njit
+from numba.core import cgutils, event
+from numba.core.types import UniTuple
+from numba.extending import intrinsic
+
+from fastloss import terms
+
+from .memory import TENSORS, WALK_NUMBERS, array_at
+
+_SERIAL_BELOW = 32768  # logits: a parallel region would cost more than it saves
+_log = logging.getLogger("fastloss")
+
+
+class _Announcer(event.Listener):  # type: ignore[misc]
+    """Says once in a process why a call takes long: a kernel that no cache has is being compiled."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        if not self.said and event.data["dispatcher"].py_func.__module__.startswith("fastloss."):
+            self.said = True
+            _log.warning(
+                "fastloss: compiling CPU kernels, once for this machine: up to a minute (fastloss.warmup() does it "
+                "ahead of time)"
+            )
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcer())
+
+
+@lru_cache
+def _source_digest() -> str:
+    """Numba's cache looks at one file only: the digest of all kernel sources keeps it from going stale."""
+    folder = Path(__file__).parent
+    files = [*sorted(folder.glob("*.py")), Path(terms.__file__)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def serial_and_parallel(loop: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """Both clones of a loop, for :func:`pick`."""
+    flags = {"nogil": True, "error_model": "numpy"}
+    return [
+        _compile(_clone(loop, loop.__name__, name), lambda **more: njit(**flags, **more), parallel=name == "parallel")
+        for name in ("serial", "parallel")
+    ]
+
+
+def _clone(function: Callable[..., Any], *names: str, **scope: Any) -> types.FunctionType:
+    """With globals of its own, and a name of its own, since Numba's cache key has neither these nor the jit flags."""
+    clone = types.FunctionType(function.__code__, {**function.__globals__, **scope}, "_".join(names))
+    clone.__qualname__ = f"{clone.__name__}_{_source_digest()}"
+    return clone
+
+
+def _compile(function: Callable[..., Any], decorator: Callable[..., Any], **flags: Any) -> Any:
+    try:
+        return decorator(cache=True, **flags)(function)
+    except RuntimeError as error:
+        _log.warning("fastloss: no writable place for compiled kernels, compiling in each process (%s)", error)
+        return decorator(**flags)(function)
+
+
+def machine_code(function: Callable[..., Any], name: str, **scope: Any) -> Any:
+    """A function of ``ENTRY_ARGUMENTS`` int64 as machine code, compiled or loaded from the disk, for
+    :func:`call_entry`; ``scope``: globals that it has of its own under this name."""
+    signature = int64(*(int64,) * ENTRY_ARGUMENTS)
+    return _compile(_clone(function, name, **scope), lambda **more: cfunc(signature, error_model="numpy", **more))
+
+
+class Entry:
+    """A function over a chunk of voxels as machine code that loops call by its address: Numba would compile it anew,
+    with all that it calls, into every loop.
+
+    Args:
+        chunk: takes a table ``[C, width]``, walks, numbers, sample, first voxel, last voxel + 1, tile and reals.
+        table: dtype of the table, None for that of the reals.
+    """
+
+    def __init__(self, chunk: Callable[..., Any], table: Any = None):
+        self._chunk, self._table = chunk, table
+        self._compiled: dict[Any, Any] = {}  # keeps the code alive
+
+    def address(self, real: type) -> int:
+        """Of the code for reals of a type, which is compiled, or loaded from the disk, when first asked for."""
+        if real not in self._compiled:
+            scope = {"run_chunk": self._chunk, "table_type": self._table or real, "real_type": real}
+            table = np.dtype(scope["table_type"]).name
+            name = f"{self._chunk.__name__}_{table}_{real.__name__}"
+            self._compiled[real] = machine_code(_run_entry, name, **scope)
+        found: int = self._compiled[real].address
+        return found
+
+
+ENTRY_ARGUMENTS = 12
+table_type = real_type = np.float64  # the clones of Entry have their own
+
+
+def run_chunk(*arguments: Any) -> int:
+    """What the clones of Entry call."""
+    raise NotImplementedError
+
+
+def _run_entry(table, classes, width, walks, numbers, count, reals, powers, b, start, stop, tile):  # type: ignore[no-untyped-def]
+    return run_chunk(
+        array_at(table, (classes, width), table_type),
+        array_at(walks, (TENSORS, WALK_NUMBERS), np.int64),
+        array_at(numbers, (count,), np.int64),
+        b,
+        start,
+        stop,
+        tile,
+        array_at(reals, (powers,), real_type),
+    )
+
+
+@intrinsic
+def call_entry(typingctx, address, arguments):  # type: ignore[no-untyped-def]
+    """Calls an :class:`Entry` by its address with a tuple of its arguments."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        number = context.get_value_type(int64)
+        kind = ir.FunctionType(number, (number,) * ENTRY_ARGUMENTS)
+        function = builder.inttoptr(values[0], kind.as_pointer())
+        return builder.call(function, cgutils.unpack_tuple(builder, values[1], ENTRY_ARGUMENTS))
+
+    return int64(int64, UniTuple(int64, ENTRY_ARGUMENTS)), codegen
+
+
+class _Threads:
+    """What is known of parallel kernels in this process."""
+
+    used = False  # a parallel kernel has run here: a forked child must not enter one
+    forked = False
+    unsafe_layer = threading.Lock()  # Numba's workqueue layer aborts when two threads enter it
+
+
+def _after_fork() -> None:
+    _Threads.forked = _Threads.forked or _Threads.used
+    _Threads.unsafe_layer = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def pick(kernels: list[Callable[..., Any]], size: int) -> Callable[..., Any]:
+    """The serial clone, or the parallel one on as many threads as torch has; ``size``: how many logits there are."""
+    serial, parallel = kernels
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    if threads == 1 or _Threads.forked or size < _SERIAL_BELOW:
+        return serial
+
+    def run(*arguments: Any) -> Any:
+        if numba.get_num_threads() != threads:
+            numba.set_num_threads(threads)
+        if _Threads.used and numba.threading_layer() != "workqueue":
+            return parallel(*arguments)
+        with _Threads.unsafe_layer:
+            result = parallel(*arguments)
+            _Threads.used = True
+            return result
+
+    return run

@@ -1,0 +1,77 @@
+"""The GPU's back end of losses that rank voxels: a Triton pass writes what is ranked, torch sorts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastloss.terms import Plan, first_label
+
+from ..ranking import jaccard_of_groups, select_largest
+from . import sums as gpu
+from . import voxels as kernels
+
+
+def largest_losses(
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The plan's sums; mean and number of the largest voxel losses; the weight that each voxel has in that mean."""
+    batch, channels, *space = logits.shape
+    softmax = plan.activation == "softmax"
+    losses = torch.empty((batch, 1 if softmax else channels, *space), dtype=gpu._real(logits), device=logits.device)
+    if losses.numel():
+        what = "losses" if softmax or not exclusive else "own"
+        values_launch(logits, target, mask, plan, losses, what)[0].run()
+    if exclusive and not softmax:  # probabilities, whose channels lie with different programs
+        losses = losses.sum(1, keepdim=True).clamp_min(-1)  # -1 in every channel of a voxel that does not count
+    mean, count, weights = select_largest(losses, k)
+    return gpu.forward(logits, target, mask, None, plan), mean, count, weights
+
+
+def jaccard(
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, per_sample: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The Lovász extension of the Jaccard loss ``[B or 1, C]``, the weight of each class's voxels, and the slopes by p
+    ``[C, B, *S]``."""
+    errors = torch.empty(logits.shape, dtype=gpu._real(logits), device=logits.device)
+    if errors.numel():
+        values_launch(logits, target, mask, plan, errors, "errors")[0].run()
+    return jaccard_of_groups(
+        errors, _truth(target, logits.shape[1], plan.dense), voxel_weight(target, mask, plan), per_sample
+    )
+
+
+def values_launch(
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, out: Tensor, what: str
+) -> tuple[gpu.Launch, Tensor]:
+    """The call of the kernel that fills ``out``: ``"errors"``, ``"losses"``, or ``"own"``, those of the true class."""
+    batch, channels = logits.shape[:2]
+    voxels = logits[0, 0].numel()
+    tile = gpu._tile(logits, channels, 1, plan)
+    tiles, programs = gpu._split(voxels, batch * tile.chunks, tile.voxels, 1)
+    fields, constants = gpu._inputs(logits, target, mask, None, plan, tile)
+    for name in ("KINDS", "POWERS", "MAPPED"):
+        del constants[name]
+    constants |= {"WHAT": what, "AXES": (*constants["AXES"], gpu._axes(out, 2))}
+    args = (*fields[:3], gpu._field(out, True), voxels, programs, tiles)
+    kernel = kernels.values_rows if "ROWS" in tile.constants else kernels.values_unrolled
+    return gpu._launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), out
+
+
+def _truth(target: Tensor, channels: int, dense: bool) -> Callable[[slice, int], Tensor]:
+    """Where a class is true in some samples: made one class at a time."""
+    if dense:
+        return lambda samples, c: target[samples, c] != 0
+    labels = target if channels <= 100 else target.int()  # a small dtype would wrap the label it is compared to
+    return lambda samples, c: labels[samples] == c + first_label(channels)
+
+
+def voxel_weight(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
+    """The weight of each voxel, ``[B, 1, *S]``."""
+    labels = target[:, :1] if plan.dense else target.unsqueeze(1)
+    weight = torch.ones_like(labels, dtype=torch.float32)
+    for label in gpu.labels_within(plan, target.dtype):
+        weight *= labels != label
+    return weight if mask is None else weight * mask.unsqueeze(1)

@@ -1,0 +1,269 @@
+"""Triton back end: CUDA and ROCm devices, and the CPU when Triton interprets (``TRITON_INTERPRET=1``).
+
+This file is the host side: which kernel runs, with which tile, grid and compile-time constants. All of it
+follows from shapes, dtypes and strides (never from timings), so the same call gives the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastloss.terms import POWER_KINDS, Plan
+
+from ..layout import spatial_layout
+from . import rows, unrolled
+
+WARPS = 4
+INTERPRETED_WARPS = 16  # the interpreter's time is a matter of programs and operations, not of elements
+VECTOR_BYTES = 16  # the widest load of a thread
+UNROLLED_REGISTERS = 192  # for a thread's share of the channels and the sums
+CHUNK_REGISTERS = 84  # the same where channels are independent
+POWER_REGISTERS = 8  # of these, what a term with a power takes besides
+PROGRAMS = 512  # at least: one wave on the largest devices, at four programs a multiprocessor
+MAX_TILES = 64  # keeps a program far below 2^22 voxels: counts stay exact in float32
+
+
+class Field(NamedTuple):
+    """A tensor as a kernel sees it: strides in elements, the space merged into at most three axes."""
+
+    pointer: Tensor
+    sample: int
+    channel: int
+    size1: int
+    size2: int
+    stride0: int
+    stride1: int
+    stride2: int
+
+
+class Launch(NamedTuple):
+    """One kernel call, complete: ``kernel[grid](*args, **constants)``."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple
+    constants: dict[str, Any]
+
+    def run(self) -> None:
+        first = self.args[0]
+        device = (first.pointer if isinstance(first, Field) else first).device
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            self.kernel[self.grid](*self.args, **self.constants)
+
+
+def interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def unavailable(device: torch.device) -> str:
+    """Why the kernels cannot run on ``device``; empty if they can."""
+    if device.type == "cuda" or interpreted():
+        return ""
+    return f"Triton needs a GPU, or TRITON_INTERPRET=1 before it is imported; the tensor is on {device}"
+
+
+def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan) -> Tensor:
+    """Sums ``[B, C, K]`` (float64) of the plan's terms for ``logits`` ``[B, C, *S]``."""
+    shape = *logits.shape[:2], len(plan.terms)
+    if logits.numel() == 0 or not plan.terms:
+        return torch.zeros(shape, dtype=torch.float64, device=logits.device)
+    launch, partial = forward_launch(logits, target, mask, weight_map, plan)
+    launch.run()
+    return partial.sum(1, dtype=torch.float64)
+
+
+def backward(
+    grad_sums: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    plan: Plan,
+) -> Tensor:
+    """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
+    if logits.numel() == 0 or not plan.terms:
+        return torch.zeros_like(logits)
+    launch, grad = backward_launch(grad_sums, logits, target, mask, weight_map, plan)
+    launch.run()
+    return grad
+
+
+def forward_launch(
+    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan
+) -> tuple[Launch, Tensor]:
+    """The forward kernel's call and the partial sums ``[B, T, C, K]`` that it fills."""
+    batch, channels, terms = *logits.shape[:2], len(plan.terms)
+    voxels = logits[0, 0].numel()
+    tile = _tile(logits, channels, terms, plan)
+    # The partial sums, written and read once, stay below 1 % of the bytes of the logits.
+    least = -(-800 * terms // (tile.voxels * logits.element_size()))
+    tiles, programs = _split(voxels, batch * tile.chunks, tile.voxels, least)
+    partial = torch.empty((batch, programs, channels, terms), dtype=_real(logits), device=logits.device)
+    fields, constants = _inputs(logits, target, mask, weight_map, plan, tile)
+    args = (*fields, partial, voxels, programs, tiles)
+    kernel = rows.forward_rows if "ROWS" in tile.constants else unrolled.forward_unrolled
+    return _launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), partial
+
+
+def backward_launch(
+    grad_sums: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    plan: Plan,
+) -> tuple[Launch, Tensor]:
+    """The backward kernel's call and the gradient that it fills."""
+    batch, channels, terms = *logits.shape[:2], len(plan.terms)
+    voxels = logits[0, 0].numel()
+    tile = _tile(logits, channels, terms, plan)
+    tiles, programs = _split(voxels, batch * tile.chunks, tile.voxels, 1)
+    grad = torch.empty_like(logits)
+    kinds, coefficients = _with_target(plan, grad_sums)
+    coefficients = coefficients.to(_real(logits)).contiguous()
+    fields, constants = _inputs(logits, target, mask, weight_map, plan, tile)
+    args = (*fields, coefficients, _field(grad, True), voxels, programs, tiles)
+    constants |= {"KINDS": kinds, "AXES": (*constants["AXES"], _axes(grad, 2))}
+    kernel = rows.backward_rows if "ROWS" in tile.constants else unrolled.backward_unrolled
+    return _launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), grad
+
+
+def _with_target(plan: Plan, grad_sums: Tensor) -> tuple[tuple[str, ...], Tensor]:
+    """The kinds, with p and p^2 as their share of 1 - y where p y and p^2 y are summed too, and the coefficients.
+
+    Those of p and p y are added here in float64, since they may cancel but for a small part.
+    """
+    kinds = [term.kind for term in plan.terms]
+    coefficients = grad_sums.clone()
+    for k, term in enumerate(plan.terms):
+        partner = term._replace(kind=f"{term.kind}y")
+        if term.kind in ("p", "p2") and partner in plan.terms:
+            kinds[k] = f"{term.kind}_rest"
+            coefficients[..., plan.terms.index(partner)] += grad_sums[..., k]
+    return tuple(kinds), coefficients
+
+
+class _Tile(NamedTuple):
+    """A program's tile: ``voxels`` of them, and the compile-time constants that say how it is laid out."""
+
+    voxels: int
+    chunks: int
+    constants: dict[str, int]
+
+
+def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
+    """The tile, and with it the kernel, by the registers that a thread would need."""
+    vector = max(1, VECTOR_BYTES // logits.element_size())
+    lanes = _warp_size() * _warps()
+    double = logits.dtype == torch.float64
+    powers = sum(term.kind in POWER_KINDS for term in plan.terms)
+    if plan.activation != "softmax":
+        needed = vector + terms + POWER_REGISTERS * powers
+        chunk = _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * needed)))
+    elif not double and channels * _registers(vector, terms, powers, plan.dense) <= UNROLLED_REGISTERS:
+        chunk = channels
+    else:
+        block = vector * _warp_size()
+        return _Tile(block, 1, {"CHANNELS": channels, "ROWS": _warps(), "BLOCK": block})
+    constants = {"CHANNELS": channels, "CHUNK": chunk, "LANES": lanes, "VECTOR": vector}
+    return _Tile(vector * lanes, -(-channels // chunk), constants)
+
+
+def _registers(vector: int, terms: int, powers: int, dense: bool) -> int:
+    """What a channel of a softmax takes of a thread."""
+    return 2 * ((1 + dense) * vector + terms) + POWER_REGISTERS * powers
+
+
+def _chunk(channels: int, limit: int) -> int:
+    """How many channels a program takes: a divisor of all of them where one is near the limit."""
+    if channels <= limit:
+        return channels
+    return next((n for n in range(limit, limit // 2, -1) if channels % n == 0), limit)
+
+
+def _split(voxels: int, columns: int, block: int, least: int) -> tuple[int, int]:
+    """Tiles a program walks, and programs a sample and chunk."""
+    tiles = -(-voxels // block)
+    wanted = max(least, tiles * columns // PROGRAMS)
+    wanted = min(wanted, MAX_TILES)
+    return wanted, -(-tiles // wanted)
+
+
+def _inputs(
+    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan, tile: _Tile
+) -> tuple[list[Field | None], dict[str, Any]]:
+    """The four input fields and the constants that describe them."""
+    mask_kind = "none" if mask is None else "bool" if mask.dtype == torch.bool else "weight"
+    if not plan.mapped:
+        weight_map = None
+    fields = [
+        _field(logits, True),
+        _field(target, plan.dense),
+        None if mask is None else _field(mask, False),
+        None if weight_map is None else _field(weight_map, True),
+    ]
+    first = (2, 2 if plan.dense else 1, 1, 2)
+    tensors = (logits, target, mask, weight_map)
+    voxels = logits[0, 0].numel()
+    axes = tuple(1 if t is None else _axes(t, f) for t, f in zip(tensors, first, strict=True))
+    constants = {
+        "KINDS": tuple(term.kind for term in plan.terms),
+        "POWERS": tuple(term.power for term in plan.terms),
+        "MAPPED": tuple(term.mapped for term in plan.terms),
+        "ACTIVATION": plan.activation,
+        "IGNORE": labels_within(plan, target.dtype),
+        "DENSE": plan.dense,
+        "MASK": mask_kind,
+        "AXES": axes,
+        # Voxel numbers past 2^31 need the wider type; divisions are much cheaper in the narrow one.
+        "INDEX": tl.int32 if voxels < 2**31 - 2**16 else tl.int64,
+        "EVEN": voxels % tile.voxels == 0,
+    }
+    return fields, constants
+
+
+def labels_within(plan: Plan, dtype: torch.dtype) -> tuple[int, ...]:
+    """The ignored labels that a target of the dtype can hold: as a number of that dtype another would wrap."""
+    if plan.dense:
+        return ()
+    low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return tuple(label for label in plan.ignore if low <= label <= high)
+
+
+def _field(tensor: Tensor, channels: bool) -> Field:
+    if tensor.dtype == torch.bool:
+        tensor = tensor.view(torch.uint8)
+    first = 2 if channels else 1
+    (_, n1, n2), strides = spatial_layout(tensor, first)
+    channel = tensor.stride(1) if channels and tensor.shape[1] > 1 else 0
+    return Field(tensor, tensor.stride(0), channel, n1, n2, *strides)
+
+
+def _axes(tensor: Tensor, first: int) -> int:
+    (n0, n1, _), _ = spatial_layout(tensor, first)
+    return 3 if n0 > 1 else 2 if n1 > 1 else 1
+
+
+def _launch(kernel: Any, grid: tuple[int], args: tuple, constants: dict[str, Any], tile: _Tile) -> Launch:
+    # The fusion of multiply and add is asked for by name: its default differs between versions of Triton.
+    options = {**constants, **tile.constants, "num_warps": _warps(), "enable_fp_fusion": True}
+    return Launch(kernel, grid, args, options)
+
+
+def _real(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _warps() -> int:
+    return INTERPRETED_WARPS if interpreted() else WARPS
+
+
+def _warp_size() -> int:
+    return 32 if interpreted() else triton.runtime.driver.active.get_current_target().warp_size

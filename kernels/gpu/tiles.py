@@ -1,0 +1,126 @@
+"""Reading and writing a tile of voxels in Triton, whatever its shape.
+
+Tensors come as :class:`kernels.gpu.Field`: pointer, strides of sample and channel, sizes and strides of the
+space.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .terms import compare, plus, soften, term_derivative, times
+
+
+@triton.jit
+def offsets(field, sample, voxel, AXES: tl.constexpr):
+    """Element offsets of channel 0, where ``AXES`` spatial axes are left after merging."""
+    if AXES == 1:
+        inside = voxel.to(tl.int64) * field.stride2
+    else:
+        row = voxel // field.size2
+        inside = (voxel % field.size2).to(tl.int64) * field.stride2
+        if AXES == 2:
+            inside += row.to(tl.int64) * field.stride1
+        else:
+            inside += (row % field.size1).to(tl.int64) * field.stride1
+            inside += (row // field.size1).to(tl.int64) * field.stride0
+    return sample * field.sample + inside
+
+
+@triton.jit
+def within(voxel, voxels, EVEN: tl.constexpr):
+    """Which voxels exist; all of them where the tiles divide the volume, and then masks fold away."""
+    return voxel >= voxel if EVEN else voxel < voxels
+
+
+@triton.jit
+def narrow(labels):
+    """Labels as int32; those that do not fit belong to no class."""
+    if labels.dtype == tl.int64:
+        small = labels.to(tl.int32)
+        return tl.where(small.to(tl.int64) == labels, small, -1)
+    else:
+        return labels.to(tl.int32)
+
+
+@triton.jit
+def weigh(
+    target, mask, sample, voxel, inside, IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr,
+    AXES: tl.constexpr, REAL: tl.constexpr,
+):  # fmt: skip
+    """Labels (-1: no class), which voxels count, 1 where they do, and their weights (absent: 1)."""
+    counted = inside
+    labels = voxel
+    weight = ()
+    if MASK != "none":
+        factor = tl.load(mask.pointer + offsets(mask, sample, voxel, AXES[2]), inside, other=0)
+        counted = counted & (factor != 0)
+        if MASK == "weight":
+            weight = (factor.to(REAL),)
+    if not DENSE:
+        labels = tl.load(target.pointer + offsets(target, sample, voxel, AXES[1]), inside, other=0)
+        for i in tl.static_range(len(IGNORE)):
+            counted = counted & (labels != IGNORE[i])
+        labels = tl.where(counted, narrow(labels), -1)
+    return labels, counted, tl.where(counted, 1.0, 0.0).to(REAL), weight
+
+
+@triton.jit
+def read(field, place, channel, inside, counted, SELECT: tl.constexpr, REAL: tl.constexpr):
+    """One channel of a field; what is not counted becomes 0, whatever it holds."""
+    x = tl.load(field.pointer + place + channel * field.channel, inside, other=0).to(REAL)
+    return tl.where(counted, x, 0.0) if SELECT else x
+
+
+@triton.jit
+def read_truth(
+    target, place, channel, inside, labels, counted, one, SELECT: tl.constexpr, DENSE: tl.constexpr,
+    CHANNELS: tl.constexpr, REAL: tl.constexpr,
+):  # fmt: skip
+    """The truth of one channel: (y, y != 0, 1 - y, 1 - y != 0)."""
+    if DENSE:
+        return soften(read(target, place, channel, inside, counted, SELECT, REAL), one)
+    else:
+        return compare(channel, 1 if CHANNELS == 1 else 0, labels, counted, REAL)
+
+
+@triton.jit
+def slopes(
+    coefficients, map_value, parts, one, truth, KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr,
+    DENSE: tl.constexpr,
+):  # fmt: skip
+    """Derivatives of the weighted sum of terms by p, -log p, -log(1-p) of one channel.
+
+    The fourth is by -log p again, for terms that are steep: it grows without bound as p nears 1.
+    """
+    by_p = ()
+    by_log = ()
+    by_log_rest = ()
+    steep = ()
+    for k in tl.static_range(len(KINDS)):
+        a, b, c = term_derivative(KINDS[k], POWERS[k], parts, one, truth, DENSE)
+        factor = coefficients[k]
+        if MAPPED[k]:
+            factor = factor * map_value
+        by_p = plus(by_p, times(factor, a))
+        if KINDS[k] == "log_power_pos":
+            steep = plus(steep, times(factor, b))
+        else:
+            by_log = plus(by_log, times(factor, b))
+        by_log_rest = plus(by_log_rest, times(factor, c))
+    return by_p, by_log, by_log_rest, steep
+
+
+@triton.jit
+def write(grad, place, channel, inside, counted, slope, weight, SELECT: tl.constexpr):
+    """One channel of the gradient; exactly zero where a voxel does not count."""
+    if len(slope) == 0:
+        slope = tl.where(counted, 0.0, 0.0)
+    else:
+        slope = slope[0]
+    if len(weight) > 0:
+        slope *= weight[0]
+    if SELECT:
+        slope = tl.where(counted, slope, 0.0)
+    tl.store(grad.pointer + place + channel * grad.channel, slope.to(grad.pointer.dtype.element_ty), inside)
