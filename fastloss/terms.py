@@ -1,32 +1,43 @@
 """The vocabulary of voxel terms: what a fused pass can sum. A leaf: imports nothing of the package.
 
 Every term is one voxel quantity of a class channel, multiplied by the voxel's weight ``w`` and summed over the
-voxels of each (sample, class). ``p`` is the probability after the activation, ``y`` the target (0 / 1 for labels).
+voxels of each (sample, class). It is a product of powers,
 
-==================== ===================== =========================================
-name                 quantity              symbol in the literature
-==================== ===================== =========================================
-``p``                p                     predicted volume
-``py``               p y                   intersection (soft true positives)
-``y``                y                     true volume
-``count``            1                     number of voxels
-``p2``               p^2                   squared prediction
-``y2``               y^2                   squared target (``y`` for labels)
-``p2y``              p^2 y                 squared intersection
-``ce_pos``           y l                   cross-entropy of the foreground
-``ce_neg``           (1 - y) m             cross-entropy of the complement
-``nll_pos``          l                     cross-entropy if all were foreground (label smoothing)
-``nll_neg``          m                     the same for the complement
-``focal_pos(g)``     y (1-p)^g l           focal loss of the foreground
-``focal_neg(g)``     (1 - y) p^g m         focal loss of the complement
-``log_power_pos(g)`` y max(l, 1e-7)^g      logarithmic loss
-``log_power_neg(g)`` (1 - y) max(m, 1e-7)^g
-``miss_pos(g)``      y (1-p)^g             polynomial of the error, g >= 1
-``miss_neg(g)``      (1 - y) p^g
-==================== ===================== =========================================
+    share * p^a * q^b * l^c * m^d,    exponents >= 0,
 
-with l = -log p, m = -log(1-p) and g a number of at least 0; :func:`term_name` writes the name of a term with a power.
-``map*NAME`` is the same quantity multiplied by the voxel weight map of the call.
+with ``p`` the probability after the activation, ``q = 1 - p``, ``l = -log p``, ``m = -log(1 - p)``, ``y`` the target
+(0 / 1 for labels) and a share of 1, ``y``, ``r = 1 - y`` or ``y^2``. It is written as that: ``"y*p^0.7"``, ``"p*l"``,
+``"r*p*m"``. A sum of products is several terms of a formula. Many have names:
+
+==================== =================== =========================================
+name                 product             symbol in the literature
+==================== =================== =========================================
+``p``                p                   predicted volume
+``py``               y*p                 intersection (soft true positives)
+``y``                y                   true volume
+``count``            1                   number of voxels
+``p2``               p^2                 squared prediction
+``y2``               y^2                 squared target (``y`` for labels)
+``p2y``              y*p^2               squared intersection
+``ce_pos``           y*l                 cross-entropy of the foreground
+``ce_neg``           r*m                 cross-entropy of the complement
+``nll_pos``          l                   cross-entropy if all were foreground (label smoothing)
+``nll_neg``          m                   the same for the complement
+``focal_pos(g)``     y*q^g*l             focal loss of the foreground
+``focal_neg(g)``     r*p^g*m             focal loss of the complement
+``log_power_pos(g)`` y*l^g               logarithmic loss
+``log_power_neg(g)`` r*m^g
+``miss_pos(g)``      y*q^g               polynomial of the error
+``miss_neg(g)``      r*p^g
+==================== =================== =========================================
+
+with g a number of at least 0; :func:`term_name` writes the name of a term with a power. ``map*PRODUCT`` is the same
+quantity multiplied by the voxel weight map of the call.
+
+Limits: a product whose share is 0 is 0, whatever the rest; ``0^0`` is 1; ``l^c`` with c other than 0 and 1 is
+``max(l, 1e-7)^c``, constant below, and ``m^d`` likewise. Under softmax ``m``, and for plain probabilities ``l`` and ``m``,
+are the logarithms of what is at least 1e-7. For plain probabilities the derivative of ``p^a``, a < 1, is infinite at 0
+unless a factor ``m`` vanishes there as well (``q^b`` needs ``l``): such a term is an error.
 """
 
 from __future__ import annotations
@@ -36,25 +47,53 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-KINDS = ("p", "py", "y", "count", "p2", "y2", "p2y", "ce_pos", "ce_neg", "nll_pos", "nll_neg")
-POWER_KINDS = ("focal_pos", "focal_neg", "log_power_pos", "log_power_neg", "miss_pos", "miss_neg")
-# Terms of the target alone: their derivative with respect to the logits is zero.
-CONSTANT_KINDS = frozenset({"y", "count", "y2"})
+FACTORS = ("p", "q", "l", "m")
+SHARES = ("1", "y", "r", "y2")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 MAP_PREFIX = "map*"
 EPSILON = 1e-7
 VALIDATE_NOTHING, VALIDATE_LABELS, VALIDATE_ALL = range(3)
 
 
-_WITH_POWER = re.compile(rf"({'|'.join(POWER_KINDS)})\(([^()]*)\)")
-
-
 class Term(NamedTuple):
-    """One voxel quantity; ``mapped``: the voxel weight map multiplies it; ``power``: that of a power kind, or 0."""
+    """One voxel quantity: the exponents of a product, whose they are of, and whether the voxel weight map multiplies it."""
 
-    kind: str
+    share: str = "1"
+    p: float = 0.0
+    q: float = 0.0
+    l: float = 0.0
+    m: float = 0.0
     mapped: bool = False
-    power: float = 0.0
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is one of the target alone: its derivative with respect to the logits is zero."""
+        return not (self.p or self.q or self.l or self.m)
+
+
+NAMES = {
+    "p": Term("1", p=1.0),
+    "py": Term("y", p=1.0),
+    "y": Term("y"),
+    "count": Term(),
+    "p2": Term("1", p=2.0),
+    "y2": Term("y2"),
+    "p2y": Term("y", p=2.0),
+    "ce_pos": Term("y", l=1.0),
+    "ce_neg": Term("r", m=1.0),
+    "nll_pos": Term("1", l=1.0),
+    "nll_neg": Term("1", m=1.0),
+}
+# A name with a power: the product, and the factor whose exponent the power is
+NAMES_WITH_POWER = {
+    "focal_pos": (Term("y", l=1.0), "q"),
+    "focal_neg": (Term("r", m=1.0), "p"),
+    "log_power_pos": (Term("y"), "l"),
+    "log_power_neg": (Term("r"), "m"),
+    "miss_pos": (Term("y"), "q"),
+    "miss_neg": (Term("r"), "p"),
+}
+_WITH_POWER = re.compile(rf"({'|'.join(NAMES_WITH_POWER)})\(([^()]*)\)")
 
 
 class Plan(NamedTuple):
@@ -72,7 +111,7 @@ class Plan(NamedTuple):
 
 def is_constant(name: str) -> bool:
     """Whether a term is one of the target alone."""
-    return name.removeprefix(MAP_PREFIX) in CONSTANT_KINDS
+    return parse_term(name).constant
 
 
 def first_label(classes: int) -> int:
@@ -92,33 +131,75 @@ def term_name(kind: str, power: float) -> str:
 
 @lru_cache(maxsize=1024)
 def parse_term(name: str) -> Term:
-    """``"py"``, ``"focal_pos(2.0)"`` or ``"map*py"`` as a :class:`Term`; ValueError for a name that is no term."""
-    kind = name.removeprefix(MAP_PREFIX) if isinstance(name, str) else name
-    mapped = kind != name
-    if kind in KINDS:
-        return Term(kind, mapped)
-    found = _WITH_POWER.fullmatch(kind) if isinstance(kind, str) else None
-    if not found:
-        powers = ", ".join(f"{kind}(POWER)" for kind in POWER_KINDS)
-        raise ValueError(
-            f"terms: unknown term {name!r}, expected one of {', '.join(KINDS)}, {powers}, each with or without "
-            f"'{MAP_PREFIX}'"
-        )
-    return Term(found[1], mapped, _power(name, *found.groups()))
+    """``"py"``, ``"focal_pos(2.0)"``, ``"y*p^0.7"`` or ``"map*py"`` as a :class:`Term`.
+
+    Raises:
+        ValueError: for what is no term, with what is.
+    """
+    if not isinstance(name, str):
+        raise _unknown(name)
+    product = name.removeprefix(MAP_PREFIX)
+    mapped = product != name
+    if product in NAMES:
+        return NAMES[product]._replace(mapped=mapped)
+    if found := _WITH_POWER.fullmatch(product):
+        term, factor = NAMES_WITH_POWER[found[1]]
+        return term._replace(mapped=mapped, **{factor: _power(name, found[2])})
+    return _parse_product(name, product)._replace(mapped=mapped)
 
 
-def _power(name: str, kind: str, text: str) -> float:
-    least = 1.0 if kind.startswith("miss") else 0.0  # below 1 the derivative is infinite where there is no error
+def _parse_product(name: str, product: str) -> Term:
+    """Factors in any order, each with or without an exponent; those of the same factor are added."""
+    powers = dict.fromkeys((*FACTORS, "y", "r"), 0.0)
+    for part in product.replace(" ", "").split("*"):
+        factor, caret, power = part.partition("^")
+        if factor not in powers and part != "1":
+            raise _unknown(name)
+        if part != "1":
+            powers[factor] += _power(name, power) if caret else 1.0
+    shares = {(0, 0): "1", (1, 0): "y", (2, 0): "y2", (0, 1): "r"}
+    share = shares.get((powers.pop("y"), powers.pop("r")))
+    if share is None:
+        raise ValueError(f"terms: {name!r} has no known share of the target, expected none, y, r (for 1 - y) or y^2")
+    return Term(share, **powers)
+
+
+def _power(name: str, text: str) -> float:
     try:
         power = float(text)
     except ValueError:
         power = math.nan
-    if not (math.isfinite(power) and power >= least):
-        raise ValueError(f"terms: {name!r} has the power {text!r}, expected a finite number of at least {least:g}")
+    if not (math.isfinite(power) and power >= 0):
+        raise ValueError(f"terms: {name!r} has the power {text!r}, expected a finite number of at least 0")
     return power
+
+
+def _unknown(name: object) -> ValueError:
+    named = ", ".join((*NAMES, *(f"{kind}(POWER)" for kind in NAMES_WITH_POWER)))
+    return ValueError(
+        f"terms: unknown term {name!r}, expected one of {named}, or a product of y, r, y^2 and powers of p, q, l, m such "
+        f"as 'y*p^0.7' or 'p*l', each with or without '{MAP_PREFIX}' in front"
+    )
+
+
+def check_terms(names: tuple[str, ...], activation: str) -> tuple[Term, ...]:
+    """The terms of some names, all of them known and with a finite derivative under an activation.
+
+    Raises:
+        ValueError: naming the term.
+    """
+    terms = tuple(map(parse_term, names))
+    for name, term in zip(names, terms, strict=True):
+        for power, factor, other, log in ((term.p, "p", "m", term.m), (term.q, "q", "l", term.l)):
+            if activation == "none" and 0 < power < 1 and log != 1:
+                raise ValueError(
+                    f"terms: the derivative of {name!r} is infinite for plain probabilities, expected {factor} to a "
+                    f"power of 0, at least 1, or beside a factor {other}; or an activation of softmax or sigmoid"
+                )
+    return terms
 
 
 @lru_cache(maxsize=1024)
 def make_plan(terms: tuple[str, ...], activation: str, ignore: tuple[int, ...], dense: bool) -> Plan:
     """The plan of a pass; cached, since every step of a training run asks for the same one."""
-    return Plan(tuple(map(parse_term, terms)), activation, ignore, dense)
+    return Plan(check_terms(terms, activation), activation, ignore, dense)

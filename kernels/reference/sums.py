@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.terms import CONSTANT_KINDS, EPSILON, Plan, Term, first_label
+from fastloss.terms import EPSILON, FACTORS, Plan, Term, first_label
 
 
 def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan) -> Tensor:
@@ -32,20 +34,35 @@ def backward(
 ) -> Tensor:
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     v = _Voxels(logits, target, mask, plan)
-    slopes = [torch.zeros_like(v.p) for _ in range(3)]  # by p, -log p, -log(1 - p)
+    slopes = _Slopes(*(torch.zeros_like(v.p) for _ in _Slopes._fields))
     for k, term in enumerate(plan.terms):
-        if term.kind in CONSTANT_KINDS:
+        if term.constant:
             continue
         g = grad_sums[..., k].to(v.real).reshape(*v.p.shape[:2], *([1] * len(v.spatial)))
         if term.mapped:
             assert weight_map is not None
             g = g * weight_map.to(v.real)
-        slopes = [total + g * slope for total, slope in zip(slopes, v.derivatives(term), strict=True)]
-    return torch.where(v.counted, v.weight * v.through_activation(*slopes), 0).to(logits.dtype)
+        slopes = _Slopes(*(total + g * slope for total, slope in zip(slopes, v.slopes(term), strict=True)))
+    return torch.where(v.counted, v.weight * v.through_activation(slopes), 0).to(logits.dtype)
 
 
 def _sum_dtype(logits: Tensor) -> torch.dtype:
     return torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
+
+
+class _Slopes(NamedTuple):
+    """The derivatives of a term, or of a weighted sum of terms, apart: only so are they finite at p = 0 and 1."""
+
+    by_p: Tensor | float  # that of powers of p and q, but for
+    steep_p: Tensor | float  # p times that of p to a power below 1, and
+    steep_q: Tensor | float  # q times that of q to a power below 1
+    by_l: Tensor | float
+    by_m: Tensor | float
+
+
+def _ratio(a: Tensor | float, b: Tensor) -> Tensor:
+    """a / b, 0 where b vanishes: there a is b to a power above 0 times what vanishes like b."""
+    return torch.where(b > torch.finfo(b.dtype).tiny, a / b, 0)
 
 
 class _Voxels:
@@ -79,55 +96,49 @@ class _Voxels:
         return self.z.sigmoid() if self.sigmoid else self.z
 
     def value(self, term: Term) -> Tensor:
-        p, y = self.p, self.y
-        simple = {"p": p, "py": p * y, "y": y, "p2": p * p, "y2": y * y, "p2y": p * p * y}
-        simple |= {"count": torch.ones_like(p), "nll_pos": self.l, "nll_neg": self.m}
-        if term.kind in simple:
-            return simple[term.kind]
-        name, side = term.kind.rsplit("_", 1)
-        y, q, l, _ = self._side(side)
-        if name == "ce":
-            value = l
-        elif name == "focal":
-            value = q**term.power * l
-        else:
-            value = l.clamp_min(EPSILON) ** term.power if name == "log_power" else q**term.power
-        return torch.where(y != 0, y * value, 0)  # the logarithm may be infinite where y = 0
+        """The product of the share and the factors to their powers."""
+        product = torch.ones_like(self.p)
+        for factor in FACTORS:
+            power, x = getattr(term, factor), getattr(self, factor)
+            if power == 1:
+                product = product * x
+            elif power:
+                product = product * (x if factor in "pq" else x.clamp_min(EPSILON)) ** power
+        share = {"1": torch.ones_like(self.p), "y": self.y, "r": 1 - self.y, "y2": self.y * self.y}[term.share]
+        return torch.where(share != 0, share * product, 0)  # the logarithm may be infinite where the share is 0
 
-    def derivatives(self, term: Term) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
-        """d value by p, by -log p and by -log(1 - p), which are kept apart: only so are they finite at p = 0 or 1."""
-        simple = {"p": 1.0, "py": self.y, "p2": 2 * self.p, "p2y": 2 * self.p * self.y}
-        if term.kind in simple:
-            return simple[term.kind], 0.0, 0.0
-        name, side = term.kind.rsplit("_", 1)
-        y, q, l, sign = self._side(side)
-        l = torch.where(y != 0, l, 1)  # infinite where a class is ruled out
-        g, by_p, by_l = term.power, 0.0, y
-        if name == "nll":
-            by_l = 1.0
-        elif name == "focal":
-            # q^(g-1) l, where l / q tends to 1 as q vanishes
-            by_p, by_l = -y * g * q**g * torch.where(q > EPSILON**2, l / q, 1), y * q**g
-        elif name == "log_power":
-            by_l = torch.where(l > EPSILON, y * g * l ** (g - 1), 0)
-        elif name == "miss":
-            by_p, by_l = -y * g * q ** (g - 1), 0.0
-        return (by_p, by_l, 0.0) if sign > 0 else (-by_p, 0.0, by_l)
+    def slopes(self, term: Term) -> _Slopes:
+        by_p, steep_p, steep_q = torch.zeros_like(self.p), 0.0, 0.0
+        if term.p >= 1:
+            by_p = by_p + term.p * self.value(term._replace(p=term.p - 1))
+        elif term.p:
+            steep_p = term.p * self.value(term)
+        if term.q >= 1:
+            by_p = by_p - term.q * self.value(term._replace(q=term.q - 1))
+        elif term.q:
+            steep_q = term.q * self.value(term)
+        return _Slopes(by_p, steep_p, steep_q, self._slope_by_log(term, "l"), self._slope_by_log(term, "m"))
 
-    def _side(self, side: str) -> tuple[Tensor, Tensor, Tensor, int]:
-        """(y, 1 - p, -log p, 1) of the foreground, or the same of its complement and -1."""
-        if side == "pos":
-            return self.y, self.q, self.l, 1
-        return 1 - self.y, self.p, self.m, -1
+    def _slope_by_log(self, term: Term, factor: str) -> Tensor | float:
+        power = getattr(term, factor)
+        if not power:
+            return 0.0
+        if power == 1:
+            return self.value(term._replace(**{factor: 0.0}))
+        x = getattr(self, factor)
+        return torch.where(x > EPSILON, power * self.value(term) / x.clamp_min(EPSILON), 0)
 
-    def through_activation(self, by_p: Tensor, by_l: Tensor, by_m: Tensor) -> Tensor:
+    def through_activation(self, s: _Slopes) -> Tensor:
         """The derivative by the logits."""
+        p, q = self.p, self.q
         if self.sigmoid:
-            return by_p * self.p * self.q - by_l * self.q + by_m * self.p
-        by_p = by_p + torch.where(self.q > EPSILON, by_m / self.q, 0)
-        if self.activation == "softmax":
-            return self.p * (by_p - (self.p * by_p).sum(1, keepdim=True) + by_l.sum(1, keepdim=True)) - by_l
-        return by_p - torch.where(self.p > EPSILON, by_l / self.p, 0)
+            return p * q * s.by_p + q * (s.steep_p - s.by_l) - p * (s.steep_q - s.by_m)
+        by_m = torch.where(q > EPSILON, s.by_m / q, 0)
+        by_q = _ratio(s.steep_q, q)
+        if self.activation == "none":
+            return s.by_p + _ratio(s.steep_p, p) - by_q + by_m - torch.where(p > EPSILON, s.by_l / p, 0)
+        slope = p * (s.by_p + by_m - by_q) + s.steep_p - s.by_l
+        return slope - p * slope.sum(1, keepdim=True)
 
     def _negative_log(self) -> Tensor:
         if self.activation == "softmax":
