@@ -35,8 +35,8 @@ with g a number of at least 0; :func:`term_name` writes the name of a term with 
 quantity multiplied by the voxel weight map of the call.
 
 Limits: a product whose share is 0 is 0, whatever the rest; ``0^0`` is 1; ``l^c`` with c other than 0 and 1 is
-``max(l, 1e-7)^c``, constant below, and ``m^d`` likewise. Under softmax ``m``, and for plain probabilities ``l`` and ``m``,
-are the logarithms of what is at least 1e-7. For plain probabilities the derivative of ``p^a``, a < 1, is infinite at 0
+``max(l, 1e-7)^c``, constant below, and ``m^d`` likewise. Under softmax ``m``, and for plain probabilities both logarithms,
+are of what is at least 1e-7. For plain probabilities the derivative of ``p^a``, a < 1, is infinite at 0
 unless a factor ``m`` vanishes there as well (``q^b`` needs ``l``): such a term is an error.
 """
 
@@ -56,7 +56,7 @@ VALIDATE_NOTHING, VALIDATE_LABELS, VALIDATE_ALL = range(3)
 
 
 class Term(NamedTuple):
-    """One voxel quantity: the exponents of a product, whose they are of, and whether the voxel weight map multiplies it."""
+    """One voxel quantity: the exponents of a product, and whether the voxel weight map multiplies it."""
 
     share: str = "1"
     p: float = 0.0
@@ -175,10 +175,10 @@ def _power(name: str, text: str) -> float:
 
 
 def _unknown(name: object) -> ValueError:
-    named = ", ".join((*NAMES, *(f"{kind}(POWER)" for kind in NAMES_WITH_POWER)))
+    known = ", ".join((*NAMES, *(f"{kind}(POWER)" for kind in NAMES_WITH_POWER)))
     return ValueError(
-        f"terms: unknown term {name!r}, expected one of {named}, or a product of y, r, y^2 and powers of p, q, l, m such "
-        f"as 'y*p^0.7' or 'p*l', each with or without '{MAP_PREFIX}' in front"
+        f"terms: unknown term {name!r}, expected one of {known}, or a product of y, r, y^2 and powers of p, q, l, m, "
+        f"such as 'y*p^0.7' or 'p*l', each with or without '{MAP_PREFIX}' in front"
     )
 
 
