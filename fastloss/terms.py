@@ -36,7 +36,7 @@ quantity multiplied by the voxel weight map of the call.
 
 Limits: a product whose share is 0 is 0, whatever the rest; ``0^0`` is 1; ``l^c`` with c other than 0 and 1 is
 ``max(l, 1e-7)^c``, constant below, and ``m^d`` likewise. Under softmax ``m``, and for plain probabilities ``l`` and
-``m``, are the logarithms of what is at least 1e-7. For plain probabilities the derivative of ``p^a``, a < 1, is infinite
+``m``, are logarithms of what is at least 1e-7. For plain probabilities the derivative of ``p^a``, a < 1, is infinite
 at 0 unless a factor ``m`` vanishes there as well (``q^b`` needs ``l``): such a term is an error.
 """
 
