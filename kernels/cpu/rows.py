@@ -1,381 +1,172 @@
-"""Row primitives of the Numba back end: loops over one contiguous row of voxels, which LLVM vectorises.
+"""Codes that bring what does not lie in rows into them, and labels into classes: compiled when such a tensor comes.
 
-A row holds a few hundred voxels of one class and lies in the L1 cache. ``z`` logits, ``p`` probabilities, ``y``
-target, ``u`` voxel weight, ``l`` a row of -log p or -log(1 - p). No function here knows of strides or of losses.
+Each takes the address of a :class:`Row`.
 """
 
 from __future__ import annotations
 
-from numba import njit
+from functools import cache
+from typing import Any, NamedTuple
 
-from .math import INNER, SAFE, SUMS, fast_exp, fast_log, fast_log1p, negative_log_softmax, no_inline
+import numpy as np
+import torch
 
-_elementwise = njit(fastmath=SAFE, **INNER)
-_reduction = njit(fastmath=SUMS, **INNER)
+from .tensors import WALK, array_at, record_at, record_type
+from .threads import code_of
 
-
-# Weights and labels
-
-
-@_elementwise
-def set_zero(row):
-    no_inline()
-    for i in range(row.size):
-        row[i] = 0
-
-
-@_elementwise
-def set_one(row):
-    no_inline()
-    for i in range(row.size):
-        row[i] = 1
+NO_CLASS = 255  # as a label of 8 bits; -1 as one of 32
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_LABELS = {
+    torch.bool: np.uint8,
+    torch.uint8: np.uint8,
+    torch.int8: np.int8,
+    torch.int16: np.int16,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
+}
+_REALS = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-@_elementwise
-def copy(dst, src):
-    no_inline()
-    for i in range(dst.size):
-        dst[i] = src[i]
+class Row(NamedTuple):
+    """Voxels of one class: of a tensor, and of a row that a code fills or empties."""
+
+    itself: int  # address of this
+    walk: int  # address of the tensor's Walk
+    sample: int
+    channel: int
+    voxel: int  # the first
+    count: int
+    row: int  # address
+    source: int  # address of what is converted
+    weights: int  # address of the voxels' weights
+    weighted: int  # whether these hold anything
+    classes: int  # labels from 0 to below
+    ignored: int  # address of labels (int64) whose weight is 0
+    ignore: int  # how many
+    keep: int  # whether labels that are as the code wants them may stay where they are
 
 
-@_elementwise
-def count_zeros(u):
-    no_inline()
-    zeros = 0
-    for i in range(u.size):
-        zeros += 1 if u[i] == 0 else 0
-    return zeros
+ROW = record_type(Row)
 
 
-@_elementwise
-def clear_uncounted(row, u):
-    """An uncounted voxel may hold anything, NaN included: replaced before it can spread."""
-    no_inline()
-    for i in range(row.size):
-        row[i] = row[i] if u[i] != 0 else u[i]
+def copy_code(size: int, inwards: bool) -> int:
+    """Address of the code that gathers, or scatters, a row of elements of some bytes."""
+    return _address(_copy, f"copy_{size}_{inwards}", element=_UNSIGNED[size], inwards=inwards)
 
 
-@_elementwise
-def label_range(labels):
-    no_inline()
-    low, high = labels[0], labels[0]
-    for i in range(labels.size):
-        low = min(low, labels[i])
-        high = max(high, labels[i])
-    return low, high
+def convert_code(source: torch.dtype, real: torch.dtype) -> int:
+    """Address of the code that converts a row; 0 if there is nothing to convert."""
+    if source == real:
+        return 0
+    halves = {torch.bfloat16: _from_bfloat16, torch.float16: _from_half}
+    function = halves.get(source, _convert)
+    element = np.uint16 if source in halves else _REALS.get(source) or _LABELS[source]
+    return _address(function, f"{function.__name__}_{source}_{real}", element=element, real=_REALS[real])
 
 
-@_elementwise
-def narrow(dst, src):
-    no_inline()
-    for i in range(dst.size):
-        dst[i] = src[i]
+def labels_code(source: torch.dtype, narrow: bool, real: torch.dtype) -> int:
+    """Address of the code that makes classes of labels; it returns -1 if all are, else how many of those that count are
+    neither classes nor ignored: then weights and labels have been written."""
+    scope = {"element": _LABELS[source], "narrow": narrow, "same": narrow and source in (torch.bool, torch.uint8, torch.int8)}
+    scope |= {"label": np.uint8 if narrow else np.int32, "none": NO_CLASS if narrow else -1, "real": _REALS[real]}
+    return _address(_labels, f"labels_{source}_{narrow}_{real}", **scope)
 
 
-@_elementwise
-def ignore_label(labels, u, label):
-    no_inline()
-    for i in range(labels.size):
-        hit = labels[i] == label
-        u[i] = 0 if hit else u[i]
-        labels[i] = -1 if hit else labels[i]
+@cache
+def _code(function: Any, name: str, scope: tuple[tuple[str, Any], ...]) -> Any:
+    return code_of(function, name.replace("torch.", ""), **dict(scope))
 
 
-@_elementwise
-def drop_invalid_labels(labels, u, label_count):
-    """Labels that are no class become -1; how many of them were counted voxels, and the range of the others."""
-    no_inline()
+def _address(function: Any, name: str, **scope: Any) -> int:
+    return int(_code(function, name, tuple(scope.items())).address)
+
+
+# What the codes have of their own
+element = label = real = np.float32
+inwards = narrow = same = False
+none = 0
+
+
+def _copy(arguments, i):  # type: ignore[no-untyped-def]
+    a = record_at(arguments, ROW)
+    w = record_at(a.walk, WALK)
+    voxel, stop, row, stride = a.voxel, a.voxel + a.count, a.row, w.stride2
+    while voxel < stop:
+        n = min(w.size2 - voxel % w.size2, stop - voxel)  # that one stride can walk
+        line = voxel // w.size2
+        first = a.sample * w.batch + a.channel * w.channel + line // w.size1 * w.stride0 + line % w.size1 * w.stride1
+        first += voxel % w.size2 * stride
+        there = array_at(w.address + first * w.size, ((n - 1) * stride + 1,), element)
+        here = array_at(row, (n,), element)
+        for k in range(n):
+            if inwards:
+                here[k] = there[k * stride]
+            else:
+                there[k * stride] = here[k]
+        voxel, row = voxel + n, row + n * w.size
+    return 0
+
+
+def _convert(arguments, i):  # type: ignore[no-untyped-def]
+    a = record_at(arguments, ROW)
+    source, row = array_at(a.source, (a.count,), element), array_at(a.row, (a.count,), real)
+    for k in range(a.count):
+        row[k] = source[k]
+    return 0
+
+
+def _from_bfloat16(arguments, i):  # type: ignore[no-untyped-def]
+    a = record_at(arguments, ROW)
+    source, row = array_at(a.source, (a.count,), element), array_at(a.row, (a.count,), real)
+    for k in range(a.count):
+        row[k] = np.uint32(np.uint32(source[k]) << np.uint32(16)).view(np.float32)
+    return 0
+
+
+def _from_half(arguments, i):  # type: ignore[no-untyped-def]
+    a = record_at(arguments, ROW)
+    source, row = array_at(a.source, (a.count,), element), array_at(a.row, (a.count,), real)
+    least = np.uint32(113 << 23).view(np.float32)
+    for k in range(a.count):
+        half = np.uint32(source[k])
+        bits = np.uint32(np.uint32(half & np.uint32(0x7FFF)) << np.uint32(13))
+        exponent = np.uint32(bits & np.uint32(0x0F800000))
+        subnormal = np.float32(np.uint32(bits + np.uint32(113 << 23)).view(np.float32) - least)
+        special = exponent == np.uint32(0x0F800000)
+        value = np.uint32(bits + np.uint32(224 << 23)) if special else np.uint32(bits + np.uint32(112 << 23))
+        value = subnormal.view(np.uint32) if exponent == np.uint32(0) else value
+        sign = np.uint32(np.uint32(half & np.uint32(0x8000)) << np.uint32(16))
+        row[k] = np.uint32(value | sign).view(np.float32)
+    return 0
+
+
+def _labels(arguments, i):  # type: ignore[no-untyped-def]
+    a = record_at(arguments, ROW)
+    n, classes = a.count, a.classes
+    source, row = array_at(a.source, (n,), element), array_at(a.row, (n,), label)
+    weights, ignored = array_at(a.weights, (n,), real), array_at(a.ignored, (a.ignore,), np.int64)
+    special = False
+    for k in range(n):
+        special |= (source[k] < 0) | (source[k] >= classes)
+    for j in range(a.ignore):
+        unwanted = ignored[j]
+        for k in range(n):
+            special |= source[k] == unwanted
+    if not special:
+        if not (same and a.keep != 0):
+            for k in range(n):
+                row[k] = source[k]
+        return -1
+    if a.weighted == 0:
+        for k in range(n):
+            weights[k] = 1
     bad = 0
-    low, high = label_count, -1
-    for i in range(labels.size):
-        label = labels[i]
-        valid = 0 <= label < label_count
-        bad += 1 if (not valid) and u[i] != 0 else 0
-        labels[i] = label if valid else -1
-        low = min(low, label) if valid else low
-        high = max(high, label) if valid else high
-    return bad, low, high
-
-
-@_elementwise
-def one_hot(y, labels, label):
-    no_inline()
-    one = y.dtype.type(1)
-    zero = y.dtype.type(0)
-    for i in range(y.size):
-        y[i] = one if labels[i] == label else zero
-
-
-@_elementwise
-def multiply(out, a, b):
-    no_inline()
-    for i in range(out.size):
-        out[i] = a[i] * b[i]
-
-
-# Activations
-
-
-@_elementwise
-def log_softmax(l, log_s, z, m):
-    """-log p"""
-    no_inline()
-    for i in range(l.size):
-        l[i] = negative_log_softmax(log_s[i], z[i], m[i])
-
-
-@_elementwise
-def add_below_max(rest, e, z, m):
-    """Adds e where the class is not the largest: the sum without the largest, uncancelled."""
-    no_inline()
-    zero = e.dtype.type(0)
-    for i in range(rest.size):
-        rest[i] += e[i] if z[i] < m[i] else zero
-
-
-@_elementwise
-def softmax_complement(q, p, rest, inverse):
-    """1 - p, without cancellation where p is close to 1."""
-    no_inline()
-    one, half = p.dtype.type(1), p.dtype.type(0.5)
-    for i in range(q.size):
-        q[i] = rest[i] * inverse[i] if p[i] > half else one - p[i]
-
-
-@_elementwise
-def complement(q, p):
-    no_inline()
-    one = p.dtype.type(1)
-    for i in range(q.size):
-        q[i] = one - p[i]
-
-
-@_elementwise
-def sigmoid_rows(p, q, z):
-    """The sigmoid of z and of -z."""
-    no_inline()
-    one = z.dtype.type(1)
-    for i in range(z.size):
-        e = fast_exp(-abs(z[i]))
-        large = one / (one + e)
-        small = e * large
-        p[i] = large if z[i] >= 0 else small
-        q[i] = small if z[i] >= 0 else large
-
-
-@_elementwise
-def softplus_rows(positive, negative, z):
-    """-log sigmoid(z) and -log sigmoid(-z)."""
-    no_inline()
-    zero = z.dtype.type(0)
-    for i in range(z.size):
-        x = z[i]
-        tail = fast_log1p(fast_exp(-abs(x)))
-        positive[i] = tail + (zero if x > 0 else -x)
-        negative[i] = tail + (zero if x < 0 else x)
-
-
-@_elementwise
-def clamped_log(l, p, epsilon):
-    """-log(max(p, epsilon))"""
-    no_inline()
-    for i in range(l.size):
-        x = p[i]
-        l[i] = -fast_log(epsilon if x < epsilon else x)
-
-
-@_elementwise
-def clamped_ratio(r, x, p, epsilon):
-    """x / p, and 0 where p is clamped."""
-    no_inline()
-    zero = p.dtype.type(0)
-    for i in range(r.size):
-        r[i] = x[i] / p[i] if p[i] > epsilon else zero
-
-
-# Sums of terms
-
-
-@_reduction
-def sum_row(u):
-    no_inline()
-    total = u.dtype.type(0)
-    for i in range(u.size):
-        total += u[i]
-    return total
-
-
-@_reduction
-def sum_p(p, u):
-    no_inline()
-    total = p.dtype.type(0)
-    for i in range(p.size):
-        total += p[i] * u[i]
-    return total
-
-
-@_reduction
-def sum_overlap(p, y, u):
-    """Sums of p, p y and y; p as p y and p (1 - y), so that the first two have the same bits where y is 1 everywhere,
-    in whatever order LLVM adds."""
-    no_inline()
-    one, py, other, ys = p.dtype.type(1), p.dtype.type(0), p.dtype.type(0), p.dtype.type(0)
-    for i in range(p.size):
-        weighted = p[i] * u[i]
-        ys += y[i] * u[i]
-        py += weighted * y[i]
-        other += weighted * (one - y[i])
-    return py + other, py, ys
-
-
-@_reduction
-def sum_squares(p, y, u):
-    """Sums of p^2, y^2 and p^2 y; p^2 likewise."""
-    no_inline()
-    one, p2y, other, y2 = p.dtype.type(1), p.dtype.type(0), p.dtype.type(0), p.dtype.type(0)
-    for i in range(p.size):
-        square = p[i] * p[i] * u[i]
-        p2y += square * y[i]
-        other += square * (one - y[i])
-        y2 += y[i] * y[i] * u[i]
-    return p2y + other, y2, p2y
-
-
-@_reduction
-def sum_log(l, y, u):
-    """Sum of y l; a voxel with y = 0 counts nothing even where l is infinite."""
-    no_inline()
-    total = l.dtype.type(0)
-    zero = l.dtype.type(0)
-    for i in range(l.size):
-        total += y[i] * u[i] * l[i] if y[i] != 0 else zero
-    return total
-
-
-@_reduction
-def sum_log_complement(l, y, u):
-    """Sum of (1 - y) l."""
-    no_inline()
-    total = l.dtype.type(0)
-    zero, one = l.dtype.type(0), l.dtype.type(1)
-    for i in range(l.size):
-        total += (one - y[i]) * u[i] * l[i] if y[i] != 1 else zero
-    return total
-
-
-# Losses of single voxels
-
-
-@_elementwise
-def add_log_of_class(loss, l, y):
-    """Adds y l."""
-    no_inline()
-    zero = l.dtype.type(0)
-    for i in range(loss.size):
-        loss[i] += y[i] * l[i] if y[i] != 0 else zero
-
-
-@_elementwise
-def add_log_of_complement(loss, l, y):
-    """Adds (1 - y) l."""
-    no_inline()
-    zero, one = l.dtype.type(0), l.dtype.type(1)
-    for i in range(loss.size):
-        loss[i] += (one - y[i]) * l[i] if y[i] != 1 else zero
-
-
-@_elementwise
-def clear_unlabelled(out, l, labels):
-    """l where a voxel has a class."""
-    no_inline()
-    zero = l.dtype.type(0)
-    for i in range(out.size):
-        out[i] = l[i] if labels[i] >= 0 else zero
-
-
-@_elementwise
-def weigh_losses(loss, u):
-    """The loss times its weight, of positive sign (also of NaN, so that bits rank it); -1 where nothing counts."""
-    no_inline()
-    uncounted = -loss.dtype.type(1)
-    for i in range(loss.size):
-        loss[i] = abs(loss[i] * u[i]) if u[i] != 0 else uncounted
-
-
-# Derivatives: any terms. j is the derivative of p by what the activation is differentiated by: log p for softmax
-# (j = p), z for sigmoid (j = p q), p itself without an activation (j = 1)
-
-
-@_elementwise
-def add_polynomial_derivative(d, p, j, y, u, a, own_a, a2, own_a2):
-    """Of a p + a2 p^2 where y is 0, of own_a p + own_a2 p^2 where it is 1."""
-    no_inline()
-    one, two = p.dtype.type(1), p.dtype.type(2)
-    for i in range(d.size):
-        other = one - y[i]
-        d[i] += u[i] * j[i] * ((a * other + own_a * y[i]) + two * p[i] * (a2 * other + own_a2 * y[i]))
-
-
-@_elementwise
-def add_log_derivative(d, j_over_p, y, u, g):
-    """Of g y (-log p)."""
-    no_inline()
-    for i in range(d.size):
-        d[i] -= u[i] * y[i] * g * j_over_p[i]
-
-
-@_elementwise
-def add_log_complement_derivative(d, j_over_q, y, u, g):
-    """Of g (1 - y) (-log q)."""
-    no_inline()
-    one = y.dtype.type(1)
-    for i in range(d.size):
-        d[i] += u[i] * (one - y[i]) * g * j_over_q[i]
-
-
-@_elementwise
-def add_weighted(d, j_over_p, u, g):
-    """Of g (-log p), or of its complement."""
-    no_inline()
-    for i in range(d.size):
-        d[i] += u[i] * g * j_over_p[i]
-
-
-@_elementwise
-def add_power_derivative(d, slope, j, y, u, g):
-    """Of g y f, with f's slope."""
-    no_inline()
-    for i in range(d.size):
-        d[i] += u[i] * y[i] * g * (slope[i] * j[i])
-
-
-@_elementwise
-def add(total, d):
-    no_inline()
-    for i in range(total.size):
-        total[i] += d[i]
-
-
-@_elementwise
-def add_steep(total, largest, d, p):
-    """A derivative with 1 / (1 - p) in it goes apart where p is close to 1: there p d would cancel d."""
-    no_inline()
-    zero, half = p.dtype.type(0), p.dtype.type(0.5)
-    for i in range(total.size):
-        total[i] += zero if p[i] > half else d[i]
-        largest[i] += d[i] if p[i] > half else zero
-
-
-@_elementwise
-def softmax_gradient(out, d, p, total):
-    no_inline()
-    for i in range(out.size):
-        out[i] = d[i] - p[i] * total[i]
-
-
-@_elementwise
-def add_steep_gradient(out, steep, largest, p, q):
-    no_inline()
-    half = p.dtype.type(0.5)
-    for i in range(out.size):
-        out[i] += steep[i] * q[i] if p[i] > half else steep[i] - p[i] * largest[i]
+    for k in range(n):
+        x = np.int64(source[k])
+        known = (x >= 0) & (x < classes)
+        for j in range(a.ignore):
+            if x == ignored[j]:
+                known, weights[k] = False, 0
+        bad += (not known) & (weights[k] != 0)
+        row[k] = x if known else none
+    return bad

@@ -1,35 +1,33 @@
-"""The CPU back end: launches the Numba pass over chunks of voxels, in parallel, bitwise repeatable.
+"""The CPU back end of the sums: runs a plan's code over chunks of voxels, in parallel, bitwise repeatable.
 
-Chunks are fixed by the shape alone and their partial sums are added in order, so that the result does not depend on
-the number of threads. Importing this module imports Numba.
+Chunks are fixed by the shape alone and their sums are added in order, so that the result does not depend on the number
+of threads. Importing this module imports Numba.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
-from numba import njit, prange
 from torch import Tensor
 
-from fastloss.terms import Plan
+from fastloss.terms import Plan, first_label, label_count
 
-from . import channels as by_channels
-from . import registers
-from .errors import errors_of_chunk
-from .general import backward_general, forward_general
-from .labels import backward_labels, forward_labels, serves
-from .lanes import BFLOAT16, FLOAT16, LANES, MOST, cpu_features
-from .math import INNER, no_inline
-from .memory import TENSORS, array_at, in_huge_pages, walk
-from .threads import Entry, call_entry, pick, serial_and_parallel
-from .tile import SLOTS, coefficient_sources, columns, plan_numbers, plan_reals, with_target
-from .variants import ERRORS, GRADIENT, LOSSES, SUMS
+from .chunk import CHUNK, Pass, chunk_code
+from .classes import FEW, registers
+from .codes import plan_code
+from .forms import ERRORS, GRADIENT, LOSSES, SUMS, WEIGHTS, form_of
+from .lanes import MOST_LANES, REGISTER
+from .rows import convert_code, copy_code, labels_code
+from .tensors import in_huge_pages, real_of, walk
+from .threads import run
 
-CHUNK = 16384  # voxels; a multiple of every tile
-_fast = njit(**INNER)
+_FEW_TILE, _MANY_TILE = 32 * MOST_LANES, 256  # voxels
+_LOGITS, _TARGET, _MASK, _MAP, _OUT = range(5)
+_Lie = tuple[torch.dtype | None, int]  # a tensor's dtype, and whether its voxels lie in a row
+_SKEW = 136  # numbers between rows: at a power of two they would share the sets of the L1 cache
+_REALS = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan) -> Tensor:
@@ -50,26 +48,33 @@ def forward_with_bad_labels(
     ``losses`` ``[B, C or 1, *S]``, of the kernel's own type, gets the weighted cross-entropy of each voxel (for
     channels that are no classes of one voxel, of each of them); -1 where a voxel does not count.
     """
-    batch, channels, _ = _sizes(logits)
-    sums = np.zeros((batch, channels, len(plan.terms)))
-    bad = 0
-    if logits.numel():
-        p = _prepare(plan, channels, logits.dtype, logits.is_contiguous(), SUMS if losses is None else LOSSES)
-        walks = _walks(logits, target, mask, weight_map, plan, losses)
-        walks[4, 9] = 0  # what is written of the losses is soon read again
-        bad = _sum(_FORWARD[p.route], logits, walks, p, sums)
-    return torch.from_numpy(sums), bad
+    return write_voxels(SUMS if losses is None else LOSSES, logits, target, mask, plan, losses, weight_map)
+
+
+def write_voxels(
+    output: int,
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    plan: Plan,
+    out: Tensor | None,
+    weight_map: Tensor | None = None,
+) -> tuple[Tensor, int]:
+    """Fills ``out`` ``[B, C or 1, *S]`` with what an output has of each voxel (see :mod:`.forms`); the sums and the number
+    of bad labels."""
+    batch, channels = logits.shape[:2]
+    terms = len(plan.terms)
+    if not logits.numel():
+        return torch.zeros((batch, channels, terms), dtype=torch.float64), 0
+    chunks = -(-logits[0, 0].numel() // CHUNK)
+    sums = np.zeros((batch, chunks, channels, terms))
+    bad = _run(output, logits, target, mask, weight_map, plan, out, sums)
+    return torch.from_numpy(sums.sum(1) if chunks > 1 else sums[:, 0]), bad
 
 
 def write_errors(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, errors: Tensor) -> int:
     """Fills ``errors`` ``[B, C, *S]`` with p, or -(1 - p) where y is 1; returns the number of bad labels."""
-    if not logits.numel():
-        return 0
-    batch, channels, _ = _sizes(logits)
-    walks = _walks(logits, target, mask, None, plan, errors)
-    walks[4, 9] = 0
-    p = _prepare(plan, channels, logits.dtype, logits.is_contiguous(), ERRORS)
-    return _sum(_WRITE_ERRORS[p.route], logits, walks, p, np.zeros((batch, channels, 0)))
+    return write_voxels(ERRORS, logits, target, mask, plan, errors)[1]
 
 
 def backward(
@@ -83,163 +88,91 @@ def backward(
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     gradient = in_huge_pages(torch.empty_like(logits))
     if logits.numel():
-        p = _prepare(plan, logits.shape[1], logits.dtype, logits.is_contiguous(), GRADIENT)
-        walks = _walks(logits, target, mask, weight_map, plan, gradient)
-        grad_sums = np.ascontiguousarray(grad_sums.detach().numpy())
-        _differentiate(_BACKWARD[p.route], logits, walks, p, grad_sums)
+        table = np.ascontiguousarray(grad_sums.detach().numpy())
+        _run(GRADIENT, logits, target, mask, weight_map, plan, gradient, table)
     return gradient
 
 
-def _sizes(logits: Tensor) -> tuple[int, int, int]:
-    batch, channels = logits.shape[:2]
-    return batch, channels, logits.numel() // max(1, batch * channels)
-
-
-class _Prepared(NamedTuple):
-    """What the kernels need of a plan beside the tensors."""
-
-    route: int  # which pass serves
-    width: int  # columns of sums
-    columns: np.ndarray
-    sources: np.ndarray
-    numbers: np.ndarray
-    reals: np.ndarray
-    reals_at: int  # their address: ctypes takes long to ask
-    tile: int
-
-
-# The passes: of any plan; of labels; of what fits the registers; of channels that do not depend on one another
-_GENERAL, _LABELS, _REGISTERS, _CHANNELS = range(4)
-
-
-@lru_cache(maxsize=256)
-def _prepare(plan: Plan, channels: int, dtype: torch.dtype, contiguous: bool, output: int) -> _Prepared:
-    """Of logits of a dtype; ``output``: one of cpu_variants."""
-    kind = _own_kind(dtype) if contiguous else ""
-    reals = plan_reals(plan, np.float64 if dtype == torch.float64 else np.float32)
-    route, code = _LABELS if serves(plan) and output != ERRORS else _GENERAL, 0
-    if registers.serves(plan, channels, dtype):
-        route, code = _REGISTERS, registers.code(plan, channels, output, kind)
-    elif by_channels.serves(plan, channels, dtype, output):
-        route, code = _CHANNELS, by_channels.code(plan, output, kind)
-    numbers = plan_numbers(plan, channels, code, kind != "")
-    width, found = SLOTS + reals.size - 1, columns(plan.terms)
-    sources, tile = coefficient_sources(found, width), _tile(channels, route)
-    return _Prepared(route, width, found, sources, numbers, reals, reals.ctypes.data, tile)
-
-
-def _own_kind(dtype: torch.dtype) -> str:
-    """As which type a code of a plan's own reads logits and writes gradients; "" for float32, and what becomes it."""
-    if dtype == torch.float16:  # without the processor's conversion LLVM would call a function for each number
-        return FLOAT16 if "+f16c" in cpu_features() else ""
-    return BFLOAT16 if dtype == torch.bfloat16 else ""
-
-
-def _tile(channels: int, route: int) -> int:
-    """Voxels of a tile: two rows a class should stay in the L1, or failing that the L2 cache; a code of a plan's own
-    keeps the classes in registers, and adds its sums up at the end of a tile."""
-    if route == _CHANNELS or (route == _REGISTERS and channels <= MOST):
-        return 32 * LANES
-    if route == _REGISTERS:
-        return 256
-    return 512 if channels <= 4 else 256 if channels <= 32 else 128
-
-
-def _walks(
-    logits: Tensor,
+def _run(
+    output: int,
+    logits: Tensor | None,
     target: Tensor,
     mask: Tensor | None,
     weight_map: Tensor | None,
     plan: Plan,
-    gradient: Tensor | None,
-) -> np.ndarray:
-    if not plan.mapped:
-        weight_map = None
-    parts = (walk(logits, True), walk(target, plan.dense), walk(mask, False), walk(weight_map, True))
-    numbers = sum((*parts, walk(gradient, True)), ())
-    return np.array(numbers, np.int64).reshape(TENSORS, -1)
+    out: Tensor | None,
+    table: np.ndarray,
+    label: int | None = None,
+    labels: int = 0,
+) -> int:
+    """Runs the code of an output over all chunks; the number of bad labels. Of targets: without logits, the label of the
+    one channel of ``out``, and how many labels there are."""
+    like = out if logits is None else logits
+    assert like is not None
+    batch, channels, voxels = like.shape[0], like.shape[1], like[0, 0].numel()
+    if label is None:
+        label, labels = first_label(channels), label_count(channels)
+    tensors = (logits, target, mask, weight_map if plan.mapped else None, out)
+    walks = [walk(x, channeled) for x, channeled in zip(tensors, (True, plan.dense, False, True, True), strict=True)]
+    lie = tuple((None, 0) if x is None else (x.dtype, w.in_place) for x, w in zip(tensors, walks, strict=True))
+    code, numbers, codes = _prepare(output, plan, channels, voxels, label, labels, lie)
+    parts = (x for w, found in zip(walks, codes, strict=True) for x in (*w[:-2], *found))
+    arguments = np.array((table.ctypes.data, *numbers, *parts), np.int64)
+    return run(code, arguments, batch * -(-voxels // CHUNK), like.numel())
 
 
-# The loops over chunks
+@lru_cache(maxsize=1024)
+def _prepare(
+    output: int, plan: Plan, channels: int, voxels: int, label: int, labels: int, lie: tuple[_Lie, ...]
+) -> tuple[int, tuple[int, ...], list[tuple[int, int]]]:
+    """The code of a chunk, the numbers of a :class:`Pass` but for the table, and the codes of each tensor's Walk."""
+    of_logits, of_target, *_, of_out = (dtype for dtype, _ in lie)
+    real = real_of(of_logits or of_out)
+    form = form_of(plan, channels, output, *(str(dtype)[6:] for dtype in (real, of_logits or real)))
+    lanes = registers(form.classes) * REGISTER // real.itemsize
+    tile = min(_FEW_TILE if form.classes <= FEW else _MANY_TILE, -(-voxels // lanes) * lanes)
+    whole = voxels % lanes == 0
+    pitch = (tile + _SKEW) * real.itemsize
+    codes, rows = [], []
+    for k, (dtype, in_place) in enumerate(lie):
+        in_classes = k in (_LOGITS, _MAP, _OUT) or (k == _TARGET and plan.dense)
+        convert = convert_code(dtype, real) if dtype and (k in (_MASK, _MAP) or (k == _TARGET and plan.dense)) else 0
+        copy = dtype and (not in_place or (in_classes and not whole and not convert))
+        codes.append((copy_code(dtype.itemsize, k != _OUT) if dtype and copy else 0, convert))
+        rows.append(form.classes + 2 if in_classes and (copy or convert) else 0)
+    places = [4 * pitch]  # after the weights, the labels, and the labels as they are
+    places += np.cumsum([pitch * n for k, n in enumerate(rows) if k != _MASK]).tolist()
+    scratch = 3 * real.itemsize * form.classes * len(form.groups()) if output == GRADIENT else 0
+    ignored = _ignored(plan.ignore)
+    numbers = Pass(
+        table=0,
+        code=plan_code(form),
+        labels=0 if plan.dense else labels_code(of_target, form.narrow, real),
+        table_row=8 * len(plan.terms),
+        by_chunk=output != GRADIENT,
+        voxels=voxels,
+        chunks=-(-voxels // CHUNK),
+        tile=tile,
+        lanes=lanes,
+        channels=channels,
+        classes=form.classes,
+        outputs=1 if output in (LOSSES, WEIGHTS) else form.classes,
+        narrow=form.narrow,
+        first_label=label,
+        labels_known=labels,
+        ignored=ignored.ctypes.data,
+        ignore=ignored.size,
+        pitch=pitch,
+        places=places[0],
+        target_rows=places[1] - places[0],
+        map_rows=places[2] - places[0],
+        out_rows=places[3] - places[0],
+        scratch=places[4] - places[0],
+        memory=places[4] + scratch,
+    )
+    return chunk_code(_REALS[real]), numbers[1:], codes
 
 
-@_fast
-def _memory(samples, classes, width):  # type: ignore[no-untyped-def]
-    no_inline()  # a parallel loop would make one of its own of zeros
-    return np.zeros((samples, classes, width))
-
-
-@_fast
-def _add_chunks(partial, chunks, columns, sums):  # type: ignore[no-untyped-def]
-    """The sums of the terms, from those of the columns of each chunk, in order."""
-    no_inline()
-    samples, classes, terms = sums.shape
-    for b in range(samples):
-        for c in range(classes):
-            for k in range(terms):
-                for i in range(b * chunks, (b + 1) * chunks):
-                    sums[b, c, k] += partial[i, c, columns[k]]
-
-
-@_fast
-def _run_chunk(code, table, i, chunks, classes, width, plan, voxels, tile):  # type: ignore[no-untyped-def]
-    """Runs an entry over one of the chunks of all samples."""
-    walks, numbers, count, reals, powers = plan
-    b, start = i // chunks, i % chunks * CHUNK
-    stop = min(start + CHUNK, voxels)
-    return call_entry(code, (table, classes, width, walks, numbers, count, reals, powers, b, start, stop, tile))
-
-
-def _sum_loop(code, walks, numbers, reals, powers, voxels, tile, columns, width, sums):  # type: ignore[no-untyped-def]
-    samples, classes, _ = sums.shape
-    chunks, bad = -(-voxels // CHUNK), 0
-    partial = _memory(samples * chunks, classes, width)
-    table, plan = partial.ctypes.data, (walks.ctypes.data, numbers.ctypes.data, numbers.size, reals, powers)
-    for i in prange(samples * chunks):
-        bad += _run_chunk(code, table + i * classes * width * 8, i, chunks, classes, width, plan, voxels, tile)
-    _add_chunks(partial, chunks, columns, sums)
-    return bad
-
-
-def _gradient_loop(code, walks, numbers, reals, powers, voxels, tile, sources, single, grad_sums):  # type: ignore[no-untyped-def]
-    (samples, classes, _), width = grad_sums.shape, sources.shape[1]
-    chunks, bad = -(-voxels // CHUNK), 0
-    coefficients = _memory(samples, classes, width)
-    table, plan = coefficients.ctypes.data, (walks.ctypes.data, numbers.ctypes.data, numbers.size, reals, powers)
-    row = classes * width * (4 if single else 8)
-    if single:
-        with_target(sources, grad_sums, array_at(table, (samples, classes, width), np.float32))
-    else:
-        with_target(sources, grad_sums, coefficients)
-    for i in prange(samples * chunks):
-        bad += _run_chunk(code, table + i // chunks * row, i, chunks, classes, width, plan, voxels, tile)
-    return bad + (0 if coefficients.size else 1)  # the last use of the coefficients: until here they must live
-
-
-_SUM, _GRADIENT = map(serial_and_parallel, (_sum_loop, _gradient_loop))
-# These hand their tables on: one code serves both directions
-_IN_REGISTERS = Entry(registers.chunk_in_registers, np.float64)
-_BY_CHANNELS = Entry(by_channels.chunk_by_channels, np.float64)
-# By route
-_FORWARD = [Entry(forward_general, np.float64), Entry(forward_labels, np.float64), _IN_REGISTERS, _BY_CHANNELS]
-_BACKWARD = [Entry(backward_general), Entry(backward_labels), _IN_REGISTERS, _BY_CHANNELS]
-_WRITE_ERRORS = [Entry(errors_of_chunk, np.float64), None, _IN_REGISTERS, _BY_CHANNELS]
-
-
-def _sum(entry: Entry, logits: Tensor, walks: np.ndarray, p: _Prepared, sums: np.ndarray) -> int:
-    """Runs an entry over all chunks, and adds up what they found; returns the number of bad labels."""
-    loop = pick(_SUM, logits.numel())
-    return int(loop(*_common_arguments(entry, logits, walks, p), p.columns, p.width, sums))
-
-
-def _differentiate(entry: Entry, logits: Tensor, walks: np.ndarray, p: _Prepared, grad_sums: np.ndarray) -> None:
-    """Runs an entry over all chunks with the coefficients that belong to the gradient of the sums."""
-    loop, single = pick(_GRADIENT, logits.numel()), p.reals.dtype == np.float32
-    loop(*_common_arguments(entry, logits, walks, p), p.sources, single, grad_sums)
-
-
-def _common_arguments(entry: Entry, logits: Tensor, walks: np.ndarray, p: _Prepared) -> tuple[Any, ...]:
-    """Of both loops."""
-    voxels = _sizes(logits)[2]
-    tile = min(p.tile, -(-voxels // LANES) * LANES)
-    return entry.address(p.reals.dtype.type), walks, p.numbers, p.reals_at, p.reals.size, voxels, tile
+@cache  # for good: others keep its address
+def _ignored(labels: tuple[int, ...]) -> np.ndarray:
+    return np.array(labels, np.int64)

@@ -20,13 +20,10 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import cfunc, int64, njit, prange
-from numba.core import cgutils, event
-from numba.core.types import UniTuple
+from numba.core import event
 from numba.extending import intrinsic
 
 from fastloss import terms
-
-from .memory import TENSORS, WALK_NUMBERS, array_at
 
 _SERIAL_BELOW = 32768  # logits: a parallel region would cost more than it saves
 _log = logging.getLogger("fastloss")
@@ -84,77 +81,13 @@ def _compile(function: Callable[..., Any], decorator: Callable[..., Any], **flag
         return decorator(**flags)(function)
 
 
-def machine_code(function: Callable[..., Any], name: str, **scope: Any) -> Any:
-    """A function of ``ENTRY_ARGUMENTS`` int64 as machine code, compiled or loaded from the disk, for
-    :func:`call_entry`; ``scope``: globals that it has of its own under this name."""
-    signature = int64(*(int64,) * ENTRY_ARGUMENTS)
-    return _compile(_clone(function, name, **scope), lambda **more: cfunc(signature, error_model="numpy", **more))
-
-
-class Entry:
-    """A function over a chunk of voxels as machine code that loops call by its address: Numba would compile it anew,
-    with all that it calls, into every loop.
-
-    Args:
-        chunk: takes a table ``[C, width]``, walks, numbers, sample, first voxel, last voxel + 1, tile and reals.
-        table: dtype of the table, None for that of the reals.
-    """
-
-    def __init__(self, chunk: Callable[..., Any], table: Any = None):
-        self._chunk, self._table = chunk, table
-        self._compiled: dict[Any, Any] = {}  # keeps the code alive
-
-    def address(self, real: type) -> int:
-        """Of the code for reals of a type, which is compiled, or loaded from the disk, when first asked for."""
-        if real not in self._compiled:
-            scope = {"run_chunk": self._chunk, "table_type": self._table or real, "real_type": real}
-            table = np.dtype(scope["table_type"]).name
-            name = f"{self._chunk.__name__}_{table}_{real.__name__}"
-            self._compiled[real] = machine_code(_run_entry, name, **scope)
-        found: int = self._compiled[real].address
-        return found
-
-
-ENTRY_ARGUMENTS = 12
-table_type = real_type = np.float64  # the clones of Entry have their own
-
-
-def run_chunk(*arguments: Any) -> int:
-    """What the clones of Entry call."""
-    raise NotImplementedError
-
-
-def _run_entry(table, classes, width, walks, numbers, count, reals, powers, b, start, stop, tile):  # type: ignore[no-untyped-def]
-    return run_chunk(
-        array_at(table, (classes, width), table_type),
-        array_at(walks, (TENSORS, WALK_NUMBERS), np.int64),
-        array_at(numbers, (count,), np.int64),
-        b,
-        start,
-        stop,
-        tile,
-        array_at(reals, (powers,), real_type),
-    )
-
-
-@intrinsic
-def call_entry(typingctx, address, arguments):  # type: ignore[no-untyped-def]
-    """Calls an :class:`Entry` by its address with a tuple of its arguments."""
-
-    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
-        number = context.get_value_type(int64)
-        kind = ir.FunctionType(number, (number,) * ENTRY_ARGUMENTS)
-        function = builder.inttoptr(values[0], kind.as_pointer())
-        return builder.call(function, cgutils.unpack_tuple(builder, values[1], ENTRY_ARGUMENTS))
-
-    return int64(int64, UniTuple(int64, ENTRY_ARGUMENTS)), codegen
-
-
 # A code by address: ``code(arguments, i) -> int64``, ``arguments`` the address of int64 numbers
 
 
 @intrinsic
-def _call(typingctx, code, arguments, i):  # type: ignore[no-untyped-def]
+def call(typingctx, code, arguments, i):  # type: ignore[no-untyped-def]
+    """Calls the code at an address."""
+
     def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
         number = context.get_value_type(int64)
         function = builder.inttoptr(values[0], ir.FunctionType(number, (number, number)).as_pointer())
@@ -166,7 +99,7 @@ def _call(typingctx, code, arguments, i):  # type: ignore[no-untyped-def]
 def _loop(code, arguments, count):  # type: ignore[no-untyped-def]
     found = 0
     for i in prange(count):
-        found += _call(code, arguments, i)
+        found += call(code, arguments, i)
     return found
 
 

@@ -1,0 +1,95 @@
+"""The one rule for the value of a product of powers, and the one for its slopes, on vectors of voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from fastloss.terms import EPSILON, FACTORS, Term
+
+from .functions import Functions
+from .lanes import Lanes
+
+
+class Slopes(NamedTuple):
+    """The derivatives of a weighted sum of products, apart: only so are they finite at p = 0 and 1. None is zero."""
+
+    by_p: Any = None  # that of powers of p and q, but for
+    steep_p: Any = None  # p times that of p to a power below 1, and
+    steep_q: Any = None  # q times that of q to a power below 1
+    by_l: Any = None
+    by_m: Any = None
+
+
+class Factors:
+    """p, q = 1 - p, l = -log p and m = -log(1 - p) of a block of voxels, each made when first asked for."""
+
+    def __init__(self, lanes: Lanes, **makers: Callable[[], Any]):
+        self.lanes, self.functions, self._makers = lanes, Functions(lanes), makers
+        self._made: dict[tuple[str, float], Any] = {}
+
+    def get(self, factor: str) -> Any:
+        return self.power(factor, 1.0)
+
+    def power(self, factor: str, power: float) -> Any:
+        """Of a logarithm to a power other than 1, that of what is at least epsilon."""
+        if (factor, power) not in self._made:
+            if power == 1:
+                self._made[factor, power] = self._makers[factor]()
+            else:
+                x = self.get(factor)
+                x = self.lanes.at_least(x, EPSILON) if factor in "lm" else x
+                self._made[factor, power] = self.functions.power(x, power)
+        return self._made[factor, power]
+
+    def value(self, term: Term, **powers: float) -> Any:
+        """The product of the factors without its share, some of them to other powers; None for 1."""
+        result = None
+        for factor in FACTORS:
+            power = powers.get(factor, getattr(term, factor))
+            if power:
+                x = self.power(factor, power)
+                result = x if result is None else self.lanes.builder.fmul(result, x)
+        return result
+
+    def slopes(self, term: Term, k: Any) -> Slopes:
+        """Of k times a product without its share."""
+        by_p, steep_p, by_q, steep_q = None, None, None, None
+        if term.p >= 1:
+            by_p = self._scaled(term.p, self.value(term, p=term.p - 1), k)
+        elif term.p:
+            steep_p = self._scaled(term.p, self.value(term), k)
+        if term.q >= 1:
+            by_q = self._scaled(-term.q, self.value(term, q=term.q - 1), k)
+        elif term.q:
+            steep_q = self._scaled(term.q, self.value(term), k)
+        by_p = by_q if by_p is None else self.lanes.add(by_p, by_q) if by_q is not None else by_p
+        return Slopes(by_p, steep_p, steep_q, self._by_log(term, "l", k), self._by_log(term, "m", k))
+
+    def _by_log(self, term: Term, factor: str, k: Any) -> Any:
+        power = getattr(term, factor)
+        if not power:
+            return None
+        slope = self._scaled(power, self.value(term, **{factor: power - 1 if power >= 1 else 0.0}), k)
+        if power < 1:
+            slope = self.lanes.builder.fmul(slope, self.functions.power(self.clamped(factor), power - 1))
+        if power == 1:
+            return slope
+        constant = self.lanes.builder.fcmp_ordered("<=", self.get(factor), self.lanes.reals(EPSILON))
+        return self.lanes.pick(constant, self.lanes.zero, slope)
+
+    def clamped(self, factor: str) -> Any:
+        return self.lanes.at_least(self.get(factor), EPSILON)
+
+    def _scaled(self, factor: float, value: Any, k: Any) -> Any:
+        """factor times value (1 if None) times k."""
+        scaled = k if factor == 1 else self.lanes.mul(self.lanes.reals(factor), k)
+        return scaled if value is None else self.lanes.mul(scaled, value)
+
+
+def add_up(lanes: Lanes, parts: Iterable[Slopes]) -> Slopes:
+    """Their sum."""
+    columns = zip(*parts, strict=True)
+    found = ([x for x in column if x is not None] for column in columns)
+    totals = [lanes.total(values) if values else None for values in found]
+    return Slopes(*totals) if totals else Slopes()

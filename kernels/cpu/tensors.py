@@ -1,0 +1,108 @@
+"""Tensors as the codes see them: an address and strides, as integers; the caller keeps the tensor alive."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import carray, njit, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from ..layout import spatial_layout
+from .compiling import INNER
+
+_MAPPED_FROM = 32 << 20  # bytes: glibc takes larger blocks from the system, and gives them back, each time
+_ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux has it
+_HUGE = 2 << 20  # bytes of a page
+
+
+class Walk(NamedTuple):
+    """Of a tensor ``[B, C, *S]``: its address, 0 for none; strides in elements; and the codes that bring it into rows."""
+
+    address: int = 0
+    size: int = 0  # bytes of an element
+    batch: int = 0
+    channel: int = 0
+    size1: int = 1
+    size2: int = 1
+    stride0: int = 0
+    stride1: int = 0
+    stride2: int = 0
+    in_place: int = 0  # whether rows of voxels lie as the code wants them
+    copy: int = 0  # address of the code that gathers a row, or scatters it; 0 where none is needed
+    convert: int = 0  # address of the code that converts a gathered row; 0 where none is needed
+
+
+def walk(tensor: Tensor | None, channels: bool) -> Walk:
+    """The walk of ``[B, C, *S]`` (``channels``; C of 1 is broadcast) or ``[B, *S]``, without codes; ``in_place`` says
+    whether the voxels lie in a row."""
+    if tensor is None:
+        return Walk()
+    (n0, n1, n2), spatial = spatial_layout(tensor, 2 if channels else 1)
+    strides = tensor.stride()
+    channel = strides[1] if channels and tensor.shape[1] > 1 else 0
+    together = n0 == n1 == 1 and (spatial[2] == 1 or n2 == 1)
+    return Walk(tensor.data_ptr(), tensor.element_size(), strides[0], channel, n1, n2, *spatial, together)
+
+
+def in_huge_pages(tensor: Tensor) -> Tensor:
+    """The same tensor, not yet written: if it is large, Linux is asked for huge pages, as NumPy does for its arrays.
+
+    Clearing small ones one by one, as each is first written, takes longer than a gradient does.
+    """
+    if _ADVICE is not None and tensor.nbytes >= _MAPPED_FROM:
+        start, stop = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        first, last = -(-start // _HUGE) * _HUGE, stop // _HUGE * _HUGE
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _ADVICE)  # advice: may fail
+    return tensor
+
+
+def real_of(dtype: torch.dtype) -> torch.dtype:
+    """In which logits of a dtype are computed with."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@intrinsic
+def _pointer(typingctx, address, offset, dtype):
+    """Address of element ``offset`` of an array of dtype (a dtype, or a number of that type)."""
+    element = getattr(dtype, "dtype", dtype)
+    signature = types.CPointer(element)(types.int64, types.int64, dtype)
+
+    def codegen(context, builder, signature, args):
+        base = builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+        return builder.gep(base, [args[1]])
+
+    return signature, codegen
+
+
+_inlined = njit(inline="always", **INNER)
+
+
+@_inlined
+def array_at(address, shape, dtype):
+    """An array of a dtype in memory that its caller keeps alive."""
+    return carray(_pointer(address, 0, dtype), shape)
+
+
+def record_type(fields: Any) -> np.dtype:
+    """Of a NamedTuple of numbers, as the codes read it: an int64 each."""
+    return np.dtype([(name, np.int64) for name in fields._fields])
+
+
+@_inlined
+def record_at(address, kind):
+    """A record of a type, whose numbers may be read and set by their names."""
+    return array_at(address, (1,), kind)[0]
+
+
+WALK = record_type(Walk)
+
+
+@_inlined
+def bare(array):
+    """The array without its owner, whose references Numba would count, by atomic operations, at every call."""
+    return carray(_pointer(np.int64(array.ctypes.data), 0, array.dtype.type(0)), array.shape)
