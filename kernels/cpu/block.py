@@ -122,7 +122,7 @@ class Block:
                 p=lambda: lanes.mul(own_e, self.r),
                 q=lambda: lanes.mul(others_total, self.r),
                 l=lambda: self.of_labelled(b.fsub(self.log_total(), below)),
-                m=lambda: self.clamped_log(self.own.get("q")),
+                m=lambda: self.clamped_log(self.own.get("q"), self.own.get("p")),
             )
 
     def _asks(self, *factors: str) -> bool:
@@ -170,7 +170,7 @@ class Block:
                 p=lambda: lanes.mul(self.e.load(c), self.r),
                 q=lambda: self._softmax_q(c, found.get("p")),
                 l=lambda: b.fsub(self.log_total(), self.below(c)),
-                m=lambda: self.clamped_log(found.get("q")),
+                m=lambda: self.clamped_log(found.get("q"), found.get("p")),
             )
             return found
         z = self._logit(c) if self.form.classes == 1 else self.z.load(c)
@@ -181,8 +181,8 @@ class Block:
             self.lanes,
             p=lambda: p,
             q=lambda: self.builder.fsub(self.lanes.one, p),
-            l=lambda: self.clamped_log(p),
-            m=lambda: self.clamped_log(found.get("q")),
+            l=lambda: self.clamped_log(p, found.get("q")),
+            m=lambda: self.clamped_log(found.get("q"), found.get("p")),
         )
         return found
 
@@ -209,10 +209,11 @@ class Block:
             m=lambda: log(b.fcmp_ordered("<", z, lanes.zero), z),
         )
 
-    def clamped_log(self, x: Any) -> Any:
-        """-log(max(x, epsilon))."""
+    def clamped_log(self, x: Any, rest: Any) -> Any:
+        """-log(max(x, epsilon)); ``rest``: 1 - x, which has more digits where x is nearly 1."""
+        b, zero = self.builder, self.lanes.zero
         clamped = self.lanes.at_least(x, EPSILON)
-        return self.builder.fsub(self.lanes.zero, self.code.functions.log(clamped))
+        return b.fsub(zero, self.code.functions.log(clamped, b.fsub(zero, rest)))
 
     # Truth
 
@@ -238,7 +239,7 @@ class Block:
             p=lambda: lanes.choose([self.mine(c) for c in each], [self.factors(c).get("p") for c in each]),
             q=lambda: lanes.mul(of_others(), self.r),
             l=lambda: lanes.choose([self.mine(c) for c in each], [self.factors(c).get("l") for c in each]),
-            m=lambda: self.clamped_log(found.get("q")),
+            m=lambda: self.clamped_log(found.get("q"), found.get("p")),
         )
         return found
 

@@ -1,23 +1,27 @@
 """The walk over a chunk of a sample's voxels, tile by tile: brings what a plan's code reads into rows where it does not
-lie in them, and calls the code by its address. It knows addresses and sizes only, and is compiled once for each real."""
+lie in them, and calls the code by its address. It knows addresses and sizes only, and is compiled once for each real.
+
+Written as LLVM code, too: Numba would take seconds to type it."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-from .compiling import INNER, no_inline
-from .forms import ARGUMENTS
-from .rows import NO_CLASS, ROW
-from .tensors import WALK, array_at, record_at, record_type
-from .threads import call, code_of
+from .forms import Arguments
+from .lanes import BYTES, DOUBLE, FLOAT64, SIZES
+from .rows import NO_CLASS, Row
+from .tensors import Walk
+from .threads import code_of
+from .words import Record, Word
 
 CHUNK = 16384  # voxels; a multiple of every tile
 _HEADER = 512  # bytes
-_WALK = WALK.itemsize
 
 
 class Pass(NamedTuple):
@@ -49,120 +53,144 @@ class Pass(NamedTuple):
     memory: int  # bytes in all
 
 
-PASS = record_type(Pass)
-_PASS = PASS.itemsize
-real = np.float32  # the codes have their own
-
-
 @cache
-def _code(kind: type) -> Any:
-    return code_of(_chunk, f"chunk_{np.dtype(kind).name}", real=kind)
+def _code(real: str) -> Any:
+    @intrinsic
+    def emitted(typingctx, arguments, i):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return _Chunk(context, builder, real).emit(*(Word(builder, x) for x in args)).value
+
+        return types.int64(arguments, i), codegen
+
+    return code_of(_run, f"chunk_{real}", emitted=emitted)
 
 
-def chunk_code(kind: type) -> int:
+def emitted(arguments: int, i: int) -> int:
+    """What the clones of _run call."""
+    raise NotImplementedError
+
+
+def _run(arguments, i):  # type: ignore[no-untyped-def]
+    return emitted(arguments, i)
+
+
+def chunk_code(real: str) -> int:
     """The address of the code for :class:`Pass` that walks over chunk i, for reals of a type; it returns how many labels
     that count are no class."""
-    return int(_code(kind).address)
+    return int(_code(real).address)
 
 
-@njit(**INNER)
-def _rows_of(walk, first, classes, v, whole, row, place, pitch):  # type: ignore[no-untyped-def]
-    """The address of the rows of some classes, and the bytes from one to the next: in place, or brought to a place in
-    rows of ``pitch`` bytes, one more than there are classes."""
-    no_inline()
-    w = record_at(walk, WALK)
-    if w.address == 0:
-        return np.int64(0), np.int64(0)
-    there = w.address + w.size * (row.sample * w.batch + first * w.channel + v)
-    if w.in_place != 0 and w.convert == 0 and (whole or w.copy == 0):
-        return there, w.size * w.channel
-    for c in range(classes):
-        to = place + c * pitch
-        row.walk, row.channel, row.voxel = walk, first + c, v
-        row.source = there + c * w.size * w.channel
-        if w.in_place == 0 or w.convert == 0:
-            row.row = row.source = to if w.convert == 0 else place + classes * pitch
-            call(w.copy, row.itself, 0)
-        if w.convert != 0:
-            row.row = to
-            call(w.convert, row.itself, 0)
-    return place, pitch
+class _Chunk:
+    def __init__(self, context: Any, builder: ir.IRBuilder, real: str):
+        self.context, self.builder = context, builder
+        self.size, self.real = SIZES[real], DOUBLE if real == FLOAT64 else ir.FloatType()
 
+    def emit(self, arguments: Word, i: Word) -> Word:
+        b, p = self.builder, Record(arguments, Pass)
+        walks = [Record(arguments + 8 * (len(Pass._fields) + k * len(Walk._fields)), Walk) for k in range(5)]
+        logits, target, _, weight_map, out = walks
+        memory = self.context.nrt.allocate(b, (p.memory + 64 + _HEADER).value)
+        base = (Word(b, b.ptrtoint(memory, BYTES)) + 63) // 64 * 64
+        row, a = Record(base, Row), Record(base + _HEADER // 2, Arguments)
+        weights = base + _HEADER
+        places = weights + p.places
+        sample, start = i // p.chunks, i % p.chunks * CHUNK
+        row.put(sample=sample, weights=weights, classes=p.labels_known, ignored=p.ignored, ignore=p.ignore)
+        a.put(weights=weights, scratch=places + p.scratch, first=1)
+        bad = cgutils.alloca_once_value(b, ir.Constant(BYTES, 0))
+        stop = (p.voxels - start).is_("<", CHUNK).pick(p.voxels, start + CHUNK)
+        with stop.each(start, p.tile) as v:
+            left = stop - v
+            row.put(count=left.is_("<", p.tile).pick(left, p.tile), voxel=v)
+            whole = (row.count % p.lanes).is_("==", 0)
+            weighted = self._weigh(p, walks, row, a, whole, bad)
+            a.put(weighted=weighted, voxels=(row.count + p.lanes - 1) // p.lanes * p.lanes)
+            useless = weighted & out.address.is_("==", 0) & ~self._any(weights, row.count)
+            with (~useless).holds(), p.channels.each(0, p.classes) as c:
+                self._rows(logits, c, p, row, whole, places, a, "logits")
+                with p.labels.is_("==", 0).holds():
+                    self._rows(target, c, p, row, whole, places + p.target_rows, a, "target")
+                self._rows(weight_map, c, p, row, whole, places + p.map_rows, a, "map")
+                in_place = out.in_place & whole
+                there = out.address + out.size * (sample * out.batch + c * out.channel + v)
+                a.put(
+                    out=in_place.pick(there, places + p.out_rows),
+                    out_step=in_place.pick(out.size * out.channel, p.pitch),
+                    label=c + p.first_label,
+                    table=p.table + (p.by_chunk.pick(i, sample) * p.channels + c) * p.table_row,
+                )
+                self._call(p.code, a)
+                with (out.address & ~in_place).holds(), p.outputs.each() as k:
+                    row.put(walk=out.address_, channel=c + k, row=a.out + k * a.out_step)
+                    self._call(out.copy, row)
+                a.put(first=p.classes.is_("<", p.channels))
+        self.context.nrt.free(b, memory)
+        return Word(b, b.load(bad))
 
-@njit(**INNER)
-def _weigh(p, target, mask, v, whole, row):  # type: ignore[no-untyped-def]
-    """Fills the weights, and the labels that need it, of ``row.count`` voxels; returns where the labels are, whether a
-    weight is other than 1 or a label no class, and how many labels are wrong."""
-    no_inline()
-    n, labels, bad, place = row.count, np.int64(0), np.int64(0), row.weights + p.pitch
-    weights = array_at(row.weights, (p.tile,), real)
-    masked = record_at(mask, WALK).address != 0
-    weighted = masked or not whole
-    if masked:
-        source, _ = _rows_of(mask, 0, 1, v, whole, row, row.weights, p.pitch)
-        if source != row.weights:
-            given = array_at(source, (n,), real)
-            for k in range(n):
-                weights[k] = given[k]
-    elif weighted:
-        for k in range(n):
-            weights[k] = 1
-    if p.labels != 0:
-        row.weighted, row.keep = weighted, whole
-        row.source, _ = _rows_of(target, 0, 1, v, True, row, place + p.pitch, p.pitch)
-        row.row = place
-        bad = call(p.labels, row.itself, 0)
-        labels = row.source if bad < 0 and record_at(target, WALK).size == 1 and p.narrow != 0 and whole else place
-        weighted = weighted or bad >= 0
-        bad = max(bad, np.int64(0))
-    if not whole:
-        narrow, wide = array_at(place, (p.tile,), np.uint8), array_at(place, (p.tile,), np.int32)
-        for k in range(n, (n + p.lanes - 1) // p.lanes * p.lanes):
-            weights[k] = 0
-            if p.narrow != 0:
-                narrow[k] = NO_CLASS
-            elif p.labels != 0:
-                wide[k] = -1
-    return labels, weighted, bad
+    def _call(self, code: Word, record: Record) -> Word:
+        number = Word(self.builder, 0)
+        kind = ir.FunctionType(BYTES, [BYTES, BYTES])
+        return Word(self.builder, self.builder.call(code.pointer(kind), [record.address_.value, number.value]))
 
+    def _any(self, weights: Word, count: Word) -> Word:
+        """Whether a weight is not 0."""
+        b, bits = self.builder, ir.IntType(8 * self.size)
+        found = cgutils.alloca_once(b, bits)
+        b.store(ir.Constant(bits, 0), found)
+        with count.each() as k:
+            b.store(b.or_(b.load(found), b.load((weights + k * self.size).pointer(bits))), found)
+        return Word(b, b.icmp_unsigned("!=", b.load(found), ir.Constant(bits, 0)))
 
-def _chunk(arguments, i):  # type: ignore[no-untyped-def]
-    p = record_at(arguments, PASS)
-    logits = arguments + _PASS
-    target, mask, weight_map, results = logits + _WALK, logits + 2 * _WALK, logits + 3 * _WALK, logits + 4 * _WALK
-    out = record_at(results, WALK)
-    b, start = i // p.chunks, i % p.chunks * CHUNK
-    stop, bad = min(start + CHUNK, p.voxels), np.int64(0)
-    memory = np.empty(64 + _HEADER + p.memory, np.uint8)
-    base = (memory.ctypes.data + 63) // 64 * 64
-    row, a = record_at(base, ROW), record_at(base + _HEADER // 2, ARGUMENTS)
-    row.itself, row.sample, row.weights = base, b, base + _HEADER
-    row.classes, row.ignored, row.ignore = p.labels_known, p.ignored, p.ignore
-    places = row.weights + p.places
-    a.weights, a.scratch, a.first = row.weights, places + p.scratch, 1
-    for v in range(start, stop, p.tile):
-        row.count = min(p.tile, stop - v)
-        whole = row.count % p.lanes == 0
-        labels, weighted, wrong = _weigh(p, target, mask, v, whole, row)
-        bad += wrong
-        a.weighted, a.voxels = weighted, (row.count + p.lanes - 1) // p.lanes * p.lanes
-        if weighted and out.address == 0 and not array_at(row.weights, (row.count,), real).any():
-            continue
-        for c in range(0, p.channels, p.classes):
-            a.logits, a.logits_step = _rows_of(logits, c, p.classes, v, whole, row, places, p.pitch)
-            a.target, a.target_step = labels, 0
-            if p.labels == 0:
-                a.target, a.target_step = _rows_of(target, c, p.classes, v, whole, row, places + p.target_rows, p.pitch)
-            a.map, a.map_step = _rows_of(weight_map, c, p.classes, v, whole, row, places + p.map_rows, p.pitch)
-            a.out, a.out_step = places + p.out_rows, p.pitch
-            in_place = out.in_place != 0 and whole
-            if in_place:
-                a.out, a.out_step = out.address + out.size * (b * out.batch + c * out.channel + v), out.size * out.channel
-            a.label, a.table = c + p.first_label, p.table + ((i if p.by_chunk else b) * p.channels + c) * p.table_row
-            call(p.code, base + _HEADER // 2, 0)
-            if out.address != 0 and not in_place:
-                for k in range(p.outputs):
-                    row.walk, row.channel, row.voxel, row.row = results, c + k, v, a.out + k * a.out_step
-                    call(out.copy, row.itself, 0)
-            a.first = p.classes < p.channels
-    return bad + (0 if memory.size else 1)  # the last use of the memory: until here it must live
+    def _bring(self, w: Record, channel: Word, row: Record, to: Word, spare: Word) -> None:
+        """Voxels of a channel to a row of reals, or of what the tensor holds if nothing converts it; ``spare``: a place
+        for what is gathered and then converted."""
+        row.put(walk=w.address_, channel=channel, row=w.convert.pick(spare, to))
+        there = w.address + w.size * (row.sample * w.batch + channel * w.channel + row.voxel)
+        row.put(source=w.copy.pick(row.row, there))
+        with w.copy.holds():
+            self._call(w.copy, row)
+        with w.convert.holds():
+            row.put(row=to)
+            self._call(w.convert, row)
+
+    def _rows(
+        self, w: Record, first: Word, p: Record, row: Record, whole: Word, place: Word, a: Record, name: str
+    ) -> None:
+        """Says where the rows of some classes are, and the bytes from one to the next: in place, or brought to a place in
+        rows as far apart as all, a few more than there are classes."""
+        in_place = w.in_place & w.convert.is_("==", 0) & (whole | w.copy.is_("==", 0))
+        there = w.address + w.size * (row.sample * w.batch + first * w.channel + row.voxel)
+        a.put(**{name: in_place.pick(there, place), f"{name}_step": in_place.pick(w.size * w.channel, p.pitch)})
+        with (w.address & ~in_place).holds(), p.classes.each() as c:
+            self._bring(w, first + c, row, place + c * p.pitch, place + p.classes * p.pitch)
+
+    def _weigh(self, p: Record, walks: list[Record], row: Record, a: Record, whole: Word, bad: Any) -> Word:
+        """Fills the weights, and the labels that need it; whether a weight is other than 1, or a label no class."""
+        b, (_, target, mask, _, _) = self.builder, walks
+        n, place = row.count, row.weights + p.pitch
+        masked = Word(b, mask.address.true)
+        with masked.holds():
+            self._bring(mask, Word(b, 0), row, row.weights, place)
+        with (~masked & ~whole).holds(), n.each() as k:
+            b.store(ir.Constant(self.real, 1.0), (row.weights + k * self.size).pointer(self.real))
+        weighted = cgutils.alloca_once(b, BYTES)
+        b.store((masked | ~whole).number, weighted)
+        with p.labels.holds():
+            self._bring(target, Word(b, 0), row, place + p.pitch, place + p.pitch)
+            row.put(weighted=Word(b, b.load(weighted)), keep=whole, row=place)
+            wrong = self._call(p.labels, row)
+            plain = wrong.is_("<", 0)
+            kept = plain & whole & p.narrow & target.size.is_("==", 1)
+            a.put(target=kept.pick(row.source, place), target_step=0)
+            with (~plain).holds():
+                b.store(ir.Constant(BYTES, 1), weighted)
+                b.store((Word(b, b.load(bad)) + wrong).value, bad)
+        with (~whole).holds():  # what fills the row up has no weight, and no class
+            more = p.lanes - n % p.lanes
+            with more.each() as k:
+                b.store(ir.Constant(self.real, 0.0), (row.weights + (n + k) * self.size).pointer(self.real))
+            size = p.narrow.pick(1, 4)
+            byte = ir.IntType(8)
+            with (more * size).each() as k:
+                b.store(ir.Constant(byte, NO_CLASS), (place + n * size + k).pointer(byte))
+        return Word(b, b.load(weighted))

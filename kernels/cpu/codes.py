@@ -15,6 +15,7 @@ from .gradient_code import emit_gradient
 from .lanes import BYTES
 from .sums_code import emit_sums
 from .threads import code_of
+from .words import Record, Word
 
 
 def plan_code(form: Form) -> int:
@@ -29,7 +30,8 @@ def _compiled(form: Form) -> Any:
     @intrinsic
     def emitted(typingctx, arguments):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            given = Arguments.read(builder, args[0])
+            record = Record(Word(builder, args[0]), Arguments)
+            given = Arguments(*(getattr(record, name).value for name in Arguments._fields))
             weighted = builder.icmp_signed("!=", given.weighted, ir.Constant(BYTES, 0))
             with builder.if_else(weighted) as (then, otherwise):
                 with then:

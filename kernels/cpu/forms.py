@@ -10,7 +10,6 @@ from llvmlite import ir
 from fastloss.terms import Plan, Term
 
 from .lanes import BYTES
-from .tensors import record_type
 
 # What a code computes: sums; sums and each voxel's cross-entropy; the gradient; of each voxel and class the signed error
 # p or -(1 - p), p, w (p - y)^2, or y; w of each voxel
@@ -91,11 +90,3 @@ class Arguments(NamedTuple):
     map_step: Any
     out: Any
     out_step: Any
-
-    @classmethod
-    def read(cls, builder: ir.IRBuilder, address: Any) -> Arguments:
-        pointer = builder.inttoptr(address, BYTES.as_pointer())
-        return cls(*(builder.load(builder.gep(pointer, [ir.Constant(BYTES, k)])) for k in range(len(cls._fields))))
-
-
-ARGUMENTS = record_type(Arguments)

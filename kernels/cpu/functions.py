@@ -87,13 +87,16 @@ class Functions:
         series = lanes.mul(lanes.mul(s, square), self.polynomial(square, _ARTANH))
         return lanes.add(lanes.add(s, s), series)
 
-    def log(self, x: Any) -> Any:
-        """Of normal x > 0."""
+    def log(self, x: Any, less_one: Any = None) -> Any:
+        """Of normal x > 0; ``less_one``: x - 1, where it is known with more digits."""
         b, lanes = self.lanes.builder, self.lanes
         bits, half = lanes.bits(x), 0x3F3504F3 if self.single else 0x3FE6A09E667F3BCD  # sqrt(1/2)
         exponent = b.ashr(b.sub(bits, lanes.wholes(half)), lanes.wholes(self.mantissa))
         near_one = b.sub(bits, b.shl(exponent, lanes.wholes(self.mantissa)))
-        value = self._log_near_one(b.fsub(b.bitcast(near_one, lanes.of_reals), lanes.one))
+        m = b.fsub(b.bitcast(near_one, lanes.of_reals), lanes.one)
+        if less_one is not None:
+            m = b.select(b.icmp_signed("==", exponent, lanes.wholes(0)), less_one, m)
+        value = self._log_near_one(m)
         count = b.sitofp(exponent, lanes.of_reals)
         for part in (self.ln2_low, self.ln2_high):
             value = lanes.add(value, lanes.mul(count, lanes.reals(part)))

@@ -30,7 +30,6 @@ _REALS = {torch.float32: np.float32, torch.float64: np.float64}
 class Row(NamedTuple):
     """Voxels of one class: of a tensor, and of a row that a code fills or empties."""
 
-    itself: int  # address of this
     walk: int  # address of the tensor's Walk
     sample: int
     channel: int

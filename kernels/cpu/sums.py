@@ -27,7 +27,6 @@ _FEW_TILE, _MANY_TILE = 32 * MOST_LANES, 256  # voxels
 _LOGITS, _TARGET, _MASK, _MAP, _OUT = range(5)
 _Lie = tuple[torch.dtype | None, int]  # a tensor's dtype, and whether its voxels lie in a row
 _SKEW = 136  # numbers between rows: at a power of two they would share the sets of the L1 cache
-_REALS = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan) -> Tensor:
@@ -137,11 +136,12 @@ def _prepare(
     for k, (dtype, in_place) in enumerate(lie):
         in_classes = k in (_LOGITS, _MAP, _OUT) or (k == _TARGET and plan.dense)
         convert = convert_code(dtype, real) if dtype and (k in (_MASK, _MAP) or (k == _TARGET and plan.dense)) else 0
-        copy = dtype and (not in_place or (in_classes and not whole and not convert))
+        moves = k == _MASK or (in_classes and not whole)  # to where it can be written to, or filled up
+        copy = dtype and (not in_place or (moves and not convert))
         codes.append((copy_code(dtype.itemsize, k != _OUT) if dtype and copy else 0, convert))
         rows.append(form.classes + 2 if in_classes and (copy or convert) else 0)
-    places = [4 * pitch]  # after the weights, the labels, and the labels as they are
-    places += np.cumsum([pitch * n for k, n in enumerate(rows) if k != _MASK]).tolist()
+    # After the weights, the labels, and the labels as they are; of logits, target, map and results
+    places = np.cumsum([4 * pitch, *(pitch * n for k, n in enumerate(rows) if k != _MASK)]).tolist()
     scratch = 3 * real.itemsize * form.classes * len(form.groups()) if output == GRADIENT else 0
     ignored = _ignored(plan.ignore)
     numbers = Pass(
@@ -170,7 +170,7 @@ def _prepare(
         scratch=places[4] - places[0],
         memory=places[4] + scratch,
     )
-    return chunk_code(_REALS[real]), numbers[1:], codes
+    return chunk_code(str(real)[6:]), numbers[1:], codes
 
 
 @cache  # for good: others keep its address
