@@ -8,8 +8,8 @@ from oracle import close, value_and_gradient
 from rows import LOSSES
 
 import fastloss
-from fastloss.boundary import DistanceLoss
-from fastloss.fields import contours
+from fastloss.losses.spatial.boundary import DistanceLoss
+from fastloss.losses.spatial.fields import contours
 
 DISTANCES = [row for row in LOSSES if row.has_distances]
 every_distance = pytest.mark.parametrize("loss", DISTANCES, ids=str)

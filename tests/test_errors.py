@@ -267,7 +267,7 @@ def test_nan_in_a_counted_voxel_is_not_hidden(each_backend):
 
 
 def test_validation_by_environment(monkeypatch):
-    from fastloss import inputs
+    from fastloss.passes import inputs
 
     assert inputs.validation_level(None, torch.device("cuda")) == 0
     assert inputs.validation_level(None, torch.device("cpu")) == 1

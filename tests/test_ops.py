@@ -164,7 +164,7 @@ def test_gradient_keeps_the_layout_of_the_logits():
 
 def test_passes_are_counted(monkeypatch):
     """Several losses in one: one forward and one backward call of the operators, whatever the terms."""
-    from fastloss import ops
+    from fastloss.passes import ops
 
     calls = []
     cpu = ops._module("numba")

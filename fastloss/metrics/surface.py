@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .distance import edt
-from .distance_inputs import spacing_per_axis
-from .inputs import check_factor, check_weight_length
-from .metric_inputs import Segmentations, check_segmentations
+from ..distance import edt
+from ..distance.inputs import spacing_per_axis
+from ..passes.inputs import check_factor, check_weight_length
+from .inputs import Segmentations, check_segmentations
 
 
 @dataclass(frozen=True)

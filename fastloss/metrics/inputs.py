@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .inputs import check_choice, check_ignore_index
+from ..passes.inputs import check_choice, check_ignore_index
 
 MAX_AXES = 3
 Place = tuple[slice, ...]  # of the first one or two spatial axes

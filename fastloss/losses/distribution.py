@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..passes.inputs import check_factor, check_fraction, check_weight_length
 from .base import SumLoss, Sums, ratio
-from .inputs import check_factor, check_fraction, check_weight_length
 
 
 class VoxelLoss(SumLoss):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..terms import Plan, make_plan
 from .ops import NoForwardMode, apply_function, check_labels, choose_room, first_derivative_only, refuse_transforms
-from .terms import Plan, make_plan
 
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask, str activation, int[] ignore, bool dense, int validate"
 _SLOPE_TERMS = ["map*p2", "map*py"]  # whose difference is the derivative of a map times (p - y)^2

@@ -1,11 +1,4 @@
-"""Exact Euclidean distance transforms of masks and labels on anisotropic grids.
-
-Every function takes a NumPy array or a torch CPU tensor. Its last ``spatial_axes`` axes, 1 to 3, are a volume; the
-axes before them count independent volumes, which one call transforms together. All axes are spatial by default.
-
-Distances are measured between voxel centres; the edge of a volume is no boundary. The minimum over all sites is exact,
-in integers where the spacings are multiples of one length and in float64 otherwise, and is rounded once.
-"""
+"""The transforms over the C++ extension, for arrays and tensors."""
 
 from __future__ import annotations
 
@@ -16,9 +9,7 @@ from typing import Any, Literal, TypeVar, overload
 import numpy as np
 import torch
 
-from fastloss.distance_inputs import as_labels, as_voxels, is_double, spacing_per_axis, thread_bound
-
-__all__ = ["boundary_distance", "edt", "edt_squared", "label_edt", "signed_edt"]
+from .inputs import as_labels, as_voxels, is_double, spacing_per_axis, thread_bound
 
 Mask = TypeVar("Mask", np.ndarray, torch.Tensor)
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import SumLoss, Sums, ratio
-from .distance_inputs import spacing_per_axis
-from .distribution import VoxelLoss
+from ...distance.inputs import spacing_per_axis
+from ...passes.inputs import Inputs, check_inputs, check_maps, check_positive
+from ..base import SumLoss, Sums, ratio
+from ..distribution import VoxelLoss
 from .fields import class_masks, contours, counted, fields_of, predicted_masks
-from .inputs import Inputs, check_inputs, check_maps, check_positive
 
 
 class DistanceLoss(SumLoss):

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import SegmentationLoss, as_loss, ratio
-from .inputs import check_at_least_zero, check_count, check_inputs, validation_level
-from .ops import forced_backend
-from .stencil_ops import squared_error_sums
+from ...passes.inputs import check_at_least_zero, check_count, check_inputs, validation_level
+from ...passes.ops import forced_backend
+from ...passes.stencil_ops import squared_error_sums
+from ..base import SegmentationLoss, as_loss, ratio
 
 
 class _SquaredErrorLoss(SegmentationLoss):

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .distributed import check_process_group, gather_sums
-from .inputs import (
+from ..passes.distributed import check_process_group, gather_sums
+from ..passes.inputs import (
     check_activation,
     check_class_weight,
     check_ignore_index,
     check_reduction,
     check_weight_length,
 )
-from .ops import by_term
-from .sums import checked_sums, checked_sums_of_terms
-from .terms import parse_term
+from ..passes.ops import by_term
+from ..passes.sums import checked_sums, checked_sums_of_terms
+from ..terms import parse_term
 
 Sums = dict[str, Tensor]
 """The sums of a pass: for the name of each term a float64 tensor ``[B, C]``."""

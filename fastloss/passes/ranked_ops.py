@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..terms import VALIDATE_ALL, Plan, make_plan
 from .ops import NoForwardMode, apply_function, check_labels, check_logits, choose, choose_room, first_derivative_only
-from .terms import VALIDATE_ALL, Plan, make_plan
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask"

@@ -1,6 +1,6 @@
 """Region-based losses that weigh classes by their size, or look at the true negatives as well.
 
-With ``I``, ``P``, ``Y`` and ``s`` as in :mod:`fastloss.region` and the number of voxels ``N = Σ w``.
+With ``I``, ``P``, ``Y`` and ``s`` as in :mod:`fastloss.losses.region` and the number of voxels ``N = Σ w``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..passes.inputs import check_at_least_zero, check_choice, check_fraction
 from .base import SumLoss, Sums, never_zero, ratio
-from .inputs import check_at_least_zero, check_choice, check_fraction
 
 
 class GeneralizedDiceLoss(SumLoss):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..passes.inputs import check_at_least_zero, check_fraction
+from ..terms import EPSILON, term_name
 from .base import CompoundLoss, SumLoss, Sums
 from .distribution import VoxelLoss
-from .inputs import check_at_least_zero, check_fraction
 from .region import one_minus_tversky_index, where_counted
-from .terms import EPSILON, term_name
 
 
 def _first_and_rest(first: Tensor, rest: Tensor) -> Tensor:

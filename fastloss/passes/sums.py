@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..terms import parse_term
 from . import ops
 from .inputs import check_activation, check_ignore_index, check_inputs, validation_level
-from .terms import parse_term
 
 
 def voxel_sums(

@@ -1,28 +1,15 @@
-"""Metrics of hard segmentations: overlap from exact counts, surface distances from exact distance transforms.
-
-    counts = confusion_counts(prediction, labels, classes=4)
-    counts.dice()                                               # [B, C], NaN where a class is absent from both
-    surfaces = surface_distances(prediction, labels, spacing=(3, 1, 1), classes=4)
-    surfaces.hausdorff(percentile=95)                           # mm, [B, C - 1], the background left out
-
-Every metric is a float64 table of samples and classes. A class that is absent from prediction and truth has NaN, which
-``torch.nanmean`` and :class:`Accumulator` leave out.
-"""
+"""Exact counts of hits and misses, and the metrics of overlap that follow."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .metric_inputs import Segmentations, check_segmentations
-from .surface import SurfaceDistances, surface_distances
-
-__all__ = ["Accumulator", "ConfusionCounts", "Summary", "SurfaceDistances", "confusion_counts", "surface_distances"]
+from .inputs import Segmentations, check_segmentations
 
 
 @dataclass(frozen=True)
@@ -116,47 +103,3 @@ def _count_masks(given: Segmentations, sample: int, table: Tensor) -> None:
         both = slab.prediction & slab.target
         table[:3] += torch.stack([x.flatten(1).sum(1) for x in (both, slab.prediction, slab.target)])
         table[3] += slab.counted
-
-
-class Summary(NamedTuple):
-    """A metric over a data set, float64 and int64 of the length of its tables' rows."""
-
-    mean: Tensor
-    std: Tensor  # of a sample (n - 1): NaN below two values, and where a distance is infinite
-    left_out: Tensor  # how many values were NaN
-
-
-class Accumulator:
-    """Means of tables over the batches of a data set.
-
-    scores = Accumulator()
-    for prediction, labels in batches:
-        scores.update(dice=confusion_counts(prediction, labels, classes=4).dice())
-    scores.compute()["dice"].mean                                       # [C]
-    """
-
-    def __init__(self) -> None:
-        self._tables: dict[str, list[Tensor]] = {}
-
-    def update(self, **tables: Tensor) -> None:
-        """Adds tables ``[B, C]`` under their names."""
-        for name, table in tables.items():
-            if not isinstance(table, Tensor) or table.ndim != 2:
-                got = list(table.shape) if isinstance(table, Tensor) else type(table).__name__
-                raise ValueError(f"{name}: got {got}, expected a table of samples and classes, [B, C]")
-            rows = self._tables.setdefault(name, [])
-            if rows and rows[0].shape[1] != table.shape[1]:
-                raise ValueError(f"{name}: got {table.shape[1]} classes, expected {rows[0].shape[1]} as before")
-            rows.append(table.detach().to("cpu", torch.float64, copy=True))
-
-    def compute(self) -> dict[str, Summary]:
-        """Mean and standard deviation of each class over all samples so far, without the NaN."""
-        return {name: _summary(torch.cat(rows)) for name, rows in self._tables.items()}
-
-
-def _summary(table: Tensor) -> Summary:
-    missing = table.isnan()
-    count = (~missing).sum(0)
-    mean = table.nanmean(0)
-    squares = torch.where(missing, 0.0, (table - mean) ** 2).sum(0)
-    return Summary(mean, (squares / (count - 1).clamp_min(0)).sqrt(), missing.sum(0))

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import SegmentationLoss, Sums, as_loss, ratio
-from .inputs import check_at_least_zero, check_fraction, check_inputs, check_natural, validation_level
-from .ops import forced_backend
-from .stencil_ops import cldice_sums
+from ...passes.inputs import check_at_least_zero, check_fraction, check_inputs, check_natural, validation_level
+from ...passes.ops import forced_backend
+from ...passes.stencil_ops import cldice_sums
+from ..base import SegmentationLoss, Sums, as_loss, ratio
 
 _COLUMNS = ("py", "p", "precision", "skeleton_p", "sensitivity", "skeleton_y", "y")
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .inputs import check_at_least_zero
+from ..passes.inputs import check_at_least_zero
 
 
 class DeepSupervision(nn.Module):

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ..passes.inputs import check_at_least_zero, check_class_weight, check_fraction, check_weight_length
+from ..terms import EPSILON, term_name
 from .base import CompoundLoss, Sums, ratio
 from .distribution import CrossEntropyLoss, VoxelLoss
 from .focal import FocalLoss
-from .inputs import check_at_least_zero, check_class_weight, check_fraction, check_weight_length
 from .region import DiceLoss, where_counted
-from .terms import EPSILON, term_name
 
 _OF_BOTH_PARTS = ("activation", "ignore_index", "class_weight", "reduction", "validate", "process_group")
 

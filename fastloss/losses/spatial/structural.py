@@ -7,12 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import Sums, as_loss, ratio
-from .distribution import CrossEntropyLoss
-from .inputs import check_at_least_zero, check_count, check_fraction, check_inputs, check_positive, validation_level
-from .ops import forced_backend
-from .stencil_ops import structural_map
-from .sums import checked_sums_of_terms
+from ...passes.inputs import (
+    check_at_least_zero,
+    check_count,
+    check_fraction,
+    check_inputs,
+    check_positive,
+    validation_level,
+)
+from ...passes.ops import forced_backend
+from ...passes.stencil_ops import structural_map
+from ...passes.sums import checked_sums_of_terms
+from ..base import Sums, as_loss, ratio
+from ..distribution import CrossEntropyLoss
 
 
 class StructuralSimilarityLoss(CrossEntropyLoss):

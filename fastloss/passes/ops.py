@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .terms import VALIDATE_ALL, Plan, is_constant, label_count, make_plan
+from ..terms import VALIDATE_ALL, Plan, is_constant, label_count, make_plan
 
 BACKENDS = ("reference", "numba", "triton")
 _MODULES = {"reference": "reference", "numba": "cpu", "triton": "gpu"}

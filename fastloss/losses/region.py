@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..passes.inputs import check_at_least_zero, check_positive
+from ..terms import EPSILON
 from .base import SumLoss, Sums, never_zero, ratio
-from .inputs import check_at_least_zero, check_positive
-from .terms import EPSILON
 
 
 def where_counted(sums: Sums, value: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .distance import distance_field
-from .inputs import Inputs
-from .terms import first_label
+from ...distance.transforms import distance_field
+from ...passes.inputs import Inputs
+from ...terms import first_label
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
 _library.define(

@@ -8,10 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..passes.inputs import (
+    check_at_least_zero,
+    check_choice,
+    check_factor,
+    check_finite,
+    check_fraction,
+    check_weight_length,
+)
+from ..terms import term_name
 from .base import CompoundLoss, SumLoss, Sums
 from .distribution import CrossEntropyLoss, VoxelLoss
-from .inputs import check_at_least_zero, check_choice, check_factor, check_finite, check_fraction, check_weight_length
-from .terms import term_name
 
 
 class FocalLoss(VoxelLoss):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ranked_ops
+from ..passes import ranked_ops
+from ..passes.inputs import check_at_least_zero, check_choice, check_inputs, validation_level
+from ..passes.ops import by_term, forced_backend
 from .base import SegmentationLoss, Sums, as_loss
-from .inputs import check_at_least_zero, check_choice, check_inputs, validation_level
-from .ops import by_term, forced_backend
 from .region import DiceLoss
 
 

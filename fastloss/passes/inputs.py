@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .terms import ACTIVATIONS, VALIDATE_ALL, VALIDATE_LABELS, VALIDATE_NOTHING
+from ..terms import ACTIVATIONS, VALIDATE_ALL, VALIDATE_LABELS, VALIDATE_NOTHING
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
