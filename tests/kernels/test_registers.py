@@ -156,7 +156,7 @@ print(VECTOR)
 def test_processors_with_shorter_vectors(name, features, tmp_path):
     """Where the processor converts no 16-bit numbers LLVM would call functions that are not there."""
     environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
-    environment |= {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment |= {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", ON_A_PROCESSOR], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["8"]

@@ -13,8 +13,8 @@ from rows import loss_class
 
 import fastloss
 
-SHARED = Path(os.environ.get("FASTLOSS_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
-OWN = Path(__file__).parent / "golden"
+SHARED = Path(os.environ.get("FASTLOSS_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
+OWN = Path(__file__).parents[1] / "golden"
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5}
 
 

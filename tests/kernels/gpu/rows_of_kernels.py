@@ -23,7 +23,7 @@ def executed(what):
         pytest.skip(f"no PTX executor in {folder} (FASTLOSS_TOOLS names its folder)")
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, str(ROOT / "tests" / "gpu_execute.py"), folder, what]
+    command = [sys.executable, str(ROOT / "tests" / "kernels" / "gpu" / "gpu_execute.py"), folder, what]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
