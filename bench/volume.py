@@ -16,7 +16,7 @@ from torch import nn
 from bench.datasets.samples import window
 from bench.datasets.store import Prepared
 from fastloss import SumLoss, voxel_sums
-from fastloss.base import as_loss
+from fastloss.losses.base import as_loss
 from fastloss.terms import CONSTANT_KINDS, parse_term
 
 Tensors = tuple[torch.Tensor, torch.Tensor]

@@ -1,21 +1,21 @@
 """fastloss: segmentation losses for PyTorch as fused kernels, on the CPU and on GPUs."""
 
 from .ahead import warmup
-from .base import CompoundLoss, SegmentationLoss, SumLoss
-from .boundary import BoundaryLoss, DistancePenaltyLoss, HausdorffDTLoss, ShapeAwareLoss
-from .cldice import SoftCLDiceLoss, SoftDiceCLDiceLoss
-from .compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
-from .confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
-from .deep_supervision import DeepSupervision
-from .distribution import BalancedCrossEntropyLoss, CrossEntropyLoss, WeightedCrossEntropyLoss
-from .focal import FocalLoss, PolyLoss
-from .hausdorff import HausdorffConvLoss, HausdorffErosionLoss
-from .ops import backend
-from .ranked import DiceTopKLoss, LovaszLoss, TopKLoss
-from .region import DiceLoss, FocalTverskyLoss, JaccardLoss, LogCoshDiceLoss, TverskyLoss
-from .structural import StructuralSimilarityLoss
-from .sums import voxel_sums
-from .unified import UnifiedFocalLoss
+from .losses.base import CompoundLoss, SegmentationLoss, SumLoss
+from .losses.compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
+from .losses.confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
+from .losses.deep_supervision import DeepSupervision
+from .losses.distribution import BalancedCrossEntropyLoss, CrossEntropyLoss, WeightedCrossEntropyLoss
+from .losses.focal import FocalLoss, PolyLoss
+from .losses.ranked import DiceTopKLoss, LovaszLoss, TopKLoss
+from .losses.region import DiceLoss, FocalTverskyLoss, JaccardLoss, LogCoshDiceLoss, TverskyLoss
+from .losses.spatial.boundary import BoundaryLoss, DistancePenaltyLoss, HausdorffDTLoss, ShapeAwareLoss
+from .losses.spatial.cldice import SoftCLDiceLoss, SoftDiceCLDiceLoss
+from .losses.spatial.hausdorff import HausdorffConvLoss, HausdorffErosionLoss
+from .losses.spatial.structural import StructuralSimilarityLoss
+from .losses.unified import UnifiedFocalLoss
+from .passes.ops import backend
+from .passes.sums import voxel_sums
 
 __version__ = "0.1.0"
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from .compound import DiceCELoss
-from .region import DiceLoss
+from .losses.compound import DiceCELoss
+from .losses.region import DiceLoss
 from .terms import label_count
 
 _SMALL = 8  # voxels along an axis: a volume for which the CPU's kernels for one thread serve

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .boundary import DistanceLoss
+from .losses.spatial.boundary import DistanceLoss
 
 
 class LabelMaps:

@@ -7,7 +7,7 @@ import plain
 import pytest
 
 import fastloss
-from fastloss.distribution import VoxelLoss
+from fastloss.losses.distribution import VoxelLoss
 
 
 @dataclass(frozen=True)

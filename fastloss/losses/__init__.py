@@ -1,0 +1,1 @@
+"""The losses: formulas on the sums of fused passes."""

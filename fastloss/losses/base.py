@@ -1,0 +1,288 @@
+"""The bases of all losses: ``SegmentationLoss`` has their options, ``SumLoss`` is a formula on the sums of a fused
+pass, ``CompoundLoss`` several of those in one pass."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..passes.distributed import check_process_group, gather_sums
+from ..passes.inputs import (
+    check_activation,
+    check_class_weight,
+    check_ignore_index,
+    check_reduction,
+    check_weight_length,
+)
+from ..passes.ops import by_term
+from ..passes.sums import checked_sums, checked_sums_of_terms
+from ..terms import parse_term
+
+Sums = dict[str, Tensor]
+"""The sums of a pass: for the name of each term a float64 tensor ``[B, C]``."""
+
+
+def ratio(numerator: Tensor, denominator: Tensor, empty: float) -> Tensor:
+    """``numerator / denominator``; ``empty``, with a zero gradient, where the denominator is 0."""
+    if never_zero(denominator):
+        return numerator / denominator
+    nothing = denominator == 0
+    return torch.where(nothing, empty, numerator / torch.where(nothing, 1.0, denominator))
+
+
+def never_zero(values: Tensor) -> bool:
+    """Whether that is known: asked of numbers on the CPU, where it costs less than the operators that it saves."""
+    plain = type(values) is Tensor and values.device.type == "cpu" and not torch.compiler.is_compiling()
+    return plain and not _has_zero(values.tolist())
+
+
+def _has_zero(values: Any) -> bool:
+    """Of nested lists: for as few numbers as samples and classes, quicker than an operator."""
+    return any(map(_has_zero, values)) if isinstance(values, list) else values == 0
+
+
+def as_loss(value: Tensor, logits: Tensor) -> Tensor:
+    """A loss in its dtype: float32, or float64 for float64 logits."""
+    return value if logits.dtype == torch.float64 else value.to(torch.float32)
+
+
+def _mapped(loss: SumLoss) -> bool:
+    return any(parse_term(name).mapped for name in loss.terms)
+
+
+class SegmentationLoss(nn.Module):
+    """The options that all losses share, and the reduction of a table of values per sample and class.
+
+    Args:
+        activation: ``"softmax"``, ``"sigmoid"`` or None (the input holds probabilities).
+        include_background: False drops channel 0 after the activation (if there is more than one channel).
+        batch: adds the sums over the samples first, as if the batch were one volume.
+        ignore_index: label or labels whose voxels leave every sum and gradient.
+        class_weight: one weight for each channel, the background's included, multiplied into the table.
+        reduction: of the table ``[B, C]``: ``"mean"``, ``"sum"`` or ``"none"``.
+        validate: see :func:`fastloss.voxel_sums`.
+    """
+
+    class_weight: Tensor | None
+    _class_vectors: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        *,
+        activation: str | None = "softmax",
+        include_background: bool = True,
+        batch: bool = False,
+        ignore_index: int | Iterable[int] | None = None,
+        class_weight: Sequence[float] | Tensor | None = None,
+        reduction: str = "mean",
+        validate: bool | None = None,
+    ):
+        super().__init__()
+        self.activation = check_activation(activation)
+        self.include_background = include_background
+        self.batch = batch
+        self.ignore_index = check_ignore_index(ignore_index)
+        self.reduction = check_reduction(reduction)
+        self.validate = validate
+        self.register_class_vector("class_weight", check_class_weight(class_weight))
+
+    def register_class_vector(self, name: str, value: Tensor | None) -> None:
+        """A buffer of numbers for the channels: moves with the module and stays float64."""
+        self.register_buffer(name, value, persistent=False)
+        self._class_vectors = (*self._class_vectors, name)
+
+    def exclusive(self, channels: int) -> bool:
+        """Whether the channels are the classes of a voxel (softmax), rather than each a problem of its own."""
+        return self.activation == "softmax" or (self.activation == "none" and channels > 1)
+
+    def check_target(self, target: Tensor) -> None:
+        """Raises ValueError for a target that the formula does not hold for."""
+
+    def reduce(self, table: Tensor) -> Tensor:
+        """The table ``[B, C]`` weighted, without the background if that is dropped, and reduced."""
+        weight = self.weights(table)
+        if weight is not None:
+            table = table * weight
+        if not self.include_background and table.shape[1] > 1:
+            table = table[:, 1:]
+        return self.collapse(table)
+
+    def collapse(self, table: Tensor) -> Tensor:
+        """The reduction alone."""
+        if self.reduction == "none":
+            return table
+        return table.mean() if self.reduction == "mean" and table.numel() else table.sum()
+
+    def weights(self, table: Tensor) -> Tensor | None:
+        """The class weights, checked against the channels of ``table`` ``[B, C]``."""
+        if self.class_weight is not None:
+            check_weight_length(self.class_weight, table.shape[1])
+        return self.class_weight
+
+    def extra_repr(self) -> str:
+        shown = {
+            "activation": None if self.activation == "none" else self.activation,
+            "include_background": self.include_background,
+            "batch": self.batch,
+            "ignore_index": self.ignore_index or None,
+            "reduction": self.reduction,
+        }
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        before = {name: getattr(self, name) for name in self._class_vectors}
+        super()._apply(fn, recurse)
+        for name, vector in before.items():
+            if vector is not None:
+                setattr(self, name, vector.to(getattr(self, name).device))  # .half() must not round the weights
+        return self
+
+
+class SumLoss(SegmentationLoss):
+    """A loss that is a formula on voxel sums: one fused pass forward, one backward.
+
+    A loss of your own names its terms and gives a formula that turns the sums, each ``[B, C]``, into a value per
+    sample and class; the options below do the rest. Override :meth:`from_sums` instead of :meth:`formula` where
+    the loss is no table of values per class.
+
+    Args:
+        **options: those of every loss: ``activation`` (``"softmax"``, ``"sigmoid"`` or None for probabilities),
+            ``include_background``, ``batch``, ``ignore_index``, ``class_weight``, ``reduction``, ``validate``; see
+            :class:`fastloss.SegmentationLoss`.
+        process_group: None for the loss of this process's samples. ``"world"``, or a ``torch.distributed`` group, for
+            that of the samples of all its processes, as one with all of them has it: the sums are gathered, one small
+            message a call. Its gradient is for a trainer that averages over processes, as DistributedDataParallel does.
+
+    Shapes: logits ``[B, C, *S]``, target ``[B, *S]``, ``[B, 1, *S]`` or dense ``[B, C, *S]``; the loss is a scalar,
+    or ``[B, C]`` (``[1, C]`` with ``batch``; without the background's column if that is dropped) for
+    ``reduction="none"``. It is float32, or float64 for float64 logits. Where every voxel is ignored, and for an
+    empty batch, it is 0 with a zero gradient.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what was expected.
+    """
+
+    terms: tuple[str, ...] = ()
+    makes_map = False  # whether voxel_map gives the map of the terms "map*NAME", rather than the caller
+
+    def __init__(self, *, process_group: Any = None, **options: Any):
+        super().__init__(**options)
+        self.process_group = check_process_group(process_group)
+        if not self.terms:
+            raise ValueError(f"terms: {type(self).__name__} names none, expected a tuple of terms")
+        for name in self.terms:
+            parse_term(name)
+
+    def formula(self, sums: Sums) -> Tensor:
+        """The value per sample and class, ``[B, C]``, from the sums of the terms."""
+        raise NotImplementedError(f"{type(self).__name__} has no formula")
+
+    def from_sums(self, sums: Sums) -> Tensor:
+        """The loss from the sums of its terms; sums of parts of a volume, or of ranks, may be added first."""
+        return self.reduce(self.formula(self.merge(sums)))
+
+    def merge(self, sums: Sums) -> Sums:
+        """With ``batch``, the sums over the samples, ``[1, C]``."""
+        return {name: value.sum(0, keepdim=True) for name, value in sums.items()} if self.batch else sums
+
+    def voxel_map(self, logits: Tensor, target: Tensor, mask: Tensor | None, maps: Tensor | None) -> Tensor:
+        """The voxel weight map of a loss that makes its own, from ``maps`` where the caller has the labels' part."""
+        raise NotImplementedError(f"{type(self).__name__} has no voxel_map")
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        mask: Tensor | None = None,
+        weight_map: Tensor | None = None,
+        maps: Tensor | None = None,
+    ) -> Tensor:
+        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors.
+
+        ``maps``: for a loss with distances, what its ``label_map(target, channels)`` gives, if that is known already.
+        """
+        self.check_target(target)
+        if self.makes_map:
+            if weight_map is not None:
+                raise ValueError(f"weight_map: given, but {type(self).__name__} makes its own; expected maps= or mask=")
+            with torch.no_grad():
+                weight_map = self.voxel_map(logits, target, mask, maps)
+        elif maps is not None:
+            raise ValueError(f"maps: given, but {type(self).__name__} takes no distances; expected None")
+        options = (self.terms, self.activation, self.ignore_index, self.validate)
+        if self.process_group is None:
+            sums = checked_sums_of_terms(logits, target, mask, weight_map, *options)
+        else:
+            gathered = gather_sums(checked_sums(logits, target, mask, weight_map, *options), self.process_group)
+            sums = by_term(gathered, self.terms)
+        return as_loss(self.from_sums(dict(zip(self.terms, sums, strict=True))), logits)
+
+
+class CompoundLoss(SumLoss):
+    """A weighted sum of losses on sums, computed in one fused pass over the union of their terms.
+
+    Args:
+        losses: :class:`SumLoss` modules with the same activation, ignore_index, validate and process_group.
+        weights: one factor for each loss; 1 by default.
+
+    Raises:
+        ValueError: losses that cannot share a pass, or a wrong number of weights.
+    """
+
+    def __init__(self, losses: Iterable[SumLoss], weights: Sequence[float] | None = None):
+        members = list(losses)
+        if not members or not all(isinstance(loss, SumLoss) for loss in members):
+            kinds = [type(loss).__name__ for loss in members]
+            raise ValueError(f"losses: got {kinds}, expected one or more losses on sums (SumLoss)")
+        for loss in members:
+            if type(loss).forward is not SumLoss.forward:
+                raise ValueError(
+                    f"losses: {type(loss).__name__} has more than sums in its forward, expected losses that can share "
+                    "a pass; add its value to that of the others"
+                )
+        factors = [1.0] * len(members) if weights is None else [float(weight) for weight in weights]
+        if len(factors) != len(members):
+            raise ValueError(f"weights: got {len(factors)}, expected {len(members)}, one for each loss")
+        first = members[0]
+        for name in ("activation", "ignore_index", "validate", "process_group"):
+            values = [getattr(loss, name) for loss in members]
+            if any(value != values[0] for value in values):
+                raise ValueError(f"losses: {name} differs ({values}), expected the same in all, to share one pass")
+        with_map = [type(loss).__name__ for loss in members if loss.makes_map]
+        if len(with_map) > 1 or (with_map and any(_mapped(loss) and not loss.makes_map for loss in members)):
+            raise ValueError(f"losses: {with_map} make a voxel map, expected at most one in a pass, and no other map")
+        self.makes_map = bool(with_map)
+        self.terms = tuple(dict.fromkeys(name for loss in members for name in loss.terms))
+        super().__init__(
+            activation=None if first.activation == "none" else first.activation,
+            ignore_index=first.ignore_index,
+            validate=first.validate,
+            process_group=first.process_group,
+        )
+        self.losses = nn.ModuleList(members)
+        self.loss_weights = factors
+
+    def check_target(self, target: Tensor) -> None:
+        for loss in self.losses:
+            loss.check_target(target)  # type: ignore[operator]
+
+    def voxel_map(self, logits: Tensor, target: Tensor, mask: Tensor | None, maps: Tensor | None) -> Tensor:
+        (member,) = (loss for loss in self.losses if loss.makes_map)
+        found: Tensor = member.voxel_map(logits, target, mask, maps)  # type: ignore[operator]
+        return found
+
+    def from_sums(self, sums: Sums) -> Tensor:
+        parts: list[Tensor] = [loss.from_sums(sums) for loss in self.losses]  # type: ignore[operator]
+        shapes = [tuple(part.shape) for part in parts]
+        if any(shape != shapes[0] for shape in shapes):
+            raise ValueError(f"losses: their values have the shapes {shapes}, expected the same reduction in all")
+        pairs = zip(self.loss_weights, parts, strict=True)
+        return functools.reduce(torch.add, [part if weight == 1 else weight * part for weight, part in pairs])
+
+    def extra_repr(self) -> str:
+        return f"weights={self.loss_weights}"

@@ -1,0 +1,209 @@
+"""Losses that rank the voxels by their error: no formula on sums over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..passes import ranked_ops
+from ..passes.inputs import check_at_least_zero, check_choice, check_inputs, validation_level
+from ..passes.ops import by_term, forced_backend
+from .base import SegmentationLoss, Sums, as_loss
+from .region import DiceLoss
+
+
+def _check_portion(k: float) -> float:
+    good = isinstance(k, (int, float)) and not isinstance(k, bool) and 0 < k <= 1
+    if not good:
+        raise ValueError(f"k: got {k!r}, expected a fraction of the voxels, above 0 and at most 1")
+    return float(k)
+
+
+class TopKLoss(SegmentationLoss):
+    r"""Cross-entropy of the voxels that are hardest, the fraction k of them.
+
+    .. math::
+        \frac{1}{m} \sum_{v \in \text{top}_m} \ell_v, \qquad m = \max(1, \lfloor k\, n \rfloor)
+
+    where :math:`\ell_v = -\log p` of the true class (softmax), of n counted voxels of the whole batch; with sigmoid
+    :math:`y(-\log p) + (1-y)(-\log(1-p))` of n counted voxels and channels. ``k=1`` is :class:`CrossEntropyLoss`.
+
+    Voxels whose loss equals the smallest of the m largest share what is left of m equally in the gradient, whatever
+    their order. A mask of weights multiplies the losses before they are ranked; weights are at least 0.
+
+    Args:
+        k: the fraction, above 0 and at most 1.
+        activation: ``"softmax"``, ``"sigmoid"`` or None (the input holds probabilities; several channels are read as
+            softmax, one as sigmoid).
+        ignore_index: label or labels whose voxels are not ranked.
+        validate: see :func:`fastloss.voxel_sums`.
+
+    Shapes: as :class:`fastloss.SumLoss`; the loss is a scalar. Memory beyond the inputs: the gradient, and one number a
+    voxel (softmax) or logit.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what was expected.
+
+    Source: nnU-Net's ``TopKLoss`` (Isensee et al. 2021), with k in percent there; Wu et al. 2016, arXiv:1605.06885.
+    Not in the survey.
+    """
+
+    def __init__(
+        self,
+        *,
+        k: float = 0.1,
+        activation: str | None = "softmax",
+        ignore_index: int | Iterable[int] | None = None,
+        validate: bool | None = None,
+    ):
+        super().__init__(activation=activation, ignore_index=ignore_index, validate=validate)
+        self.k = _check_portion(k)
+
+    def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
+        return as_loss(_topk(self, self.k, (), logits, target, mask)[1], logits)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, activation={self.activation!r}, ignore_index={self.ignore_index or None}"
+
+
+class DiceTopKLoss(SegmentationLoss):
+    r"""Dice plus the cross-entropy of the hardest voxels, in one pass over the data (on a GPU, in two forward).
+
+    .. math:: \lambda_D \cdot \text{DiceLoss} + \lambda_K \cdot \text{TopKLoss}
+
+    Args:
+        k: of :class:`TopKLoss`.
+        dice_weight: λ_D, at least 0.
+        topk_weight: λ_K, at least 0.
+        activation, ignore_index, validate: of both parts.
+        **options: ``smooth``, ``squared``, ``include_background``, ``batch`` of :class:`DiceLoss`.
+
+    Source: nnU-Net's ``DC_and_topk_loss`` (Isensee et al. 2021), whose Dice loss is this one's minus 1. Not in the
+    survey.
+    """
+
+    def __init__(
+        self,
+        *,
+        k: float = 0.1,
+        dice_weight: float = 1.0,
+        topk_weight: float = 1.0,
+        activation: str | None = "softmax",
+        ignore_index: int | Iterable[int] | None = None,
+        validate: bool | None = None,
+        **options: Any,
+    ):
+        check_at_least_zero(dice_weight=dice_weight, topk_weight=topk_weight)
+        for name in ("class_weight", "reduction"):
+            if name in options:
+                raise TypeError(f"{name}: is no option of DiceTopKLoss, whose cross-entropy has no value of a class")
+        super().__init__(activation=activation, ignore_index=ignore_index, validate=validate)
+        self.dice = DiceLoss(activation=activation, ignore_index=ignore_index, validate=validate, **options)
+        self.k = _check_portion(k)
+        self.dice_weight, self.topk_weight = float(dice_weight), float(topk_weight)
+
+    def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
+        terms = self.dice.terms
+        sums, hardest = _topk(self, self.k, terms, logits, target, mask)
+        named: Sums = dict(zip(terms, by_term(sums, terms), strict=True))
+        return as_loss(self.dice_weight * self.dice.from_sums(named) + self.topk_weight * hardest, logits)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, dice_weight={self.dice_weight}, topk_weight={self.topk_weight}"
+
+
+class LovaszLoss(SegmentationLoss):
+    r"""Lovász-softmax loss: the Lovász extension of the Jaccard loss, on the errors of the probabilities.
+
+    .. math::
+        \text{mean}_c \sum_i e_{(i)} \left[J_c(i) - J_c(i-1)\right], \qquad
+        J_c(i) = 1 - \frac{Y_c - \text{foreground}_c(i)}{Y_c + \text{background}_c(i)}
+
+    with the errors :math:`e = |y - p|` of class c in descending order, and the voxels of the class and of the others
+    among the first i. Order and J are constants in the gradient; of equal errors the first voxel ranks first. The mean
+    runs over the classes of the batch as one volume.
+
+    With sigmoid each channel is a problem of its own, on the same errors. (The Lovász hinge of the paper's binary case
+    is another loss, on the errors 1 - z(2y - 1) of the logits.) A mask of weights is a measure of the voxels: weight 2
+    counts as two of them; weights are at least 0.
+
+    Args:
+        per_sample: the mean over the samples of each one's loss.
+        classes: ``"present"``, those with a voxel in the target (none: 0), or ``"all"``; an absent class has its
+            largest error as the loss.
+        activation: ``"softmax"``, ``"sigmoid"`` or None (the input holds probabilities).
+        **options: ``include_background``, ``ignore_index``, ``class_weight`` (multiplies the classes' values),
+            ``reduction`` of the table of values (``"mean"``, ``"sum"``, or ``"none"``: ``[B, C]`` if per sample, else
+            ``[1, C]``, with 0 for what is not counted), ``validate``; see :class:`fastloss.SegmentationLoss`.
+
+    Shapes: as :class:`fastloss.SumLoss`; labels, or a bool or integer dense target (several classes a voxel). Memory
+    beyond the inputs: the gradient, and a float32 number for every logit; while it ranks, eight bytes a voxel besides.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what was expected; for a soft target, which is no
+        set of voxels.
+
+    Source: Berman et al. 2018, arXiv:1705.08790. Not in the survey.
+    """
+
+    def __init__(
+        self,
+        *,
+        per_sample: bool = False,
+        classes: str = "present",
+        activation: str | None = "softmax",
+        **options: Any,
+    ):
+        if "batch" in options:
+            raise TypeError("batch: is no option of LovaszLoss, whose per_sample=False takes the batch as one volume")
+        super().__init__(activation=activation, **options)
+        self.per_sample = bool(per_sample)
+        self.classes = check_choice("classes", classes, ("present", "all"))
+
+    def check_target(self, target: Tensor) -> None:
+        if isinstance(target, Tensor) and target.is_floating_point():
+            raise ValueError(
+                f"target: got a {target.dtype} tensor, expected labels or a bool or integer dense target: the Lovász "
+                "extension is of a loss of sets, which a soft target has not"
+            )
+
+    def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
+        self.check_target(target)
+        inputs = check_inputs(logits, target, mask, None, self.activation, bool(self.ignore_index))
+        level = validation_level(self.validate, inputs.logits.device)
+        options = (self.activation, self.ignore_index, inputs.dense, level, forced_backend())
+        table, sizes = ranked_ops.jaccard_extension(inputs.logits, inputs.target, inputs.mask, self.per_sample, options)
+        return as_loss(self.reduce_counted(table, sizes > 0), logits)
+
+    def reduce_counted(self, table: Tensor, present: Tensor) -> Tensor:
+        """The reduction of the table over the classes that count."""
+        weight = self.weights(table)
+        if weight is not None:
+            table = table * weight
+        if not self.include_background and table.shape[1] > 1:
+            table, present = table[:, 1:], present[:, 1:]
+        if self.classes == "all":
+            return self.collapse(table)
+        table = torch.where(present, table, 0.0)
+        if self.reduction != "mean":
+            return self.collapse(table)
+        return (table.sum(1) / present.sum(1).clamp_min(1)).sum() / max(1, table.shape[0])
+
+    def extra_repr(self) -> str:
+        return f"per_sample={self.per_sample}, classes={self.classes!r}, {super().extra_repr()}"
+
+
+def _topk(
+    loss: SegmentationLoss, k: float, terms: tuple[str, ...], logits: Tensor, target: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The sums of the terms and the mean of the largest voxel losses."""
+    inputs = check_inputs(logits, target, mask, None, loss.activation, bool(loss.ignore_index))
+    level = validation_level(loss.validate, inputs.logits.device)
+    options = (loss.activation, loss.ignore_index, inputs.dense, level, forced_backend())
+    return ranked_ops.topk_sums(inputs.logits, inputs.target, inputs.mask, k, terms, options)

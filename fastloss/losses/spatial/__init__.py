@@ -1,0 +1,1 @@
+"""Losses whose voxels see others: by their distances, or as neighbours."""

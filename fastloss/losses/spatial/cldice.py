@@ -1,0 +1,97 @@
+"""Centreline Dice: overlap of soft skeletons, for tubular structures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...passes.inputs import check_at_least_zero, check_fraction, check_inputs, check_natural, validation_level
+from ...passes.ops import forced_backend
+from ...passes.stencil_ops import cldice_sums
+from ..base import SegmentationLoss, Sums, as_loss, ratio
+
+_COLUMNS = ("py", "p", "precision", "skeleton_p", "sensitivity", "skeleton_y", "y")
+
+
+class SoftCLDiceLoss(SegmentationLoss):
+    r"""One minus the harmonic mean of topology precision and sensitivity, from soft skeletons.
+
+    .. math::
+        1 - \frac{2\,T_p\,T_s}{T_p + T_s}, \qquad
+        T_p = \frac{\sum_v w\, s(p)\, y + \epsilon}{\sum_v w\, s(p) + \epsilon}, \qquad
+        T_s = \frac{\sum_v w\, s(y)\, p + \epsilon}{\sum_v w\, s(y) + \epsilon}
+
+    The soft skeleton s is that of the authors' PyTorch code: the erosion :math:`E` is the smallest of a voxel and its
+    face neighbours (pools of 3 along each axis), the dilation :math:`D` the largest of the :math:`3^d` voxels around,
+
+    .. math:: s(x) = 1 - \prod_{k=0}^{K} \big(1 - \max(E^k x - D E^{k+1} x,\, 0)\big)
+
+    which is what their recursion adds up to. Neighbours outside the volume do not take part. A voxel that does not
+    count is background to its neighbours and leaves the sums.
+
+    Args:
+        iterations: K, at least 0; at least the largest radius of a structure in voxels.
+        smooth: ε, above or equal to 0.
+        **options: ``activation``, ``include_background`` (here False by default, as the authors leave out channel 0),
+            ``batch``, ``ignore_index``, ``class_weight``, ``reduction``, ``validate`` of
+            :class:`fastloss.SegmentationLoss`. With ``batch=True`` and one foreground class it is the authors'
+            ``soft_cldice``.
+
+    Shapes: logits ``[B, C, *S]``, target ``[B, *S]``, ``[B, 1, *S]`` or dense ``[B, C, *S]``; a scalar, or ``[B, C]``
+    for ``reduction="none"``.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what was expected.
+
+    Source: Shit et al. 2021, arXiv:2003.07311, and its code.
+    """
+
+    def __init__(self, *, iterations: int = 3, smooth: float = 1.0, include_background: bool = False, **options: Any):
+        check_natural(iterations=iterations)
+        check_at_least_zero(smooth=smooth)
+        super().__init__(include_background=include_background, **options)
+        self.iterations, self.smooth = iterations, float(smooth)
+
+    def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
+        inputs = check_inputs(logits, target, mask, None, self.activation, bool(self.ignore_index))
+        level = validation_level(self.validate, inputs.logits.device)
+        first = 0 if self.include_background or inputs.logits.shape[1] == 1 else 1
+        options = (self.activation, self.ignore_index, inputs.dense, level, self.iterations, first, forced_backend())
+        sums = cldice_sums(inputs.logits, inputs.target, inputs.mask, options)
+        if self.batch:
+            sums = sums.sum(0, keepdim=True)
+        named = dict(zip(_COLUMNS, sums.unbind(-1), strict=True))
+        named |= {name: named[name].detach() for name in ("skeleton_y", "y")}
+        loss = self.reduce(self.formula(named))
+        return as_loss(loss, logits)
+
+    def formula(self, sums: Sums) -> Tensor:
+        """The value per sample and class, ``[B, C]``; 0 where no voxel counts."""
+        precision = ratio(sums["precision"] + self.smooth, sums["skeleton_p"] + self.smooth, 1.0)
+        sensitivity = ratio(sums["sensitivity"] + self.smooth, sums["skeleton_y"] + self.smooth, 1.0)
+        return 1 - ratio(2 * precision * sensitivity, precision + sensitivity, 0.0)
+
+
+class SoftDiceCLDiceLoss(SoftCLDiceLoss):
+    r"""Dice and centreline Dice, in one pass.
+
+    .. math:: (1 - \alpha) \Big(1 - \frac{2I + \epsilon}{P + Y + \epsilon}\Big) + \alpha\, \text{SoftCLDiceLoss}
+
+    Args:
+        cldice_weight: α, from 0 to 1.
+        iterations, smooth: of :class:`SoftCLDiceLoss`; ε is that of both.
+        **options: see :class:`SoftCLDiceLoss`.
+
+    Source: Shit et al. 2021, arXiv:2003.07311 (their ``soft_dice_cldice``).
+    """
+
+    def __init__(self, *, cldice_weight: float = 0.5, **options: Any):
+        check_fraction(cldice_weight=cldice_weight)
+        super().__init__(**options)
+        self.cldice_weight = float(cldice_weight)
+
+    def formula(self, sums: Sums) -> Tensor:
+        dice = 1 - ratio(2 * sums["py"] + self.smooth, sums["p"] + sums["y"] + self.smooth, 1.0)
+        return (1 - self.cldice_weight) * dice + self.cldice_weight * super().formula(sums)

@@ -1,0 +1,129 @@
+"""Distance fields of tensors on any device, as an operator: what the boundary losses multiply voxels by.
+
+The transforms run in C++ on the CPU. From a GPU the masks travel as one byte a voxel through pinned memory, and the
+field comes back the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ...distance.transforms import distance_field
+from ...passes.inputs import Inputs
+from ...terms import first_label
+
+_library = torch.library.Library("fastloss", "FRAGMENT")
+_library.define(
+    "distance_fields(Tensor[] volumes, float[] spacing, str mode, bool root, bool signed, bool double) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _on_cpu(
+    volumes: list[Tensor], spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool
+) -> list[Tensor]:
+    return [distance_field(v, list(spacing), mode, root=root, signed=signed, double=double) for v in volumes]
+
+
+def _on_device(
+    volumes: list[Tensor], spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool
+) -> list[Tensor]:
+    """All copies are under way before the first transform, which runs while the next volume travels."""
+    arrivals = [_leave(volume) for volume in volumes]
+    fields = []
+    for volume, (here, wait) in zip(volumes, arrivals, strict=True):
+        wait()
+        (field,) = _on_cpu([here], spacing, mode, root, signed, double)
+        pinned = volume.is_cuda
+        fields.append((field.pin_memory() if pinned else field).to(volume.device, non_blocking=pinned))
+    return fields
+
+
+def _leave(volume: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    """A copy on the CPU that is under way, and what waits for it."""
+    if not volume.is_cuda:
+        return volume.cpu(), lambda: None
+    here = torch.empty(volume.shape, dtype=volume.dtype, pin_memory=True)
+    with torch.cuda.device(volume.device):
+        here.copy_(volume, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+    return here, event.synchronize
+
+
+def _fake(
+    volumes: list[Tensor], spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool
+) -> list[Tensor]:
+    dtype = torch.float64 if double else torch.float32
+    return [torch.empty(volume.shape, dtype=dtype, device=volume.device) for volume in volumes]
+
+
+_library.impl("distance_fields", _on_cpu, "CPU")
+for _key in ("CUDA", "MPS", "XPU"):
+    _library.impl("distance_fields", _on_device, _key)
+torch.library.register_fake("fastloss::distance_fields", _fake, lib=_library)
+
+
+def fields_of(
+    volumes: list[Tensor],
+    spacing: Sequence[float],
+    mode: str,
+    dtype: torch.dtype,
+    *,
+    root: bool = True,
+    signed: bool = False,
+) -> list[Tensor]:
+    """Distances in mm (``root=False``: squares) of each ``[..., *S]``, one spacing for each axis of S.
+
+    ``mode`` is ``"mask"`` for :func:`fastloss.distance.edt`, ``"sides"`` for ``boundary_distance`` (``signed``:
+    ``signed_edt``), ``"labels"`` for ``label_edt``; ``dtype`` float32 or float64.
+    """
+    if not volumes:
+        return []
+    double = dtype == torch.float64
+    fields: list[Tensor] = torch.ops.fastloss.distance_fields(volumes, list(spacing), mode, root, signed, double)
+    return fields
+
+
+def class_masks(target: Tensor, dense: bool, channels: int, ignore: tuple[int, ...]) -> Tensor:
+    """bool ``[B, C, *S]``: the voxels of each class; an ignored label is background of every class."""
+    if dense:
+        return target > 0.5 if target.is_floating_point() else target != 0
+    masks = torch.zeros((target.shape[0], channels, *target.shape[1:]), dtype=torch.bool, device=target.device)
+    for channel in range(channels):
+        label = channel + first_label(channels)
+        if label not in ignore and (target.dtype == torch.bool or label <= torch.iinfo(target.dtype).max):
+            masks[:, channel] = target == label
+    return masks
+
+
+def counted(masks: Tensor, inputs: Inputs, ignore: tuple[int, ...]) -> Tensor:
+    """The masks ``[B, C, *S]`` of a prediction, in place, without the voxels whose logits are not to matter."""
+    for label in () if inputs.dense else ignore:
+        masks &= (inputs.target.long() != label).unsqueeze(1)  # a small dtype would wrap the label
+    if inputs.mask is not None:
+        masks &= (inputs.mask != 0).unsqueeze(1)
+    return masks
+
+
+def predicted_masks(logits: Tensor, activation: str) -> Tensor:
+    """bool ``[B, C, *S]``: where p > 1/2."""
+    z = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    if activation == "softmax":
+        return z.softmax(1) > 0.5
+    return z > (0.0 if activation == "sigmoid" else 0.5)
+
+
+def contours(masks: Tensor) -> Tensor:
+    """bool ``[B, C, *S]``: the voxels of each mask with a face neighbour outside it; the volume's edge is no side."""
+    if masks.numel() == 0:
+        return masks
+    inside = masks.clone()
+    for axis in range(2, masks.ndim):
+        length = masks.shape[axis] - 1
+        inside.narrow(axis, 1, length).logical_and_(masks.narrow(axis, 0, length))
+        inside.narrow(axis, 0, length).logical_and_(masks.narrow(axis, 1, length))
+    return masks & ~inside

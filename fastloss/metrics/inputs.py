@@ -1,0 +1,206 @@
+"""What the metrics are given: checked, and read as hard segmentations a slab at a time, so that memory stays small."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..passes.inputs import check_choice, check_ignore_index
+
+MAX_AXES = 3
+Place = tuple[slice, ...]  # of the first one or two spatial axes
+
+
+class Slab(NamedTuple):
+    """A part of a sample: labels, or masks where the classes may overlap.
+
+    A voxel that does not count is in no class: its label is C, its masks are False.
+    """
+
+    place: Place  # in the space
+    prediction: Tensor  # int64 [n, ...], or bool [C, n, ...]
+    target: Tensor  # the same
+    counted: int  # voxels that count
+
+
+@dataclass(frozen=True)
+class Segmentations:
+    """A prediction and its truth, of one batch and space, in the forms in which they came."""
+
+    prediction: Tensor  # labels [B, *S], masks or logits [B, C, *S]
+    target: Tensor  # labels [B, *S] or masks [B, C, *S]
+    mask: Tensor | None  # [B, *S]
+    classes: int
+    space: tuple[int, ...]
+    activation: str | None
+    ignore: tuple[int, ...]
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether a voxel may be in several classes, or in none."""
+        axes = len(self.space) + 2
+        return self.target.ndim == axes or (self.prediction.ndim == axes and self.activation != "softmax")
+
+    def columns(self, include_background: bool) -> range:
+        """The classes of a table: all, or without class 0 where there are several."""
+        return range(0 if include_background or self.classes == 1 else 1, self.classes)
+
+    def slabs(self, sample: int) -> Iterator[Slab]:
+        """The sample, part by part."""
+        if 0 in self.space:
+            return
+        # small enough for a CPU's caches and for torch to start no threads; elsewhere few and large steps
+        voxels = 2**15 if self.target.device.type == "cpu" else 2**24
+        steps = [max(1, voxels // math.prod(self.space[axis + 1 :])) for axis in (0, 1)]
+        starts = itertools.product(*(range(0, size, step) for size, step in zip(self.space, steps, strict=False)))
+        for start in starts:
+            yield self._slab(sample, tuple(slice(a, a + step) for a, step in zip(start, steps, strict=False)))
+
+    def _slab(self, sample: int, place: Place) -> Slab:
+        prediction, target = (self._hard(volume, sample, place) for volume in (self.prediction, self.target))
+        counted = None if self.mask is None else self.mask[sample][place].bool()
+        for label in self.ignore:
+            kept = target != label
+            counted = kept if counted is None else counted & kept
+        self._check_range("prediction", prediction, counted, sample, place)
+        self._check_range("target", target, counted, sample, place)
+        return Slab(
+            place,
+            self._only_counted(prediction, counted),
+            self._only_counted(target, counted),
+            target.shape[-len(self.space) :].numel() if counted is None else int(counted.sum()),
+        )
+
+    def _hard(self, volume: Tensor, sample: int, place: Place) -> Tensor:
+        """int64 labels or bool masks."""
+        if volume.ndim == len(self.space) + 1:
+            return volume[sample][place].long()
+        part = volume[sample][(slice(None), *place)]
+        if not part.dtype.is_floating_point:
+            return part.bool()
+        return _largest_channel(part) if self.activation == "softmax" else part > 0
+
+    def _only_counted(self, volume: Tensor, counted: Tensor | None) -> Tensor:
+        if volume.dtype == torch.bool:
+            return volume if counted is None else volume & counted
+        labels = volume if counted is None else volume.masked_fill(~counted, self.classes if self.classes > 1 else 0)
+        if not self.overlapping:
+            return labels
+        classes = torch.arange(self.classes, device=labels.device) if self.classes > 1 else labels.new_ones(1)
+        return labels == classes.view(-1, *[1] * len(self.space))
+
+    def _check_range(self, name: str, labels: Tensor, counted: Tensor | None, sample: int, place: Place) -> None:
+        last = max(self.classes - 1, 1)  # of one class: its background and itself
+        if labels.dtype == torch.bool or (int(labels.min()) >= 0 and int(labels.max()) <= last):
+            return
+        bad = (labels < 0) | (labels > last)
+        if counted is not None:
+            bad &= counted
+        if not bad.any():
+            return
+        found = tuple(bad.nonzero()[0].tolist())
+        first = [*(part.start for part in place), 0, 0]
+        index = (sample, *(a + b for a, b in zip(found, first, strict=False)))
+        ignore = f" or an ignore_index {self.ignore or '(none is set)'}" if name == "target" else ""
+        raise ValueError(
+            f"{name}: label {labels[found].item()} at index {index} (sample, then axes) "
+            f"is no class, expected 0 to {last}{ignore}"
+        )
+
+
+def check_segmentations(
+    prediction: Tensor,
+    target: Tensor,
+    classes: int | None,
+    activation: str | None,
+    ignore_index: int | Iterable[int] | None,
+    mask: Tensor | None,
+) -> Segmentations:
+    """Checks the arguments of :func:`fastloss.metrics.confusion_counts`, without copying."""
+    prediction, target = _tensor("prediction", prediction), _tensor("target", target)
+    channels = classes is None
+    _check_form(prediction, classes, activation)
+    if not channels and prediction.ndim > 2 and prediction.shape[1] == 1:
+        prediction = prediction.squeeze(1)
+    shape, axes = prediction.shape, prediction.ndim - (2 if channels else 1)
+    if not 1 <= axes <= MAX_AXES:
+        form = "[B, C, *S]" if channels else "labels [B, *S] or [B, 1, *S]"
+        raise ValueError(f"prediction: got shape {list(shape)}, expected {form} with 1 to {MAX_AXES} spatial axes")
+    batch, space, count = shape[0], tuple(shape[-axes:]), shape[1] if classes is None else classes
+    if count < 1 or (count == 1 and activation == "softmax"):
+        raise ValueError(f"prediction: got {count} channels, expected at least {'two for softmax' if count else 'one'}")
+    if target.dtype.is_floating_point:
+        raise TypeError(f"target: got {target.dtype}, expected integer or bool labels, or bool masks (target > 0.5)")
+    dense = channels and count > 1 and target.shape == shape
+    ignore = check_ignore_index(ignore_index)
+    if dense and ignore:
+        raise ValueError("ignore_index: set, but target has a mask for each class; leave voxels out with mask=")
+    if not dense:
+        target = _volume("target", target, batch, space, f", or masks {list(shape)}" if channels else "")
+    if mask is not None:
+        mask = _tensor("mask", mask)
+        if mask.dtype.is_floating_point:
+            raise TypeError(f"mask: got {mask.dtype}, expected bool (or integers: 0 leaves a voxel out)")
+        mask = _volume("mask", mask, batch, space)
+    for name, tensor in (("target", target), ("mask", mask)):
+        if tensor is not None and tensor.device != prediction.device:
+            raise ValueError(f"{name}: is on {tensor.device}, expected {prediction.device}, the prediction's device")
+    return Segmentations(prediction, target, mask, count, space, activation, ignore)
+
+
+def _largest_channel(logits: Tensor) -> Tensor:
+    """The first channel of the largest logit; ``max`` over channels starts threads for every slab, argmax is slower."""
+    best, index = logits[0], torch.zeros(logits.shape[1:], dtype=torch.int64, device=logits.device)
+    for channel in range(1, logits.shape[0]):
+        index.masked_fill_(logits[channel] > best, channel)
+        best = torch.maximum(best, logits[channel])
+    return index
+
+
+def _check_form(prediction: Tensor, classes: int | None, activation: str | None) -> None:
+    """Whether the options fit the prediction's dtype."""
+    if prediction.dtype.is_floating_point:
+        if activation is None:
+            raise ValueError(
+                "activation: got None for a prediction of floats, expected 'softmax' (the class of the largest logit "
+                "or probability) or 'sigmoid' (logits above 0); for probabilities above 0.5 pass prediction > 0.5"
+            )
+        check_choice("activation", activation, ("softmax", "sigmoid"))
+        if classes is not None:
+            raise ValueError(f"classes: got {classes!r} for a prediction of floats, whose channels are the classes")
+        return
+    if activation is not None:
+        raise ValueError(f"activation: got {activation!r} for a prediction of {prediction.dtype}, expected None")
+    if classes is None:
+        if prediction.dtype != torch.bool:
+            raise ValueError(
+                f"classes: got None for a prediction of labels ({prediction.dtype}), expected their number"
+            )
+    elif isinstance(classes, bool) or not isinstance(classes, int):
+        raise TypeError(f"classes: got {classes!r}, expected an int or None")
+    elif classes < 2:
+        raise ValueError(f"classes: got {classes}, expected at least 2 (the background is one)")
+
+
+def _tensor(name: str, tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")
+    if tensor.dtype.is_complex:
+        raise TypeError(f"{name}: got {tensor.dtype}, expected a real dtype")
+    return tensor.detach().as_subclass(Tensor)
+
+
+def _volume(name: str, tensor: Tensor, batch: int, space: tuple[int, ...], other: str = "") -> Tensor:
+    """``[B, *S]`` of a tensor with or without a channel axis of size 1."""
+    if tensor.shape == (batch, *space):
+        return tensor
+    if tensor.shape == (batch, 1, *space):
+        return tensor.squeeze(1)
+    expected = f"{[batch, *space]} or {[batch, 1, *space]}{other}"
+    raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {expected}")

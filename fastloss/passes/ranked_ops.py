@@ -1,0 +1,302 @@
+"""The registered operators of losses that rank voxels. Their gradient is that of voxel sums, weighted by rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..terms import VALIDATE_ALL, Plan, make_plan
+from .ops import NoForwardMode, apply_function, check_labels, check_logits, choose, choose_room, first_derivative_only
+
+_library = torch.library.Library("fastloss", "FRAGMENT")
+_INPUTS = "Tensor logits, Tensor target, Tensor? mask"
+_OPTIONS = "str activation, int[] ignore, bool dense, int validate, str backend"
+_KEYS = ("CPU", "CUDA", "MPS", "XPU")
+
+
+def is_exclusive(activation: str, channels: int) -> bool:
+    """Whether the channels are the classes of a voxel, rather than each a problem of its own."""
+    return activation == "softmax" or (activation == "none" and channels > 1)
+
+
+def _check_values(
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, validate: int, bad_labels: bool, value: Tensor
+) -> None:
+    if validate and bad_labels and not plan.dense:
+        check_labels(target, mask, plan, logits.shape[1])
+    if validate and mask is not None and mask.is_floating_point() and bool((mask < 0).any()):
+        raise ValueError(f"mask: got a weight of {float(mask.min())}, expected weights of at least 0 for a ranked loss")
+    if validate == VALIDATE_ALL and not bool(torch.isfinite(value).all()):
+        check_logits(logits, target, mask, plan)
+
+
+# Top-k cross-entropy, and voxel sums of the same pass
+
+_library.define(
+    f"topk_sums({_INPUTS}, float k, str[] terms, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "topk_sums_backward(Tensor? grad_sums, Tensor? grad_mean, Tensor count, Tensor weights, "
+    f"{_INPUTS}, str[] terms, {_OPTIONS}) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _topk_sums(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    k: float,
+    terms: Sequence[str],
+    activation: str,
+    ignore: Sequence[int],
+    dense: bool,
+    validate: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    plan = make_plan(tuple(terms), activation, tuple(ignore), dense)
+    exclusive = is_exclusive(activation, logits.shape[1])
+    module = choose_room("ranked", backend, logits.device)
+    bad_labels = True
+    if hasattr(module, "largest_losses_with_bad_labels"):
+        *out, bad_labels = module.largest_losses_with_bad_labels(logits, target, mask, plan, exclusive, k)
+    else:
+        out = module.largest_losses(logits, target, mask, plan, exclusive, k)
+    sums, mean, count, weights = out
+    _check_values(logits, target, mask, plan, validate, bad_labels, mean)
+    return sums, mean, count, weights
+
+
+def _topk_sums_backward(
+    grad_sums: Tensor | None,
+    grad_mean: Tensor | None,
+    count: Tensor,
+    weights: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    terms: Sequence[str],
+    activation: str,
+    ignore: Sequence[int],
+    dense: bool,
+    validate: int,
+    backend: str,
+) -> Tensor:
+    batch, channels = logits.shape[:2]
+    sides = ("ce_pos",) if is_exclusive(activation, channels) else ("ce_pos", "ce_neg")
+    module = choose(backend, logits.device)
+    parts = []
+    if grad_sums is not None and terms:
+        parts.append(grad_sums)
+    if grad_mean is not None:
+        each = (grad_mean / count.clamp_min(1)).expand(batch, channels, len(sides))
+        parts.append(each)
+    if not parts:
+        return torch.zeros_like(logits)
+    mapped = () if grad_mean is None else tuple(f"map*{side}" for side in sides)
+    names = (*(terms if grad_sums is not None else ()), *mapped)
+    plan = make_plan(names, activation, tuple(ignore), dense)
+    gradient: Tensor = module.backward(torch.cat(parts, -1), logits, target, mask, weights, plan)
+    return gradient
+
+
+def _topk_sums_fake(
+    logits: Tensor, target: Tensor, mask: Tensor | None, k: float, terms: Sequence[str], activation: str, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    real = torch.float32 if logits.device.type == "mps" else torch.float64
+    shape = (logits.shape[0], 1 if is_exclusive(activation, logits.shape[1]) else logits.shape[1], *logits.shape[2:])
+    return (
+        logits.new_empty((logits.shape[0], logits.shape[1], len(terms)), dtype=real),
+        logits.new_empty((), dtype=real),
+        logits.new_empty((), dtype=real),
+        logits.new_empty(shape, dtype=rank_dtype(logits)),
+    )
+
+
+def _topk_sums_backward_fake(
+    grad_sums: Tensor | None, grad_mean: Tensor | None, count: Tensor, weights: Tensor, logits: Tensor, *rest: Any
+) -> Tensor:
+    return torch.empty_like(logits)
+
+
+def rank_dtype(logits: Tensor) -> torch.dtype:
+    """Of what a ranked loss keeps of every voxel."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+for _key in _KEYS:
+    _library.impl("topk_sums", _topk_sums, _key)
+    _library.impl("topk_sums_backward", _topk_sums_backward, _key)
+torch.library.register_fake("fastloss::topk_sums", _topk_sums_fake, lib=_library)
+torch.library.register_fake("fastloss::topk_sums_backward", _topk_sums_backward_fake, lib=_library)
+
+
+# The Lovász extension of the Jaccard loss
+
+_library.define(
+    f"jaccard_extension({_INPUTS}, bool per_sample, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    f"jaccard_extension_backward(Tensor grad_values, Tensor slopes, {_INPUTS}, {_OPTIONS}) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _jaccard_extension(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    per_sample: bool,
+    activation: str,
+    ignore: Sequence[int],
+    dense: bool,
+    validate: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    plan = make_plan((), activation, tuple(ignore), dense)
+    module = choose_room("ranked", backend, logits.device)
+    bad_labels = True
+    if hasattr(module, "jaccard_with_bad_labels"):
+        *out, bad_labels = module.jaccard_with_bad_labels(logits, target, mask, plan, per_sample)
+    else:
+        out = module.jaccard(logits, target, mask, plan, per_sample)
+    values, sizes, slopes = out
+    _check_values(logits, target, mask, plan, validate, bad_labels, values)
+    return values, sizes, slopes
+
+
+def _jaccard_extension_backward(
+    grad_values: Tensor,
+    slopes: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    activation: str,
+    ignore: Sequence[int],
+    dense: bool,
+    validate: int,
+    backend: str,
+) -> Tensor:
+    # the value is linear in p between two changes of order: its slopes are a voxel weight map of the term p
+    plan = make_plan(("map*p",), activation, tuple(ignore), dense)
+    grad_sums = grad_values.expand(logits.shape[:2]).unsqueeze(-1)
+    counted = None if mask is None else mask != 0  # the slopes have the weights in them
+    module = choose(backend, logits.device)
+    gradient: Tensor = module.backward(grad_sums, logits, target, counted, slopes.transpose(0, 1), plan)
+    return gradient
+
+
+def _jaccard_extension_fake(
+    logits: Tensor, target: Tensor, mask: Tensor | None, per_sample: bool, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    real = torch.float32 if logits.device.type == "mps" else torch.float64
+    batch, channels = logits.shape[:2]
+    values = logits.new_empty((batch if per_sample else 1, channels), dtype=real)
+    slopes = logits.new_empty((channels, batch, *logits.shape[2:]), dtype=rank_dtype(logits))
+    return values, torch.empty_like(values), slopes
+
+
+def _jaccard_extension_backward_fake(grad_values: Tensor, slopes: Tensor, logits: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(logits)
+
+
+for _key in _KEYS:
+    _library.impl("jaccard_extension", _jaccard_extension, _key)
+    _library.impl("jaccard_extension_backward", _jaccard_extension_backward, _key)
+torch.library.register_fake("fastloss::jaccard_extension", _jaccard_extension_fake, lib=_library)
+torch.library.register_fake("fastloss::jaccard_extension_backward", _jaccard_extension_backward_fake, lib=_library)
+
+
+# Autograd
+
+
+class _TopK(torch.autograd.Function):
+    """What torch.compile traces: it takes no Function with a jvp."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        k: float,
+        terms: tuple[str, ...],
+        options: tuple[Any, ...],
+    ) -> tuple[Tensor, Tensor]:
+        sums, mean, count, weights = torch.ops.fastloss.topk_sums(logits, target, mask, k, terms, *options)
+        ctx.save_for_backward(count, weights, logits, target, mask)
+        ctx.options = (terms, *options)
+        ctx.set_materialize_grads(False)
+        return sums, mean
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        grad_sums, grad_mean = grads
+        nothing = (None,) * 5
+        if grad_sums is None and grad_mean is None:
+            return None, *nothing
+        gradient = torch.ops.fastloss.topk_sums_backward(grad_sums, grad_mean, *ctx.saved_tensors, *ctx.options)
+        return first_derivative_only(gradient, grad_sums, grad_mean, ctx.saved_tensors[2]), *nothing
+
+
+class _EagerTopK(NoForwardMode, _TopK):
+    pass
+
+
+class _Jaccard(torch.autograd.Function):
+    """What torch.compile traces: it takes no Function with a jvp."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        per_sample: bool,
+        options: tuple[Any, ...],
+    ) -> tuple[Tensor, Tensor]:
+        values, sizes, slopes = torch.ops.fastloss.jaccard_extension(logits, target, mask, per_sample, *options)
+        ctx.save_for_backward(slopes, logits, target, mask)
+        ctx.options = options
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(sizes)
+        return values, sizes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        grad_values = grads[0]
+        nothing = (None,) * 4
+        if grad_values is None:
+            return None, *nothing
+        gradient = torch.ops.fastloss.jaccard_extension_backward(grad_values, *ctx.saved_tensors, *ctx.options)
+        return first_derivative_only(gradient, grad_values, ctx.saved_tensors[1]), *nothing
+
+
+class _EagerJaccard(NoForwardMode, _Jaccard):
+    pass
+
+
+def topk_sums(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    k: float,
+    terms: tuple[str, ...],
+    options: tuple[Any, ...],
+) -> tuple[Tensor, Tensor]:
+    """Differentiable sums ``[B, C, K]`` and the mean of the largest voxel losses; ``options`` end the operator's."""
+    sums, mean = apply_function(_TopK, _EagerTopK, logits, target, mask, k, terms, options)
+    return sums, mean
+
+
+def jaccard_extension(
+    logits: Tensor, target: Tensor, mask: Tensor | None, per_sample: bool, options: tuple[Any, ...]
+) -> tuple[Tensor, Tensor]:
+    """The Lovász extension of the Jaccard loss ``[B or 1, C]``, differentiable, and the weight of each class."""
+    values, sizes = apply_function(_Jaccard, _EagerJaccard, logits, target, mask, per_sample, options)
+    return values, sizes
