@@ -62,13 +62,13 @@ class Form(NamedTuple):
         return "plan_" + hashlib.sha256(repr(self).encode()).hexdigest()[:20]
 
 
-def form_of(plan: Plan, channels: int, output: int, real: str, logits: str) -> Form:
-    """Of a plan; of labels y^2 is y."""
+def form_of(plan: Plan, channels: int, labels: int, output: int, real: str, logits: str) -> Form:
+    """Of a plan, and a number of labels; of labels y^2 is y."""
     exclusive = plan.activation == "softmax" or (output == LOSSES and plan.activation == "none")
     terms = plan.terms
     if not plan.dense:
         terms = tuple(term._replace(share="y") if term.share == "y2" else term for term in terms)
-    narrow = not plan.dense and channels < 255
+    narrow = not plan.dense and labels <= 255  # which is no class
     return Form(output, plan.activation, plan.dense, channels if exclusive else 1, narrow, terms, real, logits)
 
 

@@ -17,7 +17,7 @@ from fastloss.terms import Plan, first_label, label_count
 from .chunk import CHUNK, Pass, chunk_code
 from .classes import FEW, registers
 from .codes import plan_code
-from .forms import ERRORS, GRADIENT, LOSSES, SUMS, WEIGHTS, form_of
+from .forms import GRADIENT, LOSSES, SUMS, WEIGHTS, form_of
 from .lanes import MOST_LANES, REGISTER
 from .rows import convert_code, copy_code, labels_code
 from .tensors import in_huge_pages, real_of, walk
@@ -35,19 +35,10 @@ def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Ten
 
 
 def forward_with_bad_labels(
-    logits: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    weight_map: Tensor | None,
-    plan: Plan,
-    losses: Tensor | None = None,
+    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan
 ) -> tuple[Tensor, int]:
-    """As :func:`forward`; also the number of counted voxels whose label is no class.
-
-    ``losses`` ``[B, C or 1, *S]``, of the kernel's own type, gets the weighted cross-entropy of each voxel (for
-    channels that are no classes of one voxel, of each of them); -1 where a voxel does not count.
-    """
-    return write_voxels(SUMS if losses is None else LOSSES, logits, target, mask, plan, losses, weight_map)
+    """As :func:`forward`; also the number of counted voxels whose label is no class."""
+    return write_voxels(SUMS, logits, target, mask, plan, None, weight_map)
 
 
 def write_voxels(
@@ -59,8 +50,8 @@ def write_voxels(
     out: Tensor | None,
     weight_map: Tensor | None = None,
 ) -> tuple[Tensor, int]:
-    """Fills ``out`` ``[B, C or 1, *S]`` with what an output has of each voxel (see :mod:`.forms`); the sums and the number
-    of bad labels."""
+    """Fills ``out`` ``[B, C or 1, *S]``, of reals, with what an output has of each voxel; the sums, and the number of bad
+    labels."""
     batch, channels = logits.shape[:2]
     terms = len(plan.terms)
     if not logits.numel():
@@ -71,9 +62,14 @@ def write_voxels(
     return torch.from_numpy(sums.sum(1) if chunks > 1 else sums[:, 0]), bad
 
 
-def write_errors(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, errors: Tensor) -> int:
-    """Fills ``errors`` ``[B, C, *S]`` with p, or -(1 - p) where y is 1; returns the number of bad labels."""
-    return write_voxels(ERRORS, logits, target, mask, plan, errors)[1]
+def write_target(
+    output: int, target: Tensor, mask: Tensor | None, plan: Plan, out: Tensor, c: int, channels: int
+) -> None:
+    """Fills ``out`` ``[B, 1, *S]`` with what an output has of each voxel without the logits, for one of the channels."""
+    plan = plan._replace(terms=(), activation="none")
+    target = target[:, c : c + 1] if plan.dense else target
+    table = np.zeros(0)
+    _run(output, None, target, mask, None, plan, out, table, c + first_label(channels), label_count(channels))
 
 
 def backward(
@@ -127,7 +123,7 @@ def _prepare(
     """The code of a chunk, the numbers of a :class:`Pass` but for the table, and the codes of each tensor's Walk."""
     of_logits, of_target, *_, of_out = (dtype for dtype, _ in lie)
     real = real_of(of_logits or of_out)
-    form = form_of(plan, channels, output, *(str(dtype)[6:] for dtype in (real, of_logits or real)))
+    form = form_of(plan, channels, labels, output, *(str(dtype)[6:] for dtype in (real, of_logits or real)))
     lanes = registers(form.classes) * REGISTER // real.itemsize
     tile = min(_FEW_TILE if form.classes <= FEW else _MANY_TILE, -(-voxels // lanes) * lanes)
     whole = voxels % lanes == 0
