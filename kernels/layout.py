@@ -1,10 +1,13 @@
-"""How a strided tensor is walked voxel by voxel: shared by the CPU and the GPU kernels."""
+"""What a tensor holds and how it is walked voxel by voxel: shared by the CPU and the GPU kernels."""
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
+
+from fastloss.terms import Plan
 
 
 def spatial_layout(tensor: Tensor, first: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -32,3 +35,11 @@ def spatial_layout(tensor: Tensor, first: int) -> tuple[tuple[int, int, int], tu
     n0, n1, n2 = [1] * missing + sizes
     s0, s1, s2 = [0] * missing + strides
     return (n0, n1, n2), (s0, s1, s2)
+
+
+def labels_within(plan: Plan, dtype: torch.dtype) -> tuple[int, ...]:
+    """The ignored labels that a target of the dtype can hold: as a number of that dtype another would wrap."""
+    if plan.dense:
+        return ()
+    low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return tuple(label for label in plan.ignore if low <= label <= high)

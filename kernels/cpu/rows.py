@@ -40,7 +40,7 @@ class Row(NamedTuple):
     weights: int  # address of the voxels' weights
     weighted: int  # whether these hold anything
     classes: int  # labels from 0 to below
-    ignored: int  # address of labels (int64) whose weight is 0
+    ignored: int  # address of labels (int64), of the tensor's type all of them, whose weight is 0
     ignore: int  # how many
     keep: int  # whether labels that are as the code wants them may stay where they are
 
@@ -66,7 +66,8 @@ def convert_code(source: torch.dtype, real: torch.dtype) -> int:
 def labels_code(source: torch.dtype, narrow: bool, real: torch.dtype) -> int:
     """Address of the code that makes classes of labels; it returns -1 if all are, else how many of those that count are
     neither classes nor ignored: then weights and labels have been written."""
-    scope = {"element": _LABELS[source], "narrow": narrow, "same": narrow and source in (torch.bool, torch.uint8, torch.int8)}
+    held = _LABELS[source]
+    scope = {"element": held, "most": np.iinfo(held).max, "same": narrow and source.itemsize == 1}
     scope |= {"label": np.uint8 if narrow else np.int32, "none": NO_CLASS if narrow else -1, "real": _REALS[real]}
     return _address(_labels, f"labels_{source}_{narrow}_{real}", **scope)
 
@@ -82,8 +83,8 @@ def _address(function: Any, name: str, **scope: Any) -> int:
 
 # What the codes have of their own
 element = label = real = np.float32
-inwards = narrow = same = False
-none = 0
+inwards = same = False
+none = most = 0
 
 
 def _copy(arguments, i):  # type: ignore[no-untyped-def]
@@ -141,14 +142,15 @@ def _from_half(arguments, i):  # type: ignore[no-untyped-def]
 
 def _labels(arguments, i):  # type: ignore[no-untyped-def]
     a = record_at(arguments, ROW)
-    n, classes = a.count, a.classes
+    n = a.count
     source, row = array_at(a.source, (n,), element), array_at(a.row, (n,), label)
     weights, ignored = array_at(a.weights, (n,), real), array_at(a.ignored, (a.ignore,), np.int64)
+    zero, last = element(0), element(min(a.classes - 1, most))  # in their own type, as narrow as it is
     special = False
     for k in range(n):
-        special |= (source[k] < 0) | (source[k] >= classes)
+        special |= (source[k] < zero) | (source[k] > last)
     for j in range(a.ignore):
-        unwanted = ignored[j]
+        unwanted = element(ignored[j])
         for k in range(n):
             special |= source[k] == unwanted
     if not special:
@@ -159,13 +161,13 @@ def _labels(arguments, i):  # type: ignore[no-untyped-def]
     if a.weighted == 0:
         for k in range(n):
             weights[k] = 1
+    for j in range(a.ignore):
+        unwanted = element(ignored[j])
+        for k in range(n):
+            weights[k] = real(0) if source[k] == unwanted else weights[k]
     bad = 0
     for k in range(n):
-        x = np.int64(source[k])
-        known = (x >= 0) & (x < classes)
-        for j in range(a.ignore):
-            if x == ignored[j]:
-                known, weights[k] = False, 0
-        bad += (not known) & (weights[k] != 0)
-        row[k] = x if known else none
+        known = (source[k] >= zero) & (source[k] <= last)
+        bad += 0 if known | (weights[k] == 0) else 1
+        row[k] = label(source[k]) if known else label(none)
     return bad

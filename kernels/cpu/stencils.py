@@ -31,7 +31,7 @@ def hausdorff_erosion(
     """``[B, C, 2]`` (sum of the weighted erosions, sum of w), and the derivative of the first by w (p - y)^2."""
     batch, channels = logits.shape[:2]
     v = volumes(logits, target, mask, plan)
-    error = np.empty((batch, channels, int(np.prod(v.grid))), v.reals.dtype)
+    error = np.empty((batch, channels, int(np.prod(v.grid))), v.real)
     sums = np.zeros((batch, channels, 2))
     bad = 0
     if error.size:
@@ -59,7 +59,7 @@ class _Erosions:
     """The chain of erosions of one class; its memory serves one class after another."""
 
     def __init__(self, v: Volumes, alpha: float, erosions: int, axes: int):
-        self.grid, self.dtype, self.logits = v.grid, v.reals.dtype, v.logits
+        self.grid, self.dtype, self.logits = v.grid, v.real, v.logits
         self.bits = np.dtype(np.int64 if self.dtype == np.float64 else np.int32)
         self.coefficients = [0.0**alpha] + [float(k) ** alpha for k in range(1, erosions + 1)]
         self.share = 1 / (2 * axes + 1)
@@ -161,7 +161,7 @@ def structural_map(
     """e where it is above the threshold, else 0, ``[B, C, *S]``; the sums of w over those voxels, ``[B, C]``."""
     batch, channels = logits.shape[:2]
     v = volumes(logits, target, mask, plan)
-    field = np.empty((batch, channels, int(np.prod(v.grid))), v.reals.dtype)
+    field = np.empty((batch, channels, int(np.prod(v.grid))), v.real)
     selected = np.zeros((batch, channels))
     bad = 0
     if field.size:
@@ -178,7 +178,7 @@ class _Structure:
     """The difference of local structure of one class; its memory serves one class after another."""
 
     def __init__(self, v: Volumes, taps: list[float], threshold: float, stability: float):
-        dtype, (planes, lines, length) = v.reals.dtype, v.grid
+        dtype, (planes, lines, length) = v.real, v.grid
         self.volumes, self.taps, self.threshold = v, np.array(taps, dtype), threshold
         self.stability = np.array([stability], dtype)
         self.target = np.empty(v.grid, dtype)
@@ -208,7 +208,7 @@ def cldice_sums(
     sums, bad = np.zeros((batch, channels, 7)), 0
     if logits.numel():
         work = _Skeletons(v, iterations, False)
-        p = np.empty((1, channels, int(np.prod(v.grid))), v.reals.dtype)
+        p = np.empty((1, channels, int(np.prod(v.grid))), v.real)
         for b in range(batch):
             bad += probabilities(v, p, work.weights, b)[1]
             for c in range(first, channels):
@@ -222,7 +222,7 @@ def cldice_sums_backward(
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
     batch, channels = logits.shape[:2]
     v = volumes(logits, target, mask, plan)
-    slope = np.empty((batch, channels, int(np.prod(v.grid))), v.reals.dtype)
+    slope = np.empty((batch, channels, int(np.prod(v.grid))), v.real)
     coefficients = grad_sums.detach().numpy()
     if slope.size:
         work = _Skeletons(v, iterations, True)
@@ -236,7 +236,7 @@ def cldice_sums_backward(
         del work
     counted = None if mask is None else mask != 0  # the weights are in the slope already
     by_p = torch.ones((batch, channels, 1), dtype=torch.float64)
-    through = plan._replace(terms=(Term("p", mapped=True),))
+    through = plan._replace(terms=(Term(p=1.0, mapped=True),))
     return backward_of_sums(by_p, logits, target, counted, torch.from_numpy(slope).view(logits.shape), through)
 
 
@@ -244,7 +244,7 @@ class _Skeletons:
     """Soft skeletons of one class; the memory serves one class after another."""
 
     def __init__(self, v: Volumes, iterations: int, derivative: bool):
-        grid, self.dtype = v.grid, v.reals.dtype
+        grid, self.dtype = v.grid, v.real
         self.volumes, self.steps = v, iterations + 1
         self.weights = np.empty((1, int(np.prod(grid))), self.dtype)
         self.w = self.weights.reshape(grid)
@@ -321,7 +321,7 @@ def hausdorff_conv(
     ``first`` have 0."""
     batch, channels = logits.shape[:2]
     v = volumes(logits, target, mask, plan)
-    field = np.zeros((batch, channels, int(np.prod(v.grid))), v.reals.dtype)
+    field = np.zeros((batch, channels, int(np.prod(v.grid))), v.real)
     sums, bad = np.zeros((batch, channels, 2)), 0
     if field.size:
         weights, y = np.empty((batch, field.shape[2]), field.dtype), np.empty(field.shape[2], field.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastloss.terms import Plan, first_label, label_count
 
+from ..layout import labels_within
 from .chunk import CHUNK, Pass, chunk_code
 from .classes import FEW, registers
 from .codes import plan_code
@@ -139,7 +140,7 @@ def _prepare(
     # After the weights, the labels, and the labels as they are; of logits, target, map and results
     places = np.cumsum([4 * pitch, *(pitch * n for k, n in enumerate(rows) if k != _MASK)]).tolist()
     scratch = 3 * real.itemsize * form.classes * len(form.groups()) if output == GRADIENT else 0
-    ignored = _ignored(plan.ignore)
+    ignored = _ignored(labels_within(plan, of_target))
     numbers = Pass(
         table=0,
         code=plan_code(form),

@@ -183,7 +183,7 @@ def cldice_sums_backward(
     slope = slope + v.weight * (by[0] * y + by[1] + by[4] * of_y)
     counted = None if mask is None else mask != 0
     ones = torch.ones(*p.shape[:2], 1, dtype=grad_sums.dtype, device=p.device)
-    return backward_of_sums(ones, logits, target, counted, slope, plan._replace(terms=(Term("p", mapped=True),)))
+    return backward_of_sums(ones, logits, target, counted, slope, plan._replace(terms=(Term(p=1.0, mapped=True),)))
 
 
 def _residues(x: Tensor, iterations: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

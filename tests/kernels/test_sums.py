@@ -5,9 +5,10 @@ import pytest
 import torch
 
 import fastloss
-from fastloss.terms import CONSTANT_KINDS, KINDS
+from fastloss.terms import NAMES as OF_TERMS
+from fastloss.terms import is_constant
 
-NAMES = (*KINDS, *oracle.POWER_TERMS)
+NAMES = (*OF_TERMS, *oracle.POWER_TERMS)
 TERMS = (*NAMES, *(f"map*{name}" for name in NAMES))
 # Rounding of a gradient that is stored in 8, 11 or 24 bits
 GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
