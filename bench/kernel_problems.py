@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from fastloss.terms import KINDS, Plan, label_count, make_plan
+from fastloss.terms import NAMES, Plan, label_count, make_plan
 
 DICE_CE = ("p", "py", "y", "ce_pos")
 
@@ -30,7 +30,7 @@ class Problem(NamedTuple):
 
 
 def make_problem(
-    channels=4, shape=(5, 7, 17), activation="softmax", dtype=torch.float32, terms=KINDS, *, batch=2,
+    channels=4, shape=(5, 7, 17), activation="softmax", dtype=torch.float32, terms=tuple(NAMES), *, batch=2,
     dense=False, ignore=(), mask=None, map_channels=0, target_dtype=torch.int16, seed=0,
 ):  # fmt: skip
     """Random logits, some of them large; labels in and out of range; a map if ``map_channels`` says so."""

@@ -13,7 +13,7 @@ from fastloss.kernels.gpu import ranked as gpu_ranked
 from fastloss.kernels.gpu import sums as gpu
 
 from bench.kernel_problems import DICE_CE, Problem, make_problem
-from fastloss.terms import KINDS, POWER_KINDS, make_plan
+from fastloss.terms import NAMES, NAMES_WITH_POWER, make_plan
 
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 BF16 = torch.bfloat16
@@ -30,7 +30,7 @@ UNIONS = {  # the terms that losses ask for
     "squared error": ("py", "p2", "p2y", "y", "count"),
     "smoothed cross-entropy": ("ce_pos", "nll_pos", "y", "count"),
     "unified focal": (*REGION, "ce_neg", "focal_neg(1.5)", "miss_pos(1.5)"),
-    "every term": (*KINDS, *(f"{kind}(1.5)" for kind in POWER_KINDS)),
+    "every term": (*NAMES, *(f"{name}(1.5)" for name in NAMES_WITH_POWER)),
 }
 RANKED = (  # of the pass that writes what is ranked: what, activation, channels, dtype, further options
     ("losses", "softmax", 4, BF16, {}),

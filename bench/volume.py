@@ -17,7 +17,7 @@ from bench.datasets.samples import window
 from bench.datasets.store import Prepared
 from fastloss import SumLoss, voxel_sums
 from fastloss.losses.base import as_loss
-from fastloss.terms import CONSTANT_KINDS, parse_term
+from fastloss.terms import is_constant, parse_term
 
 Tensors = tuple[torch.Tensor, torch.Tensor]
 
@@ -89,7 +89,7 @@ def sums_of(model: nn.Module, loss: SumLoss, image: torch.Tensor, labels: torch.
 def from_sums(loss: SumLoss, sums: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """The loss of the whole volume; counts have no gradient, which a formula may make infinite."""
     named = dict(zip(loss.terms, sums.unbind(-1), strict=True))
-    return as_loss(loss.from_sums({k: v.detach() if k in CONSTANT_KINDS else v for k, v in named.items()}), like)
+    return as_loss(loss.from_sums({k: v.detach() if is_constant(k) else v for k, v in named.items()}), like)
 
 
 def whole_volume_loss(

@@ -52,8 +52,7 @@ def values_launch(
     tile = gpu._tile(logits, channels, 1, plan)
     tiles, programs = gpu._split(voxels, batch * tile.chunks, tile.voxels, 1)
     fields, constants = gpu._inputs(logits, target, mask, None, plan, tile)
-    for name in ("KINDS", "POWERS", "MAPPED"):
-        del constants[name]
+    del constants["TERMS"]
     constants |= {"WHAT": what, "AXES": (*constants["AXES"], gpu._axes(out, 2))}
     args = (*fields[:3], gpu._field(out, True), voxels, programs, tiles)
     kernel = kernels.values_rows if "ROWS" in tile.constants else kernels.values_unrolled

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from .math import LOG2_E, minus_log_clamped, normalise
-from .terms import plus, quiet, term_value, through_softmax, uncoupled
+from .products import plus, product_value, quiet, through_softmax, uncoupled
 from .tiles import offsets, read, read_truth, slopes, weigh, within, write
 
 # Below any logit, yet finite: a difference of two of them must not be NaN.
@@ -67,9 +67,9 @@ def probability_rows(
     logits, softmax, place, channel, inside, counted, SELECT: tl.constexpr, CHANNELS: tl.constexpr,
     REAL: tl.constexpr,
 ):  # fmt: skip
-    """p, 1 - p, -log p and -log(1-p) of a row of channels."""
+    """p, 1 - p, -log p and -log(1-p) of a row of channels; finite in rows past the last one."""
     top, rest, log_total, reciprocal = softmax
-    z = read_rows(logits, place, channel, inside, counted, float("-inf"), SELECT, CHANNELS, REAL)
+    z = read_rows(logits, place, channel, inside, counted, top, SELECT, CHANNELS, REAL)
     p = tl.exp2((z - top) * LOG2_E) * reciprocal
     q = tl.where(z == top, rest * reciprocal, 1.0 - p)
     return p, q, log_total - (z - top), minus_log_clamped(q, -p)
@@ -78,7 +78,7 @@ def probability_rows(
 @triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def forward_rows(
     logits, target, mask, weight_map, partial, voxels, programs, tiles,
-    KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr,
+    TERMS: tl.constexpr, ACTIVATION: tl.constexpr,
     IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
@@ -104,15 +104,15 @@ def forward_rows(
             truth = read_truth(
                 target, truth_place, channel, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
             )
-            for k in tl.static_range(len(KINDS)):
-                value = term_value(KINDS[k], POWERS[k], parts, one, truth, DENSE)
-                if MAPPED[k]:
+            for k in tl.static_range(len(TERMS)):
+                value = product_value(TERMS[k], parts, one, truth, DENSE)
+                if TERMS[k].mapped:
                     map_place = offsets(weight_map, sample, voxel, AXES[3])
                     value *= read(weight_map, map_place, channel, present, counted, SELECT, REAL)
                 if len(weight) > 0:
                     value *= weight[0]
                 value = tl.sum(tl.broadcast_to(value, [ROWS, BLOCK]), axis=1)
-                out = partial + ((sample * programs + part) * CHANNELS + row) * len(KINDS) + k
+                out = partial + ((sample * programs + part) * CHANNELS + row) * len(TERMS) + k
                 before = tl.load(out, row < tl.where(part * tiles < tile, CHANNELS, 0), other=0)
                 tl.store(out, before + value, row < CHANNELS)
 
@@ -121,7 +121,7 @@ def forward_rows(
 def rows_slopes(
     place, sample, voxel, channel, inside, target, weight_map, coefficients, labels, counted, one, logits,
     softmax,
-    KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr, SELECT: tl.constexpr, DENSE: tl.constexpr,
+    TERMS: tl.constexpr, SELECT: tl.constexpr, DENSE: tl.constexpr,
     AXES: tl.constexpr, CHANNELS: tl.constexpr, REAL: tl.constexpr,
 ):  # fmt: skip
     """p, 1 - p and the :func:`uncoupled` slopes of a row of channels."""
@@ -134,10 +134,10 @@ def rows_slopes(
         map_place = offsets(weight_map, sample, voxel, AXES[3])
         map_value = read(weight_map, map_place, channel, present, counted, SELECT, REAL)
     scale = ()
-    for k in tl.static_range(len(KINDS)):
-        at = coefficients + (sample * CHANNELS + channel) * len(KINDS) + k
+    for k in tl.static_range(len(TERMS)):
+        at = coefficients + (sample * CHANNELS + channel) * len(TERMS) + k
         scale = scale + (tl.load(at, channel < CHANNELS, other=0),)
-    by = slopes(scale, map_value, parts, one, truth, KINDS, POWERS, MAPPED, DENSE)
+    by = slopes(scale, map_value, parts, one, truth, TERMS, DENSE)
     v, rest = uncoupled(by, parts[0], parts[1])
     return parts[0], parts[1], v, rest
 
@@ -145,7 +145,7 @@ def rows_slopes(
 @triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def backward_rows(
     logits, target, mask, weight_map, coefficients, grad, voxels, programs, tiles,
-    KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr,
+    TERMS: tl.constexpr, ACTIVATION: tl.constexpr,
     IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
@@ -159,9 +159,6 @@ def backward_rows(
         voxel = (tile * BLOCK + tl.arange(0, BLOCK).to(INDEX))[None, :]
         inside = within(voxel, voxels, EVEN)
         labels, counted, one, weight = weigh(target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL)
-        if CHANNELS % ROWS != 0:
-            # Rows past the last channel, where -log p is infinite, must not be hit.
-            labels = tl.where(labels < CHANNELS, labels, -1)
         place = offsets(logits, sample, voxel, AXES[0])
         grad_place = offsets(grad, sample, voxel, AXES[4])
         softmax = softmax_rows(logits, place, inside, counted, SELECT, CHANNELS, ROWS, BLOCK, REAL)
@@ -172,7 +169,7 @@ def backward_rows(
             channel = start + tl.arange(0, ROWS)[:, None]
             p, q, v, rest = rows_slopes(
                 place, sample, voxel, channel, inside, target, weight_map, coefficients, labels, counted, one,
-                logits, softmax, KINDS, POWERS, MAPPED, SELECT, DENSE, AXES, CHANNELS, REAL,
+                logits, softmax, TERMS, SELECT, DENSE, AXES, CHANNELS, REAL,
             )  # fmt: skip
             total = plus((total,), v)[0]
             rest_total = plus((rest_total,), rest)[0]
@@ -184,7 +181,7 @@ def backward_rows(
             channel = start + tl.arange(0, ROWS)[:, None]
             p, q, v, rest = rows_slopes(
                 place, sample, voxel, channel, inside, target, weight_map, coefficients, labels, counted, one,
-                logits, softmax, KINDS, POWERS, MAPPED, SELECT, DENSE, AXES, CHANNELS, REAL,
+                logits, softmax, TERMS, SELECT, DENSE, AXES, CHANNELS, REAL,
             )  # fmt: skip
             slope = through_softmax(v, rest, ((total,), (rest_total,), (rest_quiet,)), p, q)
             write(grad, grad_place, channel, inside & (channel < CHANNELS), counted, slope, weight, SELECT)

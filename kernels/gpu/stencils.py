@@ -243,7 +243,7 @@ def cldice_sums_backward(
             _skeleton_derivative(v, slope[b, some], v.truth(b, some), v.weights[b], by[b, some], iterations)
     counted = None if mask is None else mask != 0  # the weights are in the slope already
     ones = torch.ones((v.batch, v.channels, 1), dtype=torch.float64, device=v.device)
-    through = plan._replace(terms=(Term("p", mapped=True),))
+    through = plan._replace(terms=(Term(p=1.0, mapped=True),))
     return backward_of_sums(ones, logits, target, counted, slope.view(logits.shape), through)
 
 

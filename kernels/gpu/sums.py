@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastloss.terms import POWER_KINDS, Plan
+from fastloss.terms import Plan, Term
 
 from ..layout import spatial_layout
 from . import rows, unrolled
@@ -126,28 +126,27 @@ def backward_launch(
     tile = _tile(logits, channels, terms, plan)
     tiles, programs = _split(voxels, batch * tile.chunks, tile.voxels, 1)
     grad = torch.empty_like(logits)
-    kinds, coefficients = _with_target(plan, grad_sums)
+    apart, coefficients = _apart(plan, grad_sums)
     coefficients = coefficients.to(_real(logits)).contiguous()
     fields, constants = _inputs(logits, target, mask, weight_map, plan, tile)
     args = (*fields, coefficients, _field(grad, True), voxels, programs, tiles)
-    constants |= {"KINDS": kinds, "AXES": (*constants["AXES"], _axes(grad, 2))}
+    constants |= {"TERMS": apart, "AXES": (*constants["AXES"], _axes(grad, 2))}
     kernel = rows.backward_rows if "ROWS" in tile.constants else unrolled.backward_unrolled
     return _launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), grad
 
 
-def _with_target(plan: Plan, grad_sums: Tensor) -> tuple[tuple[str, ...], Tensor]:
-    """The kinds, with p and p^2 as their share of 1 - y where p y and p^2 y are summed too, and the coefficients.
+def _apart(plan: Plan, grad_sums: Tensor) -> tuple[tuple[Term, ...], Tensor]:
+    """The terms and their coefficients, where those that the same voxels add to are added here, in float64.
 
-    Those of p and p y are added here in float64, since they may cancel but for a small part.
+    They may cancel but for a small part: a product whose share of y is summed too becomes its share of 1 - y.
     """
-    kinds = [term.kind for term in plan.terms]
-    coefficients = grad_sums.clone()
+    terms, coefficients = list(plan.terms), grad_sums.clone()
     for k, term in enumerate(plan.terms):
-        partner = term._replace(kind=f"{term.kind}y")
-        if term.kind in ("p", "p2") and partner in plan.terms:
-            kinds[k] = f"{term.kind}_rest"
-            coefficients[..., plan.terms.index(partner)] += grad_sums[..., k]
-    return tuple(kinds), coefficients
+        of_target = term._replace(share="y")
+        if term.share == "1" and of_target in plan.terms:
+            terms[k] = term._replace(share="r")
+            coefficients[..., plan.terms.index(of_target)] += grad_sums[..., k]
+    return tuple(terms), coefficients
 
 
 class _Tile(NamedTuple):
@@ -163,7 +162,7 @@ def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
     vector = max(1, VECTOR_BYTES // logits.element_size())
     lanes = _warp_size() * _warps()
     double = logits.dtype == torch.float64
-    powers = sum(term.kind in POWER_KINDS for term in plan.terms)
+    powers = sum(map(_has_power, plan.terms))
     if plan.activation != "softmax":
         needed = vector + terms + POWER_REGISTERS * powers
         chunk = _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * needed)))
@@ -174,6 +173,12 @@ def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
         return _Tile(block, 1, {"CHANNELS": channels, "ROWS": _warps(), "BLOCK": block})
     constants = {"CHANNELS": channels, "CHUNK": chunk, "LANES": lanes, "VECTOR": vector}
     return _Tile(vector * lanes, -(-channels // chunk), constants)
+
+
+def _has_power(term: Term) -> bool:
+    """Whether it is more than a factor to a whole power."""
+    exponents = [term.p, term.q, term.l, term.m]
+    return len(exponents) - exponents.count(0) > 1 or any(exponent % 1 for exponent in exponents)
 
 
 def _registers(vector: int, terms: int, powers: int, dense: bool) -> int:
@@ -214,9 +219,7 @@ def _inputs(
     voxels = logits[0, 0].numel()
     axes = tuple(1 if t is None else _axes(t, f) for t, f in zip(tensors, first, strict=True))
     constants = {
-        "KINDS": tuple(term.kind for term in plan.terms),
-        "POWERS": tuple(term.power for term in plan.terms),
-        "MAPPED": tuple(term.mapped for term in plan.terms),
+        "TERMS": plan.terms,
         "ACTIVATION": plan.activation,
         "IGNORE": labels_within(plan, target.dtype),
         "DENSE": plan.dense,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .terms import compare, plus, soften, term_derivative, times
+from .products import compare, plus, product_slopes, soften, times
 
 
 @triton.jit
@@ -86,30 +86,19 @@ def read_truth(
 
 
 @triton.jit
-def slopes(
-    coefficients, map_value, parts, one, truth, KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr,
-    DENSE: tl.constexpr,
-):  # fmt: skip
-    """Derivatives of the weighted sum of terms by p, -log p, -log(1-p) of one channel.
-
-    The fourth is by -log p again, for terms that are steep: it grows without bound as p nears 1.
-    """
-    by_p = ()
-    by_log = ()
-    by_log_rest = ()
-    steep = ()
-    for k in tl.static_range(len(KINDS)):
-        a, b, c = term_derivative(KINDS[k], POWERS[k], parts, one, truth, DENSE)
+def slopes(coefficients, map_value, parts, one, truth, TERMS: tl.constexpr, DENSE: tl.constexpr):
+    """Derivatives of the weighted sum of terms of one channel: :func:`product_slopes`."""
+    totals = (), (), (), (), (), ()
+    for k in tl.static_range(len(TERMS)):
+        found = product_slopes(TERMS[k], parts, one, truth, DENSE)
         factor = coefficients[k]
-        if MAPPED[k]:
+        if TERMS[k].mapped:
             factor = factor * map_value
-        by_p = plus(by_p, times(factor, a))
-        if KINDS[k] == "log_power_pos":
-            steep = plus(steep, times(factor, b))
-        else:
-            by_log = plus(by_log, times(factor, b))
-        by_log_rest = plus(by_log_rest, times(factor, c))
-    return by_p, by_log, by_log_rest, steep
+        sums = ()
+        for i in tl.static_range(len(found)):
+            sums = sums + (plus(totals[i], times(factor, found[i])),)
+        totals = sums
+    return totals
 
 
 @triton.jit

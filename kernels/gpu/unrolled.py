@@ -12,13 +12,13 @@ import triton
 import triton.language as tl
 
 from .math import LOG2_E, minus_log_clamped, normalise, probability
-from .terms import plus, quiet, term_value, through_channel, through_softmax, uncoupled
+from .products import plus, product_value, quiet, through_channel, through_softmax, uncoupled
 from .tiles import offsets, read, read_truth, slopes, weigh, within, write
 
 
 @triton.jit
 def softmax_parts(
-    logits, place, inside, counted, KINDS: tl.constexpr, SELECT: tl.constexpr, CHANNELS: tl.constexpr,
+    logits, place, inside, counted, TERMS: tl.constexpr, SELECT: tl.constexpr, CHANNELS: tl.constexpr,
     REAL: tl.constexpr,
 ):  # fmt: skip
     """Per channel z - max, exp(z - max) and the others' sum of it; the log of the sum; its reciprocal."""
@@ -42,8 +42,8 @@ def softmax_parts(
     for c in tl.static_range(CHANNELS):
         others = others + (before[c] + after[CHANNELS - 1 - c],)
     rest = ()
-    for k in tl.static_range(len(KINDS)):
-        if KINDS[k] == "log_power_pos":  # the one term that needs all digits of -log p near p = 1
+    for k in tl.static_range(len(TERMS)):
+        if 0 < TERMS[k].l < 1:  # only then are all digits of -log p needed near p = 1
             rest = (lowest(others, CHANNELS),)
     log_total, reciprocal = normalise(before[CHANNELS], rest)
     return below, power, others, log_total, tl.where(counted, reciprocal, 0.0)
@@ -86,13 +86,13 @@ def stack(parts, COUNT: tl.constexpr, SIZE: tl.constexpr):
 @triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def forward_unrolled(
     logits, target, mask, weight_map, partial, voxels, programs, tiles,
-    KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr,
+    TERMS: tl.constexpr, ACTIVATION: tl.constexpr,
     IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
     CHUNK: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Partial sums [B, programs, CHANNELS, K]; a program walks ``tiles`` tiles of LANES * VECTOR voxels."""
     REAL: tl.constexpr = partial.dtype.element_ty
-    TERMS: tl.constexpr = len(KINDS)
+    COUNT: tl.constexpr = len(TERMS)
     SELECT: tl.constexpr = MASK != "none" or len(IGNORE) > 0
     CHUNKS: tl.constexpr = (CHANNELS + CHUNK - 1) // CHUNK
     program = tl.program_id(0)
@@ -100,7 +100,7 @@ def forward_unrolled(
     sample = (program // CHUNKS).to(tl.int64) // programs
     part = ((program // CHUNKS) % programs).to(INDEX)
     sums = ()
-    for _ in tl.static_range(CHUNK * TERMS):
+    for _ in tl.static_range(CHUNK * COUNT):
         sums = sums + (tl.zeros([LANES], REAL),)
     for tile in range(part * tiles, min(part * tiles + tiles, tl.cdiv(voxels, LANES * VECTOR))):
         voxel = tile * (LANES * VECTOR) + tl.arange(0, LANES * VECTOR).to(INDEX)
@@ -110,7 +110,7 @@ def forward_unrolled(
         truth_place = offsets(target, sample, voxel, AXES[1])
         if ACTIVATION == "softmax":
             below, power, others, log_total, reciprocal = softmax_parts(
-                logits, place, inside, counted, KINDS, SELECT, CHANNELS, REAL
+                logits, place, inside, counted, TERMS, SELECT, CHANNELS, REAL
             )
         added = ()
         for c in tl.static_range(CHUNK):
@@ -126,34 +126,34 @@ def forward_unrolled(
             truth = read_truth(
                 target, truth_place, first + c, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
             )
-            for k in tl.static_range(TERMS):
-                value = term_value(KINDS[k], POWERS[k], parts, one, truth, DENSE)
-                if MAPPED[k]:
+            for k in tl.static_range(COUNT):
+                value = product_value(TERMS[k], parts, one, truth, DENSE)
+                if TERMS[k].mapped:
                     map_place = offsets(weight_map, sample, voxel, AXES[3])
                     value *= read(weight_map, map_place, first + c, present, counted, SELECT, REAL)
                 if len(weight) > 0:
                     value *= weight[0]
                 # Summed within the thread first: a register a sum, however many voxels a thread holds.
                 value = tl.sum(tl.reshape(value, [LANES, VECTOR]), axis=1)
-                added = added + (sums[c * TERMS + k] + value,)
+                added = added + (sums[c * COUNT + k] + value,)
         sums = added
-    SIZE: tl.constexpr = triton.next_power_of_2(CHUNK * TERMS)
-    row = tl.sum(stack(sums, CHUNK * TERMS, SIZE), axis=0)
+    SIZE: tl.constexpr = triton.next_power_of_2(CHUNK * COUNT)
+    row = tl.sum(stack(sums, CHUNK * COUNT, SIZE), axis=0)
     place = tl.arange(0, SIZE)
-    out = partial + ((sample * programs + part) * CHANNELS + first) * TERMS
-    tl.store(out + place, row, (place < CHUNK * TERMS) & (place < (CHANNELS - first) * TERMS))
+    out = partial + ((sample * programs + part) * CHANNELS + first) * COUNT
+    tl.store(out + place, row, (place < CHUNK * COUNT) & (place < (CHANNELS - first) * COUNT))
 
 
 @triton.jit(do_not_specialize=["programs", "tiles"])  # they follow the batch size
 def backward_unrolled(
     logits, target, mask, weight_map, coefficients, grad, voxels, programs, tiles,
-    KINDS: tl.constexpr, POWERS: tl.constexpr, MAPPED: tl.constexpr, ACTIVATION: tl.constexpr,
+    TERMS: tl.constexpr, ACTIVATION: tl.constexpr,
     IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr, AXES: tl.constexpr, CHANNELS: tl.constexpr,
     CHUNK: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the logits from the coefficients [B, CHANNELS, K] of the sums."""
     REAL: tl.constexpr = coefficients.dtype.element_ty
-    TERMS: tl.constexpr = len(KINDS)
+    COUNT: tl.constexpr = len(TERMS)
     SELECT: tl.constexpr = MASK != "none" or len(IGNORE) > 0
     CHUNKS: tl.constexpr = (CHANNELS + CHUNK - 1) // CHUNK
     program = tl.program_id(0)
@@ -163,8 +163,8 @@ def backward_unrolled(
     scale = ()
     for c in tl.static_range(CHUNK):
         row = ()
-        for k in tl.static_range(TERMS):
-            at = coefficients + (sample * CHANNELS + first + c) * TERMS + k
+        for k in tl.static_range(COUNT):
+            at = coefficients + (sample * CHANNELS + first + c) * COUNT + k
             row = row + (tl.load(at, first + c < CHANNELS, other=0),)
         scale = scale + (row,)
     for tile in range(part * tiles, min(part * tiles + tiles, tl.cdiv(voxels, LANES * VECTOR))):
@@ -177,7 +177,7 @@ def backward_unrolled(
         map_value = one
         if ACTIVATION == "softmax":
             below, power, others, log_total, reciprocal = softmax_parts(
-                logits, place, inside, counted, KINDS, SELECT, CHANNELS, REAL
+                logits, place, inside, counted, TERMS, SELECT, CHANNELS, REAL
             )
             found = ()
             total = ()
@@ -197,7 +197,7 @@ def backward_unrolled(
             if weight_map is not None:
                 map_place = offsets(weight_map, sample, voxel, AXES[3])
                 map_value = read(weight_map, map_place, first + c, present, counted, SELECT, REAL)
-            by = slopes(scale[c], map_value, parts, one, truth, KINDS, POWERS, MAPPED, DENSE)
+            by = slopes(scale[c], map_value, parts, one, truth, TERMS, DENSE)
             if ACTIVATION == "softmax":
                 v, rest = uncoupled(by, parts[0], parts[1])
                 found = found + ((v, rest),)

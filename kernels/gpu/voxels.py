@@ -10,7 +10,7 @@ import triton.language as tl
 
 from .math import probability
 from .rows import probability_rows, softmax_rows
-from .terms import term_value
+from .products import product
 from .tiles import offsets, read, read_truth, weigh, within
 from .unrolled import softmax_channel, softmax_parts
 
@@ -33,9 +33,9 @@ def value_of(WHAT: tl.constexpr, parts, truth, counted, weight, DENSE: tl.conste
 @triton.jit
 def loss_of(parts, one, truth, BOTH_SIDES: tl.constexpr, DENSE: tl.constexpr):
     """The cross-entropy of a channel."""
-    loss = term_value("ce_pos", 0.0, parts, one, truth, DENSE)
+    loss = product("y", 0, 0, 1, 0, parts, one, truth, DENSE)
     if BOTH_SIDES:
-        loss += term_value("ce_neg", 0.0, parts, one, truth, DENSE)
+        loss += product("r", 0, 0, 0, 1, parts, one, truth, DENSE)
     return loss
 
 

@@ -1,0 +1,215 @@
+"""Products of powers for the Triton kernels; elementwise, so they fit tiles of any shape.
+
+A term is a compile-time constant, a :class:`fastloss.terms.Term`: an exponent of 0 leaves no instruction.
+
+A voxel of weight 0 is *neutral*: ``p = y = 0`` and ``one = rest = 0``, everything else is finite. So every product is
+0 there.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .math import EPSILON, power
+
+TINY_SINGLE = tl.constexpr(1.1754943508222875e-38)  # the least normal numbers
+TINY_DOUBLE = tl.constexpr(2.2250738585072014e-308)
+
+
+@triton.jit
+def product(
+    SHARE: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, L: tl.constexpr, M: tl.constexpr, parts, one, truth,
+    DENSE: tl.constexpr,
+):  # fmt: skip
+    """share * p^P q^Q l^L m^M, 0 where the share is; ``parts``: p, q, l and m; ``truth``: :func:`compare`."""
+    p, q, minus_log, minus_log_rest = parts
+    y, hit, rest, miss = truth
+    x = power(p, P) * power(q, Q) * power(clamped(minus_log, L), L) * power(clamped(minus_log_rest, M), M)
+    FINITE: tl.constexpr = L == 0 and M == 0
+    if SHARE == "1":
+        return x if P > 0 else one * x
+    elif SHARE == "r":
+        return choose(miss, rest, x, FINITE, DENSE)
+    elif SHARE == "y2" and DENSE:
+        return choose(hit, y * y, x, FINITE, DENSE)
+    else:
+        return choose(hit, y, x, FINITE, DENSE)
+
+
+@triton.jit
+def product_value(TERM: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
+    """A term's value."""
+    return product(TERM.share, TERM.p, TERM.q, TERM.l, TERM.m, parts, one, truth, DENSE)
+
+
+@triton.jit
+def choose(hit, y, x, FINITE: tl.constexpr, DENSE: tl.constexpr):
+    """y * x; selected where x may be infinite, since y may be 0 there."""
+    if FINITE:
+        return y * x
+    else:
+        return tl.where(hit, y * x if DENSE else x, 0.0)
+
+
+@triton.jit
+def clamped(log, EXPONENT: tl.constexpr):
+    """What is raised to a power: a logarithm of at least EPSILON but for the powers 0 and 1; NaN stays.
+
+    A power below 0 is one of a slope, which is 0 where the logarithm is clamped.
+    """
+    return log if EXPONENT <= 0 or EXPONENT == 1 else tl.where(log <= EPSILON, EPSILON, log)
+
+
+@triton.jit
+def product_slopes(TERM: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
+    """Derivatives of a product, each ``(value,)`` or, for zero, ``()``; they are apart to stay finite at p = 0 and 1.
+
+    By p; by p and by q times p and q for powers of them below 1 (steep); by l and by m; and again by l for powers of it
+    below 1, which grows without bound as p nears 1.
+    """
+    S: tl.constexpr = TERM.share
+    P: tl.constexpr = TERM.p
+    Q: tl.constexpr = TERM.q
+    L: tl.constexpr = TERM.l
+    M: tl.constexpr = TERM.m
+    by_p = ()
+    steep_p = ()
+    steep_q = ()
+    by_log = ()
+    by_log_rest = ()
+    steep_log = ()
+    if P >= 1:
+        by_p = (P * product(S, P - 1, Q, L, M, parts, one, truth, DENSE),)
+    elif P > 0:
+        steep_p = (P * product(S, P, Q, L, M, parts, one, truth, DENSE),)
+    if Q >= 1:
+        by_p = minus(by_p, (Q * product(S, P, Q - 1, L, M, parts, one, truth, DENSE),))
+    elif Q > 0:
+        steep_q = (Q * product(S, P, Q, L, M, parts, one, truth, DENSE),)
+    if L >= 1:
+        by_log = slope_by_log(L, parts[2], product(S, P, Q, L - 1, M, parts, one, truth, DENSE))
+    elif L > 0:
+        steep_log = slope_by_log(L, parts[2], product(S, P, Q, L - 1, M, parts, one, truth, DENSE))
+    if M > 0:
+        by_log_rest = slope_by_log(M, parts[3], product(S, P, Q, L, M - 1, parts, one, truth, DENSE))
+    return by_p, steep_p, steep_q, by_log, by_log_rest, steep_log
+
+
+@triton.jit
+def slope_by_log(EXPONENT: tl.constexpr, log, lowered):
+    """The derivative by a logarithm: EXPONENT times the product with one power of it less, 0 where it is clamped."""
+    if EXPONENT == 1:
+        return (lowered,)
+    else:
+        return (tl.where(log <= EPSILON, 0.0, EXPONENT * lowered),)
+
+
+@triton.jit
+def compare(channel, first_label: tl.constexpr, labels, counted, REAL: tl.constexpr):
+    """The truth of one channel from labels: y, y != 0, 1 - y and 1 - y != 0 (all zero where not counted)."""
+    hit = labels == channel + first_label
+    miss = counted & (labels != channel + first_label)
+    return tl.where(hit, 1.0, 0.0).to(REAL), hit, tl.where(miss, 1.0, 0.0).to(REAL), miss
+
+
+@triton.jit
+def soften(y, one):
+    """The truth of one channel from a dense target."""
+    rest = one - y
+    return y, y != 0, rest, rest != 0
+
+
+@triton.jit
+def plus(a, b):
+    """a + b of values that may be absent: ``()`` is zero."""
+    if len(a) == 0:
+        return b
+    elif len(b) == 0:
+        return a
+    else:
+        return (a[0] + b[0],)
+
+
+@triton.jit
+def minus(a, b):
+    """a - b of values that may be absent."""
+    if len(b) == 0:
+        return a
+    elif len(a) == 0:
+        return (-b[0],)
+    else:
+        return (a[0] - b[0],)
+
+
+@triton.jit
+def times(a, b):
+    """The value a times b, which may be absent."""
+    if len(b) == 0:
+        return b
+    else:
+        return (a * b[0],)
+
+
+@triton.jit
+def ratio(a, x, LEAST: tl.constexpr):
+    """a / x, 0 where x is at most LEAST."""
+    if len(a) == 0:
+        return a
+    else:
+        return (tl.where(x > LEAST, a[0] / x, 0.0),)
+
+
+@triton.jit
+def vanishing(a, x):
+    """a / x, 0 where x vanishes: a vanishes like x there, times a power above 0."""
+    return ratio(a, x, TINY_DOUBLE if x.dtype == tl.float64 else TINY_SINGLE)
+
+
+@triton.jit
+def uncoupled(slopes, p, q):
+    """What a channel of a softmax adds: p d/dp of its terms, and (apart) of those that are functions of 1 - p.
+
+    A steep slope b by l would lose its digits in the difference p b - b; as a function of 1 - p it keeps them.
+    """
+    by_p, steep_p, steep_q, by_log, by_log_rest, steep_log = slopes
+    by_q = minus(ratio(by_log_rest, q, EPSILON), vanishing(steep_q, q))
+    return minus(plus(times(p, by_p), steep_p), by_log), minus(times(p, by_q), steep_log)
+
+
+@triton.jit
+def quiet(v, p):
+    """v but for the channel that leads."""
+    if len(v) == 0:
+        return v
+    else:
+        return (tl.where(p > 0.5, 0.0, v[0]),)
+
+
+@triton.jit
+def through_softmax(v, rest, totals, p, q):
+    """Derivative by the logit: v - p (the sum of v), and for functions of 1 - p: v q - p (the others' v).
+
+    ``totals`` sums v, ``rest`` and ``rest`` of the channels that do not lead (p <= 1/2). The leading channel's
+    ``rest`` may be 10^7 times the others', so that their sum cannot be had as a difference.
+    """
+    total, rest_total, rest_quiet = totals
+    slope = minus(v, times(p, total))
+    if len(rest) == 0:
+        return slope
+    else:
+        others = tl.where(p > 0.5, rest_quiet[0], rest_total[0] - rest[0])
+        return plus(slope, (rest[0] * q - p * others,))
+
+
+@triton.jit
+def through_channel(slopes, p, q, ACTIVATION: tl.constexpr):
+    """Derivative by the logit for sigmoid or plain probabilities."""
+    by_p, steep_p, steep_q, by_log, by_log_rest, steep_log = slopes
+    by_log = plus(by_log, steep_log)
+    if ACTIVATION == "sigmoid":
+        slope = plus(times(p * q, by_p), times(p, minus(by_log_rest, steep_q)))
+        return plus(slope, times(q, minus(steep_p, by_log)))
+    else:
+        slope = minus(plus(by_p, ratio(by_log_rest, q, EPSILON)), ratio(by_log, p, EPSILON))
+        return minus(plus(slope, vanishing(steep_p, p)), vanishing(steep_q, q))
