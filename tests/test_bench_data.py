@@ -11,7 +11,8 @@ pytest.importorskip("nibabel", reason="the benchmarks need nibabel")
 pytest.importorskip("nilearn", reason="the benchmarks need nilearn")
 pytest.importorskip("scipy", reason="the benchmarks need scipy")
 
-from bench import data
+from bench.speed.blobs import blobs
+from bench.training.datasets import icbm152 as data
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +84,11 @@ def test_missing_nilearn_and_missing_files_are_named(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("shape", [(2, 3, 24, 24, 24), (1, 5, 64, 48), (2, 2, 200)])
 def test_blobs_are_connected_regions_of_every_class(shape):
-    logits, labels = data.blobs(shape)
+    logits, labels = blobs(shape)
     assert logits.shape == shape and logits.dtype == torch.float32
     assert labels.shape == (shape[0], *shape[2:]) and labels.dtype == torch.uint8
     assert labels.unique().tolist() == list(range(shape[1]))
     assert (labels[..., 1:] == labels[..., :-1]).double().mean() > 0.8
     assert (logits.argmax(1) == labels).double().mean() > 0.5
-    again = data.blobs(shape)
+    again = blobs(shape)
     assert torch.equal(logits, again[0]) and torch.equal(labels, again[1])

@@ -24,14 +24,14 @@ from click.testing import CliRunner
 from torch import nn
 
 from bench.__main__ import cli
-from bench.datasets import open_dataset, prepare
-from bench.experiment import Run, Samples
+from bench.losses.registry import LOSSES
 from bench.machine import ROOT
-from bench.registry import LOSSES
-from bench.results import mean_of_known, read_runs, rows_of
-from bench.scores import predict, score, spread, summarise
-from bench.settings import Settings
-from bench.training import Plan, keep
+from bench.training.datasets import open_dataset, prepare
+from bench.training.plan import Plan, keep
+from bench.training.results import mean_of_known, read_runs, rows_of
+from bench.training.run import Run, Samples
+from bench.training.scores import predict, score, spread, summarise
+from bench.training.settings import Settings
 
 SMALL = ["--widths", "2,2,4", "--threads", "1", "--batch-size", "8"]
 

@@ -16,12 +16,12 @@ pytest.importorskip("scipy", reason="the benchmarks need scipy")
 
 from click.testing import CliRunner
 
-from bench import train
 from bench.__main__ import cli
-from bench.data import Slices
-from bench.model import UNet
-from bench.registry import LOSSES
-from bench.report import console, train_table
+from bench.losses.registry import LOSSES
+from bench.output import console
+from bench.training import by_clock as train
+from bench.training.datasets.icbm152 import Slices
+from bench.training.unet import UNet
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_every_registered_loss_trains_and_repeats(name, slices):
     for metric in ("dice", "sensitivity", "specificity"):
         assert 0 <= first[metric] <= 1
         assert list(first["per_class"][metric]) == ["background", "CSF", "GM", "WM"]
-    console.print(train_table([first]))
+    console.print(train.train_table([first]))
 
 
 def folders(tmp_path):
@@ -117,13 +117,13 @@ def test_unknown_loss_lists_the_known():
 
 
 def test_missing_data_is_a_clear_error(monkeypatch, tmp_path):
-    monkeypatch.setattr("bench.data.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("bench.training.datasets.icbm152.importlib.util.find_spec", lambda name: None)
     done = CliRunner().invoke(cli, ["train", "--losses", "dice", *folders(tmp_path)])
     assert done.exit_code == 1 and "pip install nilearn" in done.output
 
 
 def test_a_low_score_after_few_epochs_has_its_reason():
-    from bench.train import Schedule, unfinished
+    from bench.training.by_clock import Schedule, unfinished
 
     def notes(dice, epochs):
         return unfinished("dice", epochs, 5.9, torch.tensor([0.9, 0.5, 0.6, dice]), Schedule())
