@@ -148,7 +148,7 @@ def test_a_run_of_no_more_than_the_first_step_has_no_times(cache, tmp_path):
     run = make_run(cache, tmp_path, 2)
     run.train(0.0, lambda at: None)
     plan = Plan(run.settings, ["dice"], [0], tmp_path, run.device)
-    keep(plan, run, "dice", False, None, [])
+    keep(plan, run, "dice", None, [])
     (row,) = rows_of(read_runs(tmp_path, ["dice"], [0]))
     assert row["steps"] == 1 and row["seconds"] > 0
     assert all(math.isnan(row[key]) for key in ("loss_ms", "step_ms", "loss_share"))

@@ -1,13 +1,11 @@
 """What a training shows while it runs: bars with rates, and a table that grows."""
 
-import math
-
 from rich import live
 from rich.console import Group
 
 from bench.output import console, number, plain_table, progress
 from bench.training import parallel
-from bench.training.scores import METRICS, mean
+from bench.training.scores import means
 
 
 class Live:
@@ -49,16 +47,11 @@ class Live:
     def advance(self, at) -> None:
         """A step is done."""
         if self.on:
-            last = at.history[-1] if at.history else {"validation": math.nan, "validation_dice": math.nan}
-            status = (
-                f"epoch {at.epoch + 1}, validation loss {last['validation']:.4f} Dice {last['validation_dice']:.3f}"
-            )
-            self.bars.update(self.current, advance=1, status=status)
+            self.bars.update(self.current, advance=1, status=str(at))
 
     def finished(self, result: dict) -> None:
         """A run is scored."""
-        own = [row for row in result["scores"] if row["class"] != result["classes"][0]]
-        values = {m: mean([row[m] for row in own if math.isfinite(row[m])]) for m in METRICS}
+        values = means([row for row in result["scores"] if row["class"] != result["classes"][0]])
         dice, hd95 = number(values["dice"], 3), number(values["hd95_mm"], 1)
         seconds = number(result["seconds"], 1)
         self.lines.append((result["loss"], str(result["seed"]), dice, hd95, str(result["epochs"]), seconds))

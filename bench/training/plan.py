@@ -12,7 +12,7 @@ import torch
 
 import fastloss
 from bench.losses.registry import LOSSES
-from bench.machine import machine, notes_on_others, watch_others
+from bench.machine import notes_on_others, watch_others
 from bench.output import write_json
 from bench.peak_memory import CLEAR_REFS, peak_bytes, peak_so_far, reset_peak
 from bench.timing import Contestant
@@ -111,19 +111,18 @@ def train_one(plan: Plan, data: Prepared, loss: str, seed: int, seconds: float, 
             known = log(board, at, known)
 
     with watch_others() as watched:
-        complete = run.train(time.perf_counter() + seconds, advance)
+        run.train(time.perf_counter() + seconds, advance)
     if board:
         log(board, run.at, known)
         board.close()
-    return parallel.from_first(lambda: keep(plan, run, loss, complete, loss_peak, notes_on_others(watched["others"])))
+    return parallel.from_first(lambda: keep(plan, run, loss, loss_peak, notes_on_others(watched["others"])))
 
 
-def keep(plan: Plan, run: Run, loss: str, complete: bool, loss_peak: int | None, notes: list[str]) -> dict:
+def keep(plan: Plan, run: Run, loss: str, loss_peak: int | None, notes: list[str]) -> dict:
     """Score the run and write its result, the slices first: where the result is, all is."""
-    at, data, folder = run.at, run.samples.data, plan.folder_of(loss, run.seed)
+    data, folder = run.samples.data, plan.folder_of(loss, run.seed)
     peak = peak_so_far(plan.device)
     scores, slices = score(run)
-    timed = at.timed or math.nan  # the first step warms up: where there is no other, no time is known
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "slices.npz", **slices)
     if parallel.is_parallel() and not shares_sums(loss):
@@ -133,14 +132,7 @@ def keep(plan: Plan, run: Run, loss: str, complete: bool, loss_peak: int | None,
         "seed": run.seed,
         "classes": list(data.classes),
         "scores": scores,
-        "history": at.history,
-        "epochs": at.epoch,
-        "steps": at.steps,
-        "complete": complete,
-        "loss_ms": at.loss_seconds / timed * 1e3,
-        "step_ms": at.step_seconds / timed * 1e3,
-        "loss_share": at.loss_seconds / (at.step_seconds or math.nan),
-        "seconds": at.seconds,
+        **run.about(),
         "peak_bytes": peak,
         "loss_peak_bytes": loss_peak,
         "batch_size": run.batch_size,
@@ -150,8 +142,6 @@ def keep(plan: Plan, run: Run, loss: str, complete: bool, loss_peak: int | None,
             name: sorted({data.entries[p.entry].subject for p in ps}) for name, ps in run.samples.parts.items()
         },
         "settings": asdict(plan.settings),
-        "device": str(plan.device),
-        "machine": machine(),
         "notes": notes,
     }
     partial = folder / "result.partial"

@@ -13,9 +13,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from bench.losses.peers import Loss
-from bench.machine import synchronise
+from bench.machine import machine, synchronise
 from bench.training import parallel
-from bench.training.by_clock import train_step
 from bench.training.datasets.samples import Part, Patches, Slices, common_size, split
 from bench.training.datasets.store import Prepared
 from bench.training.settings import Settings
@@ -38,6 +37,42 @@ class Progress:
     loss_seconds: float = 0.0
     timed: int = 0
     seconds: float = 0.0
+    first_seconds: float = 0.0  # the first step
+
+    def __str__(self) -> str:
+        last = self.history[-1] if self.history else {"validation": math.nan, "validation_dice": math.nan}
+        return f"epoch {self.epoch + 1}, validation loss {last['validation']:.4f} Dice {last['validation_dice']:.3f}"
+
+
+@dataclass
+class StepTime:
+    """Seconds of one training step, and of them in the loss alone."""
+
+    step: float
+    loss: float
+
+
+def train_step(model, optimiser, loss: Loss, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, StepTime]:
+    """One step of the optimiser with the loss's forward and backward on a clock of their own.
+
+    The loss is differentiated by the detached logits, and the gradient then handed to the network's backward.
+    """
+    device = images.device
+    synchronise(device)
+    begin = time.perf_counter()
+    optimiser.zero_grad(set_to_none=True)
+    logits = model(images)
+    leaf = logits.detach().requires_grad_()
+    synchronise(device)
+    before = time.perf_counter()
+    value = loss(leaf, labels)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    synchronise(device)
+    after = time.perf_counter()
+    logits.backward(gradient)
+    optimiser.step()
+    synchronise(device)
+    return float(value.detach()), StepTime(time.perf_counter() - begin, after - before)
 
 
 @dataclass(frozen=True)
@@ -66,7 +101,7 @@ class Samples:
 
 
 class Run:
-    """A network in training. `folder` holds its checkpoint."""
+    """A network in training. `folder` holds its checkpoint; without one there is none."""
 
     def __init__(
         self,
@@ -75,11 +110,11 @@ class Run:
         loss: Loss,
         plain: Loss,
         seed: int,
-        folder: Path,
+        folder: Path | None,
         device: torch.device,
     ):
         self.samples, self.settings, self.loss, self.plain, self.seed = samples, settings, loss, plain, seed
-        self.file, self.device = folder / "checkpoint.pt", device
+        self.file, self.device = folder and folder / "checkpoint.pt", device
         torch.manual_seed(seed)
         self.net = UNet(samples.data.channels, len(samples.data.classes), settings.widths, settings.dims).to(device)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=settings.learning_rate)
@@ -87,7 +122,7 @@ class Run:
         self.at = Progress()
         self.batch_size = settings.batch_of(len(samples.train))
         self.batches_per_epoch = len(self.batches(0))
-        if self.file.is_file():
+        if self.file and self.file.is_file():
             self.load()
         self.model = parallel.wrap(self.net)
 
@@ -101,7 +136,7 @@ class Run:
 
     def save(self) -> None:
         """A whole checkpoint or none, whenever the process is killed."""
-        if not parallel.is_first():
+        if not self.file or not parallel.is_first():
             return
         state = {
             "model": self.net.state_dict(),
@@ -125,9 +160,14 @@ class Run:
         for batch in DataLoader(samples, batch_sampler=batches):
             yield [tensor.to(self.device, non_blocking=True) for tensor in batch]
 
+    @property
+    def complete(self) -> bool:
+        """Whether no epoch is left."""
+        return self.at.epoch >= self.settings.epochs
+
     def train(self, deadline: float, advance: Callable[[Progress], None]) -> bool:
         """Train until the last epoch, or the step that passes `deadline`; True where no epoch is left."""
-        while self.at.epoch < self.settings.epochs:
+        while not self.complete:
             if not self.epoch(deadline, advance):
                 return False
         return True
@@ -144,6 +184,8 @@ class Run:
             self.at.total += value
             self.at.step += 1
             self.at.steps += 1
+            if self.at.steps == 1:
+                self.at.first_seconds = took.step
             if number or len(own) == 1:
                 self.at.step_seconds += took.step
                 self.at.loss_seconds += took.loss
@@ -162,7 +204,7 @@ class Run:
         self.at.seconds += time.perf_counter() - begin
         self.save()
         over = math.isfinite(deadline) and parallel.agreed(time.perf_counter() > deadline)
-        return not over or self.at.epoch >= self.settings.epochs
+        return not over or self.complete
 
     def finish_epoch(self) -> None:
         """Validation, the learning rate after it, and a line of the history."""
@@ -193,3 +235,20 @@ class Run:
         synchronise(self.device)
         hits, extra, missed = torch.stack(tables).sum(0)[:, 1:].double()
         return total / max(1, len(indices)), float((2 * hits / (2 * hits + extra + missed)).nanmean())
+
+    def about(self) -> dict:
+        """What a result says of the training."""
+        at = self.at
+        timed = at.timed or math.nan  # the first step warms up: where there is no other, no time is known
+        return {
+            "history": at.history,
+            "epochs": at.epoch,
+            "steps": at.steps,
+            "complete": self.complete,
+            "loss_ms": at.loss_seconds / timed * 1e3,
+            "step_ms": at.step_seconds / timed * 1e3,
+            "loss_share": at.loss_seconds / (at.step_seconds or math.nan),
+            "seconds": at.seconds,
+            "device": str(self.device),
+            "machine": machine(),
+        }

@@ -99,6 +99,11 @@ def mean(values: list[float]) -> float:
     return statistics.fmean(values) if values else math.nan
 
 
+def means(rows: list[dict]) -> dict[str, float]:
+    """Of each metric over rows, where it is finite."""
+    return {metric: mean([row[metric] for row in rows if math.isfinite(row[metric])]) for metric in METRICS}
+
+
 def spread(values: list[float]) -> dict[str, float]:
     """Mean and standard deviation (n - 1) of what is finite, and how many values were not."""
     good = [value for value in values if math.isfinite(value)]
@@ -117,8 +122,6 @@ def summarise(rows: list[dict], classes: Iterable[str]) -> dict[str, dict]:
     for row in rows:
         if row["class"] in classes[1:]:
             of_subject[row["subject"], row.get("seed")].append(row)
-    table["foreground"] = {
-        m: spread([mean([row[m] for row in own if math.isfinite(row[m])]) for own in of_subject.values()])
-        for m in METRICS
-    }
+    of_each = [means(own) for own in of_subject.values()]
+    table["foreground"] = {metric: spread([own[metric] for own in of_each]) for metric in METRICS}
     return table

@@ -1,4 +1,4 @@
-"""Segmentation data for training: nilearn's packaged ICBM152 head, cut into axial slices."""
+"""nilearn's packaged ICBM152 head with tissue labels, the data that is always there."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -6,22 +6,12 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import torch
 from scipy import ndimage
+
+from bench.training.datasets.reading import Volume
 
 CLASSES = ("background", "CSF", "GM", "WM")
 FILE_PATTERN = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
-BLOCKS = 15  # of about ten slices each: a multiple of five, so that 60/20/20 comes out exactly
-SPLIT_OF_BLOCK = ("train", "train", "val", "train", "test")
-
-
-@dataclass(frozen=True)
-class Slices:
-    """Axial slices of one split: `images` float32 `[N, 1, H, W]`, `labels` uint8 `[N, H, W]`."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    positions: tuple[int, ...]  # the slices' indices along the volume's inferior-superior axis
 
 
 def icbm152_files() -> dict[str, Path]:
@@ -56,21 +46,6 @@ def tissue_labels(t1: np.ndarray, grey: np.ndarray, white: np.ndarray) -> np.nda
     return np.where(brain, tissue, 0).astype(np.uint8)
 
 
-def crop_and_pad(volume: np.ndarray, box: tuple[slice, ...], multiple: int) -> np.ndarray:
-    """The part of `volume` inside `box`, its first two axes zero-padded to a multiple of `multiple`."""
-    part = volume[box]
-    missing = [-length % multiple for length in part.shape[:2]]
-    return np.pad(part, [(m // 2, m - m // 2) for m in missing] + [(0, 0)])
-
-
-def blocks(slices: int) -> dict[str, list[int]]:
-    """Slices of one volume dealt out 60/20/20 in blocks."""
-    chosen: dict[str, list[int]] = {"train": [], "val": [], "test": []}
-    for number, block in enumerate(np.array_split(np.arange(slices), BLOCKS)):
-        chosen[SPLIT_OF_BLOCK[number % len(SPLIT_OF_BLOCK)]] += block.tolist()
-    return chosen
-
-
 def icbm152_head() -> tuple[np.ndarray, np.ndarray, tuple[slice, ...]]:
     """The normalised T1, its four tissue labels, and the brain's box, all right-anterior-superior."""
     volumes = {kind: read_canonical(path) for kind, path in icbm152_files().items()}
@@ -82,18 +57,20 @@ def icbm152_head() -> tuple[np.ndarray, np.ndarray, tuple[slice, ...]]:
     return t1, labels, ndimage.find_objects(brain.astype(np.uint8))[0]
 
 
-def icbm152(multiple: int = 16) -> dict[str, Slices]:
-    """ICBM152 as `{"train", "val", "test"}` of normalised T1 slices and their four tissue labels.
+@dataclass(frozen=True)
+class Icbm152:
+    """nilearn's head; `task` is `tissue` (four classes) or `wm` (white matter against the rest)."""
 
-    Blocks of consecutive slices, not single slices, are dealt out 60/20/20: neighbours look alike.
-    In-plane sizes are padded to a multiple of `multiple`, which the U-Net's poolings need.
-    """
-    t1, labels, box = icbm152_head()
-    images = torch.from_numpy(crop_and_pad(t1, box, multiple).transpose(2, 0, 1).copy())[:, None]
-    targets = torch.from_numpy(crop_and_pad(labels, box, multiple).transpose(2, 0, 1).copy())
+    task: str
+    subject: str = "icbm152"
 
-    chosen = blocks(len(targets))
-    first = box[2].start
-    return {
-        split: Slices(images[index], targets[index], tuple(first + i for i in index)) for split, index in chosen.items()
-    }
+    def key(self) -> str:
+        return repr((self.task, [(str(path), path.stat().st_size) for path in icbm152_files().values()]))
+
+    def read(self) -> Volume:
+        head, tissue, box = icbm152_head()
+        labels = tissue == CLASSES.index("WM") if self.task == "wm" else tissue
+        if self.task == "wm":  # 0, the brain's mean, would make what is around the brain look like a tissue
+            head = np.where(tissue > 0, head, head.min())
+        image = np.ascontiguousarray(head[box].transpose(2, 0, 1))[:, None]
+        return Volume(image, np.ascontiguousarray(labels[box].transpose(2, 0, 1)).astype(np.int16), (1.0, 1.0, 1.0))

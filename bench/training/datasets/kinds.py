@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
+from bench.training.datasets.icbm152 import CLASSES, Icbm152, icbm152_files
 from bench.training.datasets.reading import DataError, FilePair, Volume
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -36,32 +35,7 @@ class Dataset:
     problems: list[str] = field(default_factory=list)  # of subjects left out
 
 
-@dataclass(frozen=True)
-class Icbm152:
-    """nilearn's head; `task` is `tissue` (four classes) or `wm` (white matter against the rest)."""
-
-    task: str
-    subject: str = "icbm152"
-
-    def key(self) -> str:
-        from bench.training.datasets.icbm152 import icbm152_files
-
-        return repr((self.task, [(str(path), path.stat().st_size) for path in icbm152_files().values()]))
-
-    def read(self) -> Volume:
-        from bench.training.datasets.icbm152 import CLASSES, icbm152_head
-
-        head, tissue, box = icbm152_head()
-        labels = tissue == CLASSES.index("WM") if self.task == "wm" else tissue
-        if self.task == "wm":  # 0, the brain's mean, would make what is around the brain look like a tissue
-            head = np.where(tissue > 0, head, head.min())
-        image = np.ascontiguousarray(head[box].transpose(2, 0, 1))[:, None]
-        return Volume(image, np.ascontiguousarray(labels[box].transpose(2, 0, 1)).astype(np.int16), (1.0, 1.0, 1.0))
-
-
 def icbm152(where: str) -> Dataset:
-    from bench.training.datasets.icbm152 import CLASSES, icbm152_files
-
     if where not in ("", "tissue", "wm"):
         raise DataError(f"--data icbm152:{where}: expected icbm152, icbm152:tissue or icbm152:wm")
     try:

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from bench.training.datasets.icbm152 import blocks
 from bench.training.datasets.store import Prepared
 
 SPLITS = ("train", "val", "test")
+BLOCKS = 15  # of about ten slices each: a multiple of five, so that 60/20/20 comes out exactly
+SPLIT_OF_BLOCK = ("train", "train", "val", "train", "test")
 OF_FOREGROUND = 0.5  # of the patches are centred on a voxel of the foreground
 
 
@@ -39,6 +40,14 @@ def split(data: Prepared, dims: int, seed: int = 0) -> dict[str, list[Part]]:
     held_out = max(1, round(0.2 * len(entries)))
     ends = {"test": order[:held_out], "val": order[held_out : 2 * held_out], "train": order[2 * held_out :]}
     return {name: [Part(i, 0, entries[i].shape[0]) for i in sorted(ends[name])] for name in SPLITS}
+
+
+def blocks(slices: int) -> dict[str, list[int]]:
+    """Slices of one volume dealt out 60/20/20 in blocks."""
+    chosen: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for number, block in enumerate(np.array_split(np.arange(slices), BLOCKS)):
+        chosen[SPLIT_OF_BLOCK[number % len(SPLIT_OF_BLOCK)]] += block.tolist()
+    return chosen
 
 
 def _within(slices: int, dims: int) -> dict[str, list[tuple[int, int]]]:
