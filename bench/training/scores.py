@@ -55,7 +55,8 @@ def score(run: Run) -> tuple[list[dict], dict[str, np.ndarray]]:
     for part in run.samples.parts["test"]:
         entry, predicted = data.entries[part.entry], predict(run, part)
         truth = data.classes_of(entry.labels()[part.start : part.stop], entry)
-        pair = torch.from_numpy(predicted)[None], torch.from_numpy(truth)[None]
+        # the channel axis is given, for which a part's only slice would be taken otherwise
+        pair = torch.from_numpy(predicted)[None, None], torch.from_numpy(truth)[None, None]
         counts[part.entry].append(confusion_counts(*pair, classes=len(data.classes)))
         distances = surface_distances(*pair, entry.spacing, classes=len(data.classes), include_background=True)
         surfaces[part.entry].append(distances.hausdorff(95)[0].tolist())
