@@ -1,1 +1,10 @@
-"""fastloss's benchmarks: `python -m bench main | train | volume | speed | edt` (see `python -m bench --help`)."""
+"""fastloss's benchmarks (`python -m bench --help`): a room for what is compared, and one for each kind of command.
+
+`losses/`     the losses, and the same losses elsewhere
+`speed/`      `speed`, `memory`, `report`
+`training/`   `train`, `volume`, with the data in `datasets/`
+`kernels/`    `kernels`
+`distances/`  `edt`, `metrics`
+
+`main_job` takes from speed and training; the other rooms know losses and what lies beside this file.
+"""

@@ -31,7 +31,7 @@ def numbers_of(context, parameter, text: str) -> list[int]:
 
 def names_of(context, parameter, text: str) -> list[str]:
     """Checked loss names of a comma-separated list."""
-    from bench.registry import loss_names
+    from bench.losses.registry import loss_names
 
     return loss_names(text)
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, NamedTuple
 
-from llvmlite import ir
-
 from fastloss.terms import Plan, Term
-
-from .lanes import BYTES
 
 # What a code computes: sums; sums and each voxel's cross-entropy; the gradient; of each voxel and class the signed error
 # p or -(1 - p), p, w (p - y)^2, or y; w of each voxel

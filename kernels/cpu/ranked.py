@@ -14,6 +14,7 @@ from .select import select_largest
 from .sums import write_voxels
 from .tensors import in_huge_pages, real_of
 
+
 def largest_losses_with_bad_labels(
     logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:

@@ -13,8 +13,8 @@ pytest.importorskip("scipy", reason="the benchmarks need scipy")
 
 import nibabel
 
-from bench.datasets import DataError, open_dataset, prepare
-from bench.datasets.samples import Patches, Slices, common_size, split
+from bench.training.datasets import DataError, open_dataset, prepare
+from bench.training.datasets.samples import Patches, Slices, common_size, split
 
 RAS = np.diag([2.0, 1.0, 3.0, 1.0])
 

@@ -11,9 +11,9 @@ pytest.importorskip("scipy", reason="the benchmarks need scipy")
 
 from click.testing import CliRunner
 
-from bench import edt_peers
 from bench.__main__ import cli
-from bench.edt_masks import MASKS
+from bench.distances import peers
+from bench.distances.masks import MASKS
 
 
 def run_edt(tmp_path, *arguments):
@@ -35,16 +35,16 @@ def test_rows_of_the_json(tmp_path):
 
 
 def test_a_peer_that_disagrees_is_not_timed(tmp_path, monkeypatch):
-    ours, *_ = edt_peers.TRANSFORMS["unsigned"]
-    wrong = edt_peers.Transform("wrong", "numpy", lambda mask, spacing, threads: lambda: mask.astype(np.float32))
-    monkeypatch.setitem(edt_peers.TRANSFORMS, "unsigned", (ours, wrong))
+    ours, *_ = peers.TRANSFORMS["unsigned"]
+    wrong = peers.Transform("wrong", "numpy", lambda mask, spacing, threads: lambda: mask.astype(np.float32))
+    monkeypatch.setitem(peers.TRANSFORMS, "unsigned", (ours, wrong))
     code, output, rows = run_edt(tmp_path, "--kind", "unsigned", "--masks", "empty slab")
     assert code != 0 and "wrong differs" in output and rows[0]["median_ms"] == {}
 
 
 def test_a_peer_that_is_not_installed_is_left_out(tmp_path, monkeypatch):
-    ours, *_ = edt_peers.TRANSFORMS["unsigned"]
-    monkeypatch.setitem(edt_peers.TRANSFORMS, "unsigned", (ours, edt_peers.Transform("none", "no-such-package", None)))
+    ours, *_ = peers.TRANSFORMS["unsigned"]
+    monkeypatch.setitem(peers.TRANSFORMS, "unsigned", (ours, peers.Transform("none", "no-such-package", None)))
     code, _, rows = run_edt(tmp_path, "--kind", "unsigned", "--masks", "ball")
     assert code == 0 and rows[0]["faster"] == {}
 

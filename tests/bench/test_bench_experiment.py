@@ -24,14 +24,14 @@ from click.testing import CliRunner
 from torch import nn
 
 from bench.__main__ import cli
-from bench.datasets import open_dataset, prepare
-from bench.experiment import Run, Samples
+from bench.losses.registry import LOSSES
 from bench.machine import ROOT
-from bench.registry import LOSSES
-from bench.results import mean_of_known, read_runs, rows_of
-from bench.scores import predict, score, spread, summarise
-from bench.settings import Settings
-from bench.training import Plan, keep
+from bench.training.datasets import open_dataset, prepare
+from bench.training.plan import Plan, keep
+from bench.training.results import mean_of_known, read_runs, rows_of
+from bench.training.run import Run, Samples
+from bench.training.scores import predict, score, spread, summarise
+from bench.training.settings import Settings
 
 SMALL = ["--widths", "2,2,4", "--threads", "1", "--batch-size", "8"]
 
@@ -148,7 +148,7 @@ def test_a_run_of_no_more_than_the_first_step_has_no_times(cache, tmp_path):
     run = make_run(cache, tmp_path, 2)
     run.train(0.0, lambda at: None)
     plan = Plan(run.settings, ["dice"], [0], tmp_path, run.device)
-    keep(plan, run, "dice", False, None, [])
+    keep(plan, run, "dice", None, [])
     (row,) = rows_of(read_runs(tmp_path, ["dice"], [0]))
     assert row["steps"] == 1 and row["seconds"] > 0
     assert all(math.isnan(row[key]) for key in ("loss_ms", "step_ms", "loss_share"))

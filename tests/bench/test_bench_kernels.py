@@ -8,8 +8,8 @@ pytest.importorskip("rich", reason="the benchmarks need rich")
 
 from click.testing import CliRunner
 
-from bench import kernels
 from bench.__main__ import cli
+from bench.kernels import measure as kernels
 
 NAME = kernels.BOUND[0]
 TRAFFIC = {"name": NAME, "moved": 9.0, "asked": 9.0, "compulsory": 9.0, "partial": 0.002, "faults": []}
@@ -65,8 +65,8 @@ def test_faults_end_in_an_error(monkeypatch, tmp_path, change, message):
 
 
 def test_a_worker_that_fails_is_named():
-    job = kernels.Job("traffic", "bench.kernel_traffic", ("--shape", "x"), interpreted=True)
-    with pytest.raises(RuntimeError, match=r"bench\.kernel_traffic --shape x failed"):
+    job = kernels.Job("traffic", "bench.kernels.traffic", ("--shape", "x"), interpreted=True)
+    with pytest.raises(RuntimeError, match=r"bench\.kernels\.traffic --shape x failed"):
         list(job.rows())
 
 
@@ -81,8 +81,8 @@ def test_loads_and_stores_are_counted():
 
     script = """
 import json
-from bench.kernel_traffic import traffic
-from bench.kernel_variants import variants
+from bench.kernels.traffic import traffic
+from bench.kernels.variants import variants
 print(json.dumps([traffic(variant, (2, 64, 64, 64)) for variant in variants()[:2]]))
 """
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}

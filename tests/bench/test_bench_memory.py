@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from bench.__main__ import cli
-from bench.case import Case
-from bench.memory import can_measure
-from bench.patch import Line
+from bench.speed.case import Case
+from bench.speed.memory import can_measure
+from bench.speed.patch import Line
 
 
 def test_the_largest_cube_fits_and_the_next_one_does_not():

@@ -11,8 +11,8 @@ pytest.importorskip("scipy", reason="the benchmarks need scipy")
 
 from click.testing import CliRunner
 
-from bench import metrics_speed
 from bench.__main__ import cli
+from bench.distances import metrics
 
 
 def run_metrics(tmp_path, shape):
@@ -33,6 +33,6 @@ def test_rows_of_the_json(tmp_path, shape):
 
 
 def test_metrics_that_disagree_are_not_timed(tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics_speed, "TOLERANCE", -1.0)
+    monkeypatch.setattr(metrics, "TOLERANCE", -1.0)
     code, output, rows = run_metrics(tmp_path, "1,3,32,32")
     assert code != 0 and "values disagree" in output and "faster" not in rows[0]

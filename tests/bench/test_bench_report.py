@@ -12,9 +12,9 @@ pytest.importorskip("rich", reason="the benchmarks need rich")
 
 from click.testing import CliRunner
 
-from bench import roofline, scaling
 from bench.__main__ import cli
-from bench.case import Case
+from bench.speed import roofline, scaling
+from bench.speed.case import Case
 
 
 def test_report_writes_plots_and_figures(tmp_path, monkeypatch):

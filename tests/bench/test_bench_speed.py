@@ -20,13 +20,15 @@ pytest.importorskip("nibabel", reason="the benchmarks need nibabel")
 
 from click.testing import CliRunner
 
-from bench import memory, registry, timing
+from bench import timing
 from bench.__main__ import cli
-from bench.agreement import differences, disagreement
-from bench.case import Case
-from bench.peers import monai
-from bench.report import finite
-from bench.speed import Effort, affordable, measure
+from bench.losses import registry
+from bench.losses.peers import monai
+from bench.output import finite
+from bench.speed import memory
+from bench.speed.agreement import differences, disagreement
+from bench.speed.case import Case
+from bench.speed.measure import Effort, affordable, measure
 
 TINY = "1,3,12,10,8"
 ROW_KEYS = {
@@ -159,7 +161,7 @@ def test_forced_backend_that_cannot_run_is_named(tmp_path, monkeypatch):
     def cannot_run(*_):
         raise ValueError("backend: 'triton' is forced and cannot run: no GPU")
 
-    monkeypatch.setattr("bench.speed.measure", cannot_run)
+    monkeypatch.setattr("bench.speed.measure.measure", cannot_run)
     code, output, rows = speed(tmp_path, "--losses", "dice", "--backend", "triton")
     assert code == 1 and rows is None and "Error: backend: 'triton' is forced and cannot run: no GPU" in output
 
@@ -228,7 +230,7 @@ def test_nan_becomes_null():
 
 PROBE = """
 import torch
-from bench.memory import peak_bytes
+from bench.peak_memory import peak_bytes
 from bench.timing import Contestant
 logits = torch.randn(1, 4, 64, 64, 64, requires_grad=True)
 loss = Contestant(lambda x, y: x.exp().sum(), logits, None)

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -16,20 +17,45 @@ pytest.importorskip("scipy", reason="the benchmarks need scipy")
 
 from click.testing import CliRunner
 
-from bench import train
 from bench.__main__ import cli
-from bench.data import Slices
-from bench.model import UNet
-from bench.registry import LOSSES
-from bench.report import console, train_table
+from bench.losses.registry import LOSSES
+from bench.output import console
+from bench.training.by_clock import train_loss, train_table, unfinished
+from bench.training.datasets import Dataset, Volume, prepare
+from bench.training.datasets.icbm152 import CLASSES
+from bench.training.run import Run, Samples, train_step
+from bench.training.settings import Settings
+from bench.training.unet import UNet
+
+CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def slices():
-    """Two batches of eight images whose label is their brightness."""
-    images = torch.randn(16, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    labels = torch.bucketize(images[:, 0], torch.tensor([-0.7, 0.0, 0.7])).to(torch.uint8)
-    return dict.fromkeys(("train", "val", "test"), Slices(images, labels, tuple(range(16))))
+class Bright:
+    """A volume whose label is its brightness."""
+
+    subject = "bright"
+
+    def key(self):
+        return "bright"
+
+    def read(self):
+        image = np.random.default_rng(1).standard_normal((26, 1, 32, 32), np.float32)
+        labels = np.digitize(image[:, 0], (-0.7, 0.0, 0.7)).astype(np.int16)
+        return Volume(image, labels, (1.0, 1.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """Two batches of eight slices to train on."""
+    data = prepare(Dataset("bright", [Bright()], CLASSES, (0, 1, 2, 3)), tmp_path_factory.mktemp("cache"))
+    samples = Samples.of(data, Settings(), 0)
+    assert len(samples.train) == 16
+    return samples
+
+
+def small_run(samples, loss, **more):
+    settings = Settings(widths=(4, 4, 4, 4, 4), batch_size=8, **more)
+    return Run(samples, settings, loss, loss, 0, None, CPU)
 
 
 def small_unet():
@@ -45,7 +71,7 @@ def test_split_backward_is_the_plain_backward():
     images, labels = torch.randn(2, 1, 32, 32), torch.randint(0, 4, (2, 32, 32))
     ours, plain = small_unet(), small_unet()
     optimiser = torch.optim.SGD(ours.parameters(), lr=0.0)
-    value, took = train.train_step(ours, optimiser, cross_entropy, images, labels)
+    value, took = train_step(ours, optimiser, cross_entropy, images, labels)
     expected = cross_entropy(plain(images), labels)
     expected.backward()
     assert value == pytest.approx(expected.item())
@@ -54,40 +80,36 @@ def test_split_backward_is_the_plain_backward():
         torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_two_steps_change_the_weights_and_are_counted(slices):
-    net, seen = small_unet(), []
-    before = [p.detach().clone() for p in net.parameters()]
-    history, times = train.fit(
-        net, cross_entropy, slices, train.Schedule(epochs=1, batch_size=8), lambda *a: seen.append(a)
-    )
-    assert len(times) == 2 and len(history) == 1 and [epoch for epoch, _ in seen] == [0, 0]
-    assert all(math.isfinite(history[0][key]) for key in ("train", "validation", "learning_rate"))
-    assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
-    assert train.loss_share(times) == times[1].loss / times[1].step
+def test_two_steps_change_the_weights_and_are_counted(samples):
+    run, seen = small_run(samples, cross_entropy, epochs=1), []
+    before = [p.detach().clone() for p in run.net.parameters()]
+    assert run.train(math.inf, lambda at: seen.append((at.epoch, at.step)))
+    found = run.about()
+    assert found["steps"] == 2 and found["epochs"] == 1 and seen == [(0, 1), (0, 2)]
+    assert all(math.isfinite(found["history"][0][key]) for key in ("train", "validation", "learning_rate"))
+    assert any(not torch.equal(a, b) for a, b in zip(before, run.net.parameters(), strict=True))
+    assert run.at.timed == 1 and found["loss_share"] == run.at.loss_seconds / run.at.step_seconds
 
 
-def test_training_stops_after_the_step_that_passes_the_limit(slices):
-    history, times = train.fit(
-        small_unet(),
-        cross_entropy,
-        slices,
-        train.Schedule(epochs=50, batch_size=8, seconds=1e-9),
-        lambda *a: None,
-    )
-    assert len(times) == 1 and len(history) == 1
+def test_training_stops_after_the_step_that_passes_the_limit(samples):
+    run = small_run(samples, cross_entropy, epochs=50)
+    assert not run.train(0.0, lambda at: None)
+    assert run.at.steps == 1 and not run.about()["complete"]
 
 
-def test_learning_rate_falls_on_a_plateau(slices):
+def test_learning_rate_falls_on_a_plateau(samples):
     def constant(logits, labels):
         return logits.sum() * 0 + 1.0
 
-    history, _ = train.fit(small_unet(), constant, slices, train.Schedule(epochs=5, patience=1), lambda *a: None)
-    assert history[0]["learning_rate"] == 1e-3 and history[-1]["learning_rate"] < 1e-3
+    run = small_run(samples, constant, epochs=5, patience=1)
+    run.train(math.inf, lambda at: None)
+    rates = [line["learning_rate"] for line in run.at.history]
+    assert rates[0] == 1e-3 and rates[-1] < 1e-3
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_registered_loss_trains_and_repeats(name, slices):
-    first, second = (train.train_loss(name, slices, train.Schedule(epochs=1, batch_size=8)) for _ in range(2))
+def test_every_registered_loss_trains_and_repeats(name, samples):
+    first, second = (train_loss(name, samples, Settings(epochs=1, batch_size=8), CPU) for _ in range(2))
     assert first["history"] == second["history"]
     assert 0 < first["loss_share"] < 1 and first["steps"] == 2
     for metric in ("dice", "sensitivity", "specificity"):
@@ -117,16 +139,15 @@ def test_unknown_loss_lists_the_known():
 
 
 def test_missing_data_is_a_clear_error(monkeypatch, tmp_path):
-    monkeypatch.setattr("bench.data.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("bench.training.datasets.icbm152.importlib.util.find_spec", lambda name: None)
     done = CliRunner().invoke(cli, ["train", "--losses", "dice", *folders(tmp_path)])
     assert done.exit_code == 1 and "pip install nilearn" in done.output
 
 
 def test_a_low_score_after_few_epochs_has_its_reason():
-    from bench.train import Schedule, unfinished
-
     def notes(dice, epochs):
-        return unfinished("dice", epochs, 5.9, torch.tensor([0.9, 0.5, 0.6, dice]), Schedule())
+        about = {"loss": "dice", "epochs": epochs, "complete": epochs == 12, "seconds": 5.9}
+        return unfinished(about | {"per_class": {"dice": {"WM": dice}}, "schedule": {"epochs": 12}})
 
     assert notes(0.821, 2) == [
         "white matter's Dice is 0.82 after 2 of 12 epochs, 6 s; `python -m bench train --losses dice` trains on"

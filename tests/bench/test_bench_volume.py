@@ -16,9 +16,9 @@ from torch import nn
 
 import fastloss
 from bench.__main__ import cli
-from bench.datasets import open_dataset, prepare
-from bench.registry import LOSSES
-from bench.volume import Tiled, whole_volume_loss, why_not
+from bench.losses.registry import LOSSES
+from bench.training.datasets import open_dataset, prepare
+from bench.training.volume import Tiled, whole_volume_loss, why_not
 
 USABLE = [name for name, row in LOSSES.items() if not why_not(name, row.build("softmax", 2))]
 

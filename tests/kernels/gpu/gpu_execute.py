@@ -11,12 +11,12 @@ from fastloss.kernels.reference import ranked as reference_ranked
 from fastloss.kernels.reference import stencils as reference_stencil
 from fastloss.kernels.reference import sums as reference
 
-from bench.kernel_code import pretend
-from bench.kernel_instructions import run_on_cpu
-from bench.kernel_problems import DICE_CE
-from bench.kernel_stencils import instead_of_running, run_losses, stencil_problem
-from bench.kernel_traffic import nbytes
-from bench.kernel_variants import UNIONS, Variant, ranked_variants
+from bench.kernels.code import pretend
+from bench.kernels.instructions import run_on_cpu
+from bench.kernels.problems import DICE_CE
+from bench.kernels.stencils import instead_of_running, run_losses, stencil_problem
+from bench.kernels.traffic import nbytes
+from bench.kernels.variants import UNIONS, Variant, ranked_variants
 
 CASES = (
     (4, "softmax", torch.bfloat16, DICE_CE, (32, 32, 32)),

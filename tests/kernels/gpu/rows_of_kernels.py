@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench.kernels import Job
+from bench.kernels.measure import Job
 from bench.machine import ROOT
 
 

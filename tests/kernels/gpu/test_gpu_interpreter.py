@@ -12,7 +12,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from fastloss.kernels.gpu import sums as gpu
 from fastloss.kernels.reference import sums as reference
 
-from bench.kernel_problems import DICE_CE, make_problem
+from bench.kernels.problems import DICE_CE, make_problem
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on infinities
 

@@ -5,7 +5,7 @@ import torch
 from test_gpu_interpreter import check, gpu, poisoned_memory, reference  # noqa: F401
 
 import fastloss
-from bench.kernel_problems import DICE_CE, make_problem
+from bench.kernels.problems import DICE_CE, make_problem
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on infinities
 

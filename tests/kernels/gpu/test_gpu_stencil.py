@@ -7,7 +7,7 @@ import pytest
 import torch
 from rows_of_kernels import executed
 
-from bench.kernel_problems import make_problem
+from bench.kernels.problems import make_problem
 
 pytest.importorskip("triton")
 

@@ -1,7 +1,0 @@
-"""Data for training behind one interface: `open_dataset("nfbs:/data/NFBS")` finds it, `prepare` reads and checks it."""
-
-from bench.datasets.kinds import Dataset, open_dataset
-from bench.datasets.reading import DataError, Volume
-from bench.datasets.store import Prepared, prepare
-
-__all__ = ["DataError", "Dataset", "Prepared", "Volume", "open_dataset", "prepare"]

@@ -1,0 +1,1 @@
+"""What can be known of the Triton kernels, most of it without a GPU."""

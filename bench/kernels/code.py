@@ -1,0 +1,146 @@
+"""The machine code of the Triton kernels, compiled for a target that need not be there.
+
+``python -m bench.kernels.code TARGET [--all]`` prints a line of JSON for each variant: registers, spills, shared
+memory, occupancy, widths of accesses, and faults. Kernels, arguments and configuration come from the back end's own
+launch functions.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from bench.kernels.stencils import StencilVariant, stencil_variants
+from bench.kernels.variants import Variant, variants
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+MOST_REGISTERS = {"sm_80": 255, "sm_90": 255, "sm_100": 255, "gfx942": 256}
+SHARED_KIB = {"sm_80": 164, "sm_90": 228, "sm_100": 228, "gfx942": 64}  # of a multiprocessor
+BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+class PretendedDriver:
+    """Says that the GPU is one of TARGETS, so that the launcher compiles for it."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def get_current_target(self):
+        return TARGETS[self.name]
+
+    def get_current_device(self):
+        return list(TARGETS).index(self.name)  # Triton keeps compiled kernels by device
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def pretend(target: str) -> None:
+    """Compile for the target from here on."""
+    driver.set_active(PretendedDriver(target))
+
+
+def compile_launch(launch):
+    """The compiled kernel of a launch, which is not run."""
+    return launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants)
+
+
+def read_sass(kernel) -> dict:
+    """Registers, spilled bytes and the widths of global accesses of an NVIDIA kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage, sass = (
+            subprocess.run([BINARIES / tool, *flags, file.name], capture_output=True, text=True, check=True).stdout
+            for tool, flags in (("cuobjdump", ["-res-usage"]), ("nvdisasm", ["-c"]))
+        )
+    registers, stack, local = map(int, re.search(r"REG:(\d+)\s+STACK:(\d+).*LOCAL:(\d+)", usage).groups())
+    widths = Counter()
+    for access, flags in re.findall(r"\b(LDG|STG|LDL|STL)\b([.\w]*)", sass):
+        bits = next((f for f in flags.split(".") if f in ("U8", "S8", "U16", "S16", "64", "128")), "32")
+        widths[f"{access}.{bits}"] += 1
+    spilled = stack + local + sum(n for access, n in widths.items() if access[:3] in ("LDL", "STL"))
+    return {"registers": registers, "spilled": spilled, "widths": dict(widths)}
+
+
+def read_gcn(kernel) -> dict:
+    """The same of an AMD kernel."""
+    text = kernel.asm["amdgcn"]
+    fact = {n: int(re.search(rf"\.{n}:\s+(\d+)", text)[1]) for n in ("vgpr_count", "vgpr_spill_count")}
+    scratch = int(re.search(r"\.private_segment_fixed_size:\s+(\d+)", text)[1])
+    names = {"load": "LDG", "store": "STG"}
+    bits = {"dwordx4": "128", "dwordx3": "96", "dwordx2": "64", "dword": "32", "sbyte": "S8", "sshort": "S16"}
+    bits |= {"ubyte": "U8", "byte": "U8", "ushort": "U16", "short": "U16"}
+    widths = Counter(
+        f"{names[kind]}.{bits[size.split('_')[0]]}"  # "d16" and "hi" say which half of a register
+        for kind, size in re.findall(r"\b(?:global|buffer|flat)_(load|store)_(\w+)", text)
+    )
+    return {
+        "registers": fact["vgpr_count"],
+        "spilled": fact["vgpr_spill_count"] + scratch,
+        "widths": dict(widths),
+    }
+
+
+def occupancy(target: str, registers: int, shared: int, warps: int) -> float:
+    """The share of a multiprocessor's warps that its registers, shared memory and blocks let run at once."""
+    if target.startswith("gfx"):  # four SIMDs of at most 8 waves, with 512 registers a lane in steps of 8
+        most, blocks = 32, 4 * min(8, 512 // (-(-registers // 8) * 8)) // warps
+    else:  # a warp's registers come in steps of 256, and a block takes 1 KiB of shared memory besides
+        most, blocks = 64, min(32, 65536 // (-(-registers * 32 // 256) * 256) // warps)
+        shared += 1024
+    by_shared = SHARED_KIB[target] * 1024 // shared if shared else blocks
+    return min(blocks, by_shared, most // warps) * warps / most
+
+
+def facts(target: str, variant: Variant | StencilVariant, launch, kernel) -> dict:
+    """What is to be known of a variant's code, and what is wrong with it."""
+    read = read_gcn if target.startswith("gfx") else read_sass
+    fact = {"name": variant.name, "target": target, **read(kernel), "shared": kernel.metadata.shared}
+    fact["occupancy"] = occupancy(target, fact["registers"], fact["shared"], kernel.metadata.num_warps)
+    return fact | {"faults": faults(variant, launch.constants, fact)}
+
+
+def faults(variant: Variant | StencilVariant, constants: dict, fact: dict) -> list[str]:
+    """What is wrong with a kernel's code; empty if nothing."""
+    widths, found = fact["widths"], []
+    # ptxas may keep one register on the stack, outside the loop, with others to spare; no loss sums every term
+    allowed = 40 if "every term" in variant.name else 12 if fact["registers"] <= 128 else 0
+    if fact["spilled"] > allowed:
+        found.append("spills")
+    if not 0 < fact["registers"] <= MOST_REGISTERS[fact["target"]]:
+        found.append("registers")
+    if variant.wide and widths.get("LDG.128", 0) < constants.get("CHUNK", 1):
+        found.append("narrow loads of the logits")
+    # one loss a voxel, of a tile whose channels lie with several threads, is left to whom the reduction leaves it
+    store = "STG.64" if variant.direction == "losses" and "ROWS" in constants else "STG.128"
+    if variant.wide and variant.direction != "forward" and {w for w in widths if w.startswith("STG")} != {store}:
+        found.append("narrow stores")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--all", action="store_true")
+    options = parser.parse_args()
+    pretend(options.target)
+    for variant in [*variants(options.all), *stencil_variants()]:
+        _, launch, _ = variant.launch(variant.problem())
+        print(json.dumps(facts(options.target, variant, launch, compile_launch(launch))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

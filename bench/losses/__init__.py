@@ -1,0 +1,1 @@
+"""The losses that the benchmarks know, and the same losses elsewhere."""

@@ -1,0 +1,1 @@
+"""Training of the survey's U-Net, once per loss and seed."""
