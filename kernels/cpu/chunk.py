@@ -105,8 +105,11 @@ class _Chunk:
             whole = (row.count % p.lanes).is_("==", 0)
             weighted = self._weigh(p, walks, row, a, whole, bad)
             a.put(weighted=weighted, voxels=(row.count + p.lanes - 1) // p.lanes * p.lanes)
-            useless = weighted & out.address.is_("==", 0) & ~self._any(weights, row.count)
-            with (~useless).holds(), p.channels.each(0, p.classes) as c:
+            useful = cgutils.alloca_once(b, BYTES)
+            b.store(ir.Constant(BYTES, 1), useful)
+            with (weighted & out.address.is_("==", 0)).holds():
+                b.store(self._any(weights, row.count).number, useful)
+            with Word(b, b.load(useful)).holds(), p.channels.each(0, p.classes) as c:
                 self._rows(logits, c, p, row, whole, places, a, "logits")
                 with p.labels.is_("==", 0).holds():
                     self._rows(target, c, p, row, whole, places + p.target_rows, a, "target")

@@ -54,10 +54,10 @@ def write_voxels(
     """Fills ``out`` ``[B, C or 1, *S]``, of reals, with what an output has of each voxel; the sums, and the number of bad
     labels."""
     batch, channels = logits.shape[:2]
-    terms = len(plan.terms)
-    if not logits.numel():
+    size, terms = logits.numel(), len(plan.terms)
+    if not size:
         return torch.zeros((batch, channels, terms), dtype=torch.float64), 0
-    chunks = -(-logits[0, 0].numel() // CHUNK)
+    chunks = -(-size // (batch * channels) // CHUNK)
     sums = np.zeros((batch, chunks, channels, terms))
     bad = _run(output, logits, target, mask, weight_map, plan, out, sums)
     return torch.from_numpy(sums.sum(1) if chunks > 1 else sums[:, 0]), bad
@@ -105,16 +105,20 @@ def _run(
     one channel of ``out``, and how many labels there are."""
     like = out if logits is None else logits
     assert like is not None
-    batch, channels, voxels = like.shape[0], like.shape[1], like[0, 0].numel()
+    batch, channels = like.shape[:2]
+    size = like.numel()
+    voxels = size // (batch * channels)
     if label is None:
         label, labels = first_label(channels), label_count(channels)
     tensors = (logits, target, mask, weight_map if plan.mapped else None, out)
-    walks = [walk(x, channeled) for x, channeled in zip(tensors, (True, plan.dense, False, True, True), strict=True)]
-    lie = tuple((None, 0) if x is None else (x.dtype, w.in_place) for x, w in zip(tensors, walks, strict=True))
+    walks = [walk(x, k in (_LOGITS, _MAP, _OUT) or (k == _TARGET and plan.dense)) for k, x in enumerate(tensors)]
+    lie = tuple([(x if x is None else x.dtype, w.in_place) for x, w in zip(tensors, walks, strict=True)])
     code, numbers, codes = _prepare(output, plan, channels, voxels, label, labels, lie)
-    parts = (x for w, found in zip(walks, codes, strict=True) for x in (*w[:-2], *found))
-    arguments = np.array((table.ctypes.data, *numbers, *parts), np.int64)
-    return run(code, arguments, batch * -(-voxels // CHUNK), like.numel())
+    arguments = [table.ctypes.data, *numbers]
+    for w, found in zip(walks, codes, strict=True):
+        arguments += w[:-2]
+        arguments += found
+    return run(code, np.array(arguments, np.int64), batch * -(-voxels // CHUNK), size)
 
 
 @lru_cache(maxsize=1024)

@@ -37,11 +37,14 @@ class Walk(NamedTuple):
     convert: int = 0  # address of the code that converts a gathered row; 0 where none is needed
 
 
+_NONE = Walk()
+
+
 def walk(tensor: Tensor | None, channels: bool) -> Walk:
     """The walk of ``[B, C, *S]`` (``channels``; C of 1 is broadcast) or ``[B, *S]``, without codes; ``in_place`` says
     whether the voxels lie in a row."""
     if tensor is None:
-        return Walk()
+        return _NONE
     (n0, n1, n2), spatial = spatial_layout(tensor, 2 if channels else 1)
     strides = tensor.stride()
     channel = strides[1] if channels and tensor.shape[1] > 1 else 0

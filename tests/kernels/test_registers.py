@@ -132,7 +132,7 @@ def test_logits_of_16_bits(channels, masked, space, activation, dtype):
 
 ON_A_PROCESSOR = """
 import torch, fastloss
-from fastloss.kernels.cpu.lanes import VECTOR
+from fastloss.kernels.cpu.lanes import REGISTER
 torch.manual_seed(0)
 labels = torch.randint(0, 3, (2, 5, 7, 9), dtype=torch.uint8)
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -147,7 +147,7 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
             results.append((value.detach(), leaf.grad))
     torch.testing.assert_close(*(value for value, _ in results))
     torch.testing.assert_close(*(gradient for _, gradient in results), rtol=1e-2, atol=1e-5)
-print(VECTOR)
+print(REGISTER)
 """
 
 
