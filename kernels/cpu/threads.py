@@ -19,7 +19,7 @@ import numba
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import cfunc, int64, njit
+from numba import cfunc, int64, njit, prange
 from numba.core import cgutils, event
 from numba.core.types import UniTuple
 from numba.extending import intrinsic
@@ -148,6 +148,54 @@ def call_entry(typingctx, address, arguments):  # type: ignore[no-untyped-def]
         return builder.call(function, cgutils.unpack_tuple(builder, values[1], ENTRY_ARGUMENTS))
 
     return int64(int64, UniTuple(int64, ENTRY_ARGUMENTS)), codegen
+
+
+# A code by address: ``code(arguments, i) -> int64``, ``arguments`` the address of int64 numbers
+
+
+@intrinsic
+def _call(typingctx, code, arguments, i):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        number = context.get_value_type(int64)
+        function = builder.inttoptr(values[0], ir.FunctionType(number, (number, number)).as_pointer())
+        return builder.call(function, values[1:])
+
+    return int64(int64, int64, int64), codegen
+
+
+def _loop(code, arguments, count):  # type: ignore[no-untyped-def]
+    found = 0
+    for i in prange(count):
+        found += _call(code, arguments, i)
+    return found
+
+
+_LOOP: list[Callable[..., Any]] = []
+
+
+def code_of(function: Callable[..., Any], name: str, **scope: Any) -> Any:
+    """A function of ``(arguments, i)``, both int64, as machine code for :func:`run`: compiled, or loaded from the disk.
+
+    Args:
+        name: one for each function and scope: the disk knows the code by it and by the sources.
+        scope: globals that the function has of its own.
+
+    Returns:
+        The code, to be kept as long as its ``address`` is in use.
+    """
+    signature = int64(int64, int64)
+    return _compile(_clone(function, name, **scope), lambda **more: cfunc(signature, error_model="numpy", **more))
+
+
+def run(code: int, arguments: np.ndarray, count: int, size: int) -> int:
+    """Calls the code at an address with the arguments (int64) and each i below ``count``, in parallel if ``size``, the
+    number of voxels and classes, is worth it; returns the sum of the results.
+
+    The one parallel loop of the back end: Numba compiles it once, whatever it runs.
+    """
+    if not _LOOP:
+        _LOOP.extend(serial_and_parallel(_loop))
+    return int(pick(_LOOP, size)(code, arguments.ctypes.data, count))
 
 
 class _Threads:
