@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastloss.terms import Plan, Term
 
-from ..balls import Fits
+from ..balls import Fits, weigh_errors
 from . import erosion as erosion
 from . import skeleton as skeleton
 from . import structure as structure
@@ -319,20 +319,17 @@ def hausdorff_conv(
     batch, channels = logits.shape[:2]
     v = volumes(logits, target, mask, plan)
     field = np.zeros((batch, channels, int(np.prod(v.grid))), v.reals.dtype)
-    sums, bad = np.zeros((batch, channels, 2)), 0
+    sums, space, bad = torch.zeros((batch, channels, 2), dtype=torch.float64), logits.shape[2:], 0
+    p = torch.from_numpy(field).view(logits.shape)
     if field.size:
         weights, y = np.empty((batch, field.shape[2]), field.dtype), np.empty(field.shape[2], field.dtype)
         totals, bad = probabilities(v, field, weights)
-        sums[:, :, 1] = totals[:, None]
-        space = logits.shape[2:]
-        balls = (Fits if hard else balls_of)(radii, alpha, torch.from_numpy(y).view(space))
-        for b in range(batch):
-            field[b, :first] = 0
-            for c in range(first, channels):
-                target_volume(v, y, b, c)
-                p = torch.from_numpy(field[b, c])
-                weight = balls.surplus_weights(p.view(space), torch.from_numpy(y).view(space)).view(-1)
-                error = (p - torch.from_numpy(y)).square_().mul_(torch.from_numpy(weights[b])).mul_(weight)
-                sums[b, c, 0] = float(error.sum(dtype=torch.float64))
-                p.copy_(weight)
-    return torch.from_numpy(sums), torch.from_numpy(field).view(logits.shape), bad
+        sums[..., 1] = torch.from_numpy(totals).unsqueeze(1)
+
+        def truth(b: int, c: int) -> Tensor:
+            target_volume(v, y, b, c)
+            return torch.from_numpy(y).view(space)
+
+        balls = (Fits if hard else balls_of)(radii, alpha, p[0, 0])
+        weigh_errors(balls, p, truth, torch.from_numpy(weights).view(batch, *space), first, sums[..., 0])
+    return sums, p, bad
