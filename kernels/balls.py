@@ -7,11 +7,38 @@ mask needs no ball: a distance tells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Weighing(Protocol):
+    """What the loss asks of balls, whoever makes the means."""
+
+    def surplus_weights(self, p: Tensor, y: Tensor) -> Tensor:
+        """What multiplies the squared error, ``[*S]``, from p and y of one class."""
+
+
+def weigh_errors(
+    balls: Weighing, p: Tensor, truth: Callable[[int, int], Tensor], weights: Tensor, first: int, sums: Tensor
+) -> None:
+    """Replaces p ``[B, C, *S]``, 0 where a voxel does not count, by what multiplies its squared error, and writes the
+    sums of the weighted squared error ``[B, C]``; both are 0 for the channels before ``first``.
+
+    Args:
+        truth: y of a sample and class, ``[*S]``, like p.
+        weights: w, ``[B, *S]``.
+    """
+    p[:, :first], sums[:, :first] = 0, 0
+    for b in range(p.shape[0]):
+        for c in range(first, p.shape[1]):
+            y = truth(b, c)
+            weight = balls.surplus_weights(p[b, c], y)
+            sums[b, c] = (p[b, c] - y).square_().mul_(weights[b]).mul_(weight).sum(dtype=sums.dtype)
+            p[b, c] = weight
 
 
 class Balls:

@@ -14,17 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
 
 from ..balls import Balls, ball_size, padded_shape
-from . import rows as rows
-from .math import INNER, SAFE, distinct_rows, no_inline
-from .memory import bare
-from .threads import pick, serial_and_parallel
+from .compiling import INNER, SAFE, distinct_rows, no_inline
+from .loops import Loop, array, number, part
 
 _elementwise = njit(fastmath=SAFE, **INNER)
 _fast = njit(**INNER)
+real = np.float32  # the clones of a loop have their own
 
 ROWS, LENGTH = 16, 128  # of a block, at most: what it keeps stays near the second cache
 FEWEST_ROWS = 4  # which a block takes where there are many threads
@@ -56,13 +55,14 @@ def discs(radii: Sequence[int], grid: tuple[int, int, int]) -> Discs:
     sizes = sorted(by_size)
     starts = np.searchsorted(distance[order], [-1, *sizes], side="right")
     users = [by_size[size] for size in sizes]
-    return Discs(
+    fields = (
         starts,
         np.stack((k.ravel(), row.ravel()), 1)[order[: starts[-1]]],
         np.cumsum([0, *map(len, users)]),
-        np.array([user for group in users for user in group]),
-        np.array([min(radius, planes - 1) for radius in radii]),
+        [user for group in users for user in group],
+        [min(radius, planes - 1) for radius in radii],
     )
+    return Discs(*(np.ascontiguousarray(field, np.int64) for field in fields))
 
 
 class BallSums:
@@ -78,9 +78,11 @@ class BallSums:
         """What multiplies the squared error, ``[*S]``, from p and y of one class."""
         weight, (_, lines, length) = torch.zeros_like(p), self.grid
         share = -(-lines * -(-length // LENGTH) // (2 * torch.get_num_threads()))
-        height = min(ROWS, max(FEWEST_ROWS, share))  # the sums are the same for all
+        down = -(-lines // min(ROWS, max(FEWEST_ROWS, share)))  # the sums are the same for all
+        along = -(-length // LENGTH)
         volumes = (x.numpy().reshape(self.grid) for x in (p, y, weight))
-        pick(SURPLUS, p.numel())(*volumes, *self.discs, self.factors, height, LENGTH)
+        sizes = (-(-lines // down), -(-length // along), along)
+        SURPLUS(down * along, p.numel(), *volumes, *self.discs, self.factors, *sizes)
         return weight
 
 
@@ -97,6 +99,20 @@ def _sum(out, a, b):
     distinct_rows()
     for i in range(out.size):
         out[i] = a[i] + b[i]
+
+
+@_elementwise
+def _set_zero(x):
+    no_inline()
+    for i in range(x.size):
+        x[i] = 0
+
+
+@_elementwise
+def _add(total, a):
+    no_inline()
+    for i in range(total.size):
+        total[i] += a[i]
 
 
 @_elementwise
@@ -142,25 +158,30 @@ def _weigh(weight, p, y, of_p, of_y, share, factor):
 
 
 @_fast
-def _row_sums(sums, source, volume, z, top, left, above, before):
-    """Of a plane's rows, from ``above`` rows before the block, and none outside the volume, ``[k, rows, voxels]``.
+def _row_sums(sums, height, width, source, volume, z, top, left, above, before):
+    """Of a plane's rows, from ``above`` rows before the block, and none outside the volume, ``[k, height, width]``.
     Returns whether there is anything but zeros."""
     no_inline()
     lines, length = volume.shape[1], volume.shape[2]
-    width, found = sums.shape[2], False
-    for row in range(sums.shape[1]):
+    first, last, found = max(left - before, 0), min(left + width + before, length), False
+    for row in range(height):
         y = top + row - above
-        first, last = max(left - before, 0), min(left + width + before, length)
-        if y < 0 or y >= lines or not _any(volume[z, y, first:last]):
-            for k in range(sums.shape[0]):
-                rows.set_zero(sums[k, row])
+        inside = 0 <= y < lines
+        own = part(volume, (z * lines + (y if inside else 0)) * length + first, last - first)
+        if not inside or not _any(own):
+            for k in range(before + 1):
+                _set_zero(part(sums, (k * height + row) * width, width))
             continue
         found = True
-        rows.set_zero(source)
-        source[first - left + before : last - left + before] = volume[z, y, first:last]
-        sums[0, row] = source[before : before + width]
-        for k in range(1, sums.shape[0]):
-            _sum(sums[k, row], source[before - k : before - k + width], source[before + k : before + k + width])
+        _set_zero(source)
+        _add(part(source, first - left + before, last - first), own)
+        for k in range(before + 1):
+            out, behind = part(sums, (k * height + row) * width, width), part(source, before + k, width)
+            if k == 0:
+                _set_zero(out)
+                _add(out, behind)
+            else:
+                _sum(out, part(source, before - k, width), behind)
     return found
 
 
@@ -169,111 +190,91 @@ def _add_ring(total, flat, places, start, stop):
     """Adds the rows' sums at places start to stop."""
     no_inline()
     n, i = total.size, start
-    while i + 8 <= stop:
-        _add_8(
-            total,
-            flat[places[i] : places[i] + n],
-            flat[places[i + 1] : places[i + 1] + n],
-            flat[places[i + 2] : places[i + 2] + n],
-            flat[places[i + 3] : places[i + 3] + n],
-            flat[places[i + 4] : places[i + 4] + n],
-            flat[places[i + 5] : places[i + 5] + n],
-            flat[places[i + 6] : places[i + 6] + n],
-            flat[places[i + 7] : places[i + 7] + n],
-        )
+    while i < stop:
+        left = stop - i
+        a = part(flat, places[i], n)
+        if left < 2:
+            _add(total, a)
+            break
+        b = part(flat, places[i + 1], n)
+        if left < 4:
+            _add_2(total, a, b)
+            i += 2
+            continue
+        c, d = part(flat, places[i + 2], n), part(flat, places[i + 3], n)
+        if left < 8:
+            _add_4(total, a, b, c, d)
+            i += 4
+            continue
+        e, f = part(flat, places[i + 4], n), part(flat, places[i + 5], n)
+        g, h = part(flat, places[i + 6], n), part(flat, places[i + 7], n)
+        _add_8(total, a, b, c, d, e, f, g, h)
         i += 8
-    if i + 4 <= stop:
-        _add_4(
-            total,
-            flat[places[i] : places[i] + n],
-            flat[places[i + 1] : places[i + 1] + n],
-            flat[places[i + 2] : places[i + 2] + n],
-            flat[places[i + 3] : places[i + 3] + n],
-        )
-        i += 4
-    if i + 2 <= stop:
-        _add_2(total, flat[places[i] : places[i] + n], flat[places[i + 1] : places[i + 1] + n])
-        i += 2
-    if i < stop:
-        rows.add(total, flat[places[i] : places[i] + n])
 
 
-@_fast
-def _block(p, y, weight, starts, ring, first, users, reach, factors, height, width, top, left):
-    """Rows ``top`` to ``top + height``, voxels ``left`` to ``left + width``, of all planes."""
-    no_inline()
+def _surplus(arguments, block):  # type: ignore[no-untyped-def]
+    """Of the rows and voxels of a block, in all planes."""
+    p, y, weight = array(arguments, 0, 3, real), array(arguments, 1, 3, real), array(arguments, 2, 3, real)
+    starts, ring = array(arguments, 3, 1, np.int64), array(arguments, 4, 2, np.int64)
+    first, users = array(arguments, 5, 1, np.int64), array(arguments, 6, 2, np.int64)
+    reach, factors = array(arguments, 7, 1, np.int64), array(arguments, 8, 2, real)
+    height, width, along = number(arguments, 9), number(arguments, 10), number(arguments, 11)
+    top, left = block // along * height, block % along * width
     planes, lines, length = p.shape
-    above, before = 0, 0
+    above, before, furthest = 0, 0, 0
     for i in range(ring.shape[0]):
         before, above = max(before, ring[i, 0]), max(above, ring[i, 1])
-    sums_memory = np.empty((before + 1, height + 2 * above, width), p.dtype)
-    source_memory, total_memory = np.empty(width + 2 * before, p.dtype), np.empty(height * width, p.dtype)
-    balls = reach.size
-    slots = np.zeros(balls + 1, np.int64)  # where a ball's planes begin: as many as it reaches over
+    balls, discs = reach.size, starts.size - 1
+    whole_memory = np.empty(balls + 1 + discs + 1 + 2 * ring.shape[0], np.int64)
+    slots = part(whole_memory, 0, balls + 1)  # where a ball's planes begin: as many as it reaches over
+    bounds = part(whole_memory, balls + 1, discs + 1)
+    places = part(whole_memory, balls + discs + 2, 2 * ring.shape[0])  # of the rows' sums, for one disc after another
+    slots[0] = 0
     for ball in range(balls):
         slots[ball + 1] = slots[ball] + 2 * reach[ball] + 1
-    ball_memory = np.zeros((2, slots[balls], height * width), p.dtype)
-    place_memory = np.empty(2 * ring.shape[0], np.int64)  # of the rows' sums, for one disc after another
-    bound_memory = np.empty(starts.size, np.int64)
-    sums, source, total, kept = bare(sums_memory), bare(source_memory), bare(total_memory), bare(ball_memory)
-    places, bounds = bare(place_memory), bare(bound_memory)
-    count = 0
-    for disc in range(starts.size):
+        furthest = max(furthest, reach[ball])
+    rows, size, count = height + 2 * above, height * width, 0
+    for disc in range(discs):
         bounds[disc] = count
-        if disc + 1 < starts.size:
-            for i in range(starts[disc], starts[disc + 1]):
-                k, away = ring[i, 0], ring[i, 1]
-                places[count] = (k * sums.shape[1] + above + away) * width
+        for i in range(starts[disc], starts[disc + 1]):
+            k, away = ring[i, 0], ring[i, 1]
+            for side in range(2 if away > 0 else 1):
+                places[count] = (k * rows + above + (away if side == 0 else -away)) * width
                 count += 1
-                if away > 0:
-                    places[count] = (k * sums.shape[1] + above - away) * width
-                    count += 1
-    flat = sums.reshape(-1)
-    furthest = reach.max()
+    bounds[discs] = count
+    of_sums, of_balls = (before + 1) * rows * width, slots[balls] * size
+    memory = np.zeros(of_sums + width + 2 * before + size + 2 * of_balls, real)
+    sums, source = part(memory, 0, of_sums), part(memory, of_sums, width + 2 * before)
+    total = part(memory, of_sums + source.size, size)
+    kept = part(memory, memory.size - 2 * of_balls, 2 * of_balls)
     for z in range(planes + furthest):
         for which in range(2 if z < planes else 0):
-            volume = p if which == 0 else y
-            if not _row_sums(sums, source, volume, z, top, left, above, before):
+            if not _row_sums(sums, rows, width, source, p if which == 0 else y, z, top, left, above, before):
                 continue
-            rows.set_zero(total)
-            for disc in range(starts.size - 1):
-                _add_ring(total, flat, places, bounds[disc], bounds[disc + 1])
+            _set_zero(total)
+            for disc in range(discs):
+                _add_ring(total, sums, places, bounds[disc], bounds[disc + 1])
                 for i in range(first[disc], first[disc + 1]):
                     ball, away = users[i, 0], users[i, 1]
-                    depth = slots[ball + 1] - slots[ball]
-                    if z + away < planes:
-                        rows.add(kept[which, slots[ball] + (z + away) % depth], total)
-                    if away > 0 and z - away >= 0:
-                        rows.add(kept[which, slots[ball] + (z - away) % depth], total)
+                    for side in range(2 if away > 0 else 1):
+                        to = z + away if side == 0 else z - away
+                        if 0 <= to < planes:
+                            slot = slots[ball] + to % (slots[ball + 1] - slots[ball])
+                            _add(part(kept, which * of_balls + slot * size, size), total)
         for ball in range(balls):
             done = z - reach[ball]
             if done < 0 or done >= planes:
                 continue
-            slot = slots[ball] + done % (slots[ball + 1] - slots[ball])
+            at = (slots[ball] + done % (slots[ball + 1] - slots[ball])) * size
+            n = min(width, length - left)
             for row in range(min(height, lines - top)):
-                a, n = row * width, min(width, length - left)
-                _weigh(
-                    weight[done, top + row, left : left + n],
-                    p[done, top + row, left : left + n],
-                    y[done, top + row, left : left + n],
-                    kept[0, slot, a : a + n],
-                    kept[1, slot, a : a + n],
-                    factors[ball, 0],
-                    factors[ball, 1],
-                )
-            rows.set_zero(kept[0, slot])
-            rows.set_zero(kept[1, slot])
-    # until here the arrays without an owner need theirs
-    reals = sums_memory.size + source_memory.size + total_memory.size + ball_memory.size
-    return reals + place_memory.size + bound_memory.size
+                place = (done * lines + top + row) * length + left
+                own, of_p = part(weight, place, n), part(kept, at + row * width, n)
+                of_y, own_p, own_y = part(kept, of_balls + at + row * width, n), part(p, place, n), part(y, place, n)
+                _weigh(own, own_p, own_y, of_p, of_y, factors[ball, 0], factors[ball, 1])
+            _set_zero(part(kept, at, size))
+            _set_zero(part(kept, of_balls + at, size))
+    return memory.size + whole_memory.size  # their last use: until here they must live
 
 
-def _surplus_loop(p, y, weight, starts, ring, first, users, reach, factors, height, width):  # type: ignore[no-untyped-def]
-    down, along = -(-p.shape[1] // height), -(-p.shape[2] // width)
-    height, width = -(-p.shape[1] // down), -(-p.shape[2] // along)
-    for block in prange(down * along):
-        top, left = np.int64(block) // along * height, np.int64(block) % along * width
-        _block(p, y, weight, starts, ring, first, users, reach, factors, height, width, top, left)
-
-
-SURPLUS = serial_and_parallel(_surplus_loop)
+SURPLUS = Loop(_surplus)

@@ -9,16 +9,15 @@ as integers, which are vectorised where NaN must come through.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from .math import INNER, SAFE, SUMS, distinct_rows, no_inline
-from .memory import bare
-from .threads import serial_and_parallel
+from .compiling import INNER, SAFE, SUMS, distinct_rows, no_inline
+from .loops import Loop, array, number
 
 _elementwise = njit(fastmath=SAFE, **INNER)
 _reduction = njit(fastmath=SUMS, **INNER)
 _fast = njit(**INNER)
-_inlined = njit(inline="always", **INNER)
+real, bits = np.float32, np.int32  # the clones of a loop have their own
 
 LARGEST, SMALLEST = 0, 1  # columns of bits
 SUM, DOT, COUNT_LARGEST, COUNT_SMALLEST = range(4)  # columns of sums
@@ -46,12 +45,12 @@ def _clip_negative(x):
 
 
 @_elementwise
-def _extremes(bits):
+def _extremes(x):
     no_inline()
-    high, low = bits[0], bits[0]
-    for i in range(bits.size):
-        high = max(high, bits[i])
-        low = min(low, bits[i])
+    high, low = x[0], x[0]
+    for i in range(x.size):
+        high = max(high, x[i])
+        low = min(low, x[i])
     return high, low
 
 
@@ -74,11 +73,11 @@ def _dot(x, g):
 
 
 @_elementwise
-def _count(bits, value):
+def _count(x, value):
     no_inline()
     found = 0
-    for i in range(bits.size):
-        found += 1 if bits[i] == value else 0
+    for i in range(x.size):
+        found += 1 if x[i] == value else 0
     return found
 
 
@@ -97,128 +96,104 @@ def _subtract(x, value):
 
 
 @_elementwise
-def _through_threshold(x, bits, g, scale, largest, at_largest, at_zero, every):
+def _through_threshold(x, x_bits, g, scale, largest, at_largest, at_zero, every):
     """x becomes the derivative by what was thresholded; ``at_zero`` and ``every``: where the smallest was not 0."""
     no_inline()
     zero = x.dtype.type(0)
     for i in range(x.size):
-        own = scale * g[i] + (at_largest if bits[i] == largest else zero)
-        own = own + (at_zero if bits[i] == 0 else zero)
-        x[i] = own if bits[i] != 0 or every else zero
+        own = scale * g[i] + (at_largest if x_bits[i] == largest else zero)
+        own = own + (at_zero if x_bits[i] == 0 else zero)
+        x[i] = own if x_bits[i] != 0 or every else zero
 
 
-@_inlined
+@_fast
 def _neighbour(x, active, zeros, z, y):
     """A row, or zeros outside the volume and where nothing is active."""
     inside = 0 <= z < x.shape[0] and 0 <= y < x.shape[1]
     return x[z, y] if inside and active[z, y] else zeros
 
 
-@_inlined
-def _near(active, z, y):
-    """Whether the row or a neighbour is active."""
+@_fast
+def _cross(out, x, active, zeros, z, y, factors):
+    """Row y of plane z, if it or a neighbour is active; returns whether it is."""
+    no_inline()
     near = active[z, y]
     near |= active[z - 1, y] if z > 0 else False
     near |= active[z + 1, y] if z + 1 < active.shape[0] else False
     near |= active[z, y - 1] if y > 0 else False
     near |= active[z, y + 1] if y + 1 < active.shape[1] else False
+    if near:
+        north, south = _neighbour(x, active, zeros, z, y - 1), _neighbour(x, active, zeros, z, y + 1)
+        above, below = _neighbour(x, active, zeros, z - 1, y), _neighbour(x, active, zeros, z + 1, y)
+        own = _neighbour(x, active, zeros, z, y)
+        _cross_row(out[z, y], own, north, south, above, below, factors[0], factors[1])
     return near
 
 
-@_fast
-def _cross_of(out, x, active, zeros, z, y, factor, offset):
-    no_inline()
-    north, south = _neighbour(x, active, zeros, z, y - 1), _neighbour(x, active, zeros, z, y + 1)
-    above, below = _neighbour(x, active, zeros, z - 1, y), _neighbour(x, active, zeros, z + 1, y)
-    _cross_row(out, _neighbour(x, active, zeros, z, y), north, south, above, below, factor, offset)
+# Loops over planes
 
 
-@_fast
-def _erode_plane(source, active, out, bits, active_out, extremes, sums, z, factors):
-    no_inline()
-    source, active, out, bits = bare(source), bare(active), bare(out), bare(bits)
-    zeros = np.zeros(source.shape[2], source.dtype)
-    row = bare(zeros)
-    extremes[z, LARGEST], total = 0, 0.0
-    extremes[z, SMALLEST] = np.iinfo(np.int64).max
+def _erode(arguments, z):  # type: ignore[no-untyped-def]
+    source, active, zeros = array(arguments, 0, 3, real), array(arguments, 1, 2, np.bool_), array(arguments, 2, 1, real)
+    out, out_bits = array(arguments, 3, 3, real), array(arguments, 3, 3, bits)
+    active_out, extremes = array(arguments, 4, 2, np.bool_), array(arguments, 5, 2, np.int64)
+    sums, factors = array(arguments, 6, 2, np.float64), array(arguments, 7, 1, real)
+    largest, smallest, total = np.int64(0), np.iinfo(np.int64).max, 0.0
     for y in range(source.shape[1]):
-        active_out[z, y] = False
-        high, low = bits[z, y, 0], bits[z, y, 0]
-        if _near(active, z, y):
-            _cross_of(out[z, y], source, active, row, z, y, factors[0], factors[1])
+        high, low = bits(0), bits(0)
+        if _cross(out, source, active, zeros, z, y, factors):
             _clip_negative(out[z, y])
-            high, low = _extremes(bits[z, y])
-            if high != 0 or low != 0:  # NaN may have a sign
-                active_out[z, y] = True
-                total += _sum(out[z, y])
-                extremes[z, LARGEST] = max(extremes[z, LARGEST], np.int64(high))
-        if not active_out[z, y]:
-            low = bits.dtype.type(0)
-        extremes[z, SMALLEST] = min(extremes[z, SMALLEST], np.int64(low))
-    sums[z, SUM] = total
-    return zeros.size
+            high, low = _extremes(out_bits[z, y])
+        active_out[z, y] = high != 0 or low != 0  # NaN may have a sign
+        if active_out[z, y]:
+            total += _sum(out[z, y])
+            largest = max(largest, np.int64(high))
+        smallest = min(smallest, np.int64(low))
+    extremes[z, LARGEST], extremes[z, SMALLEST], sums[z, SUM] = largest, smallest, total
+    return 0
 
 
-@_fast
-def _statistics_plane(x, bits, active, g, sums, z, largest):
+def _shift(arguments, z):  # type: ignore[no-untyped-def]
+    x, active, value = array(arguments, 0, 3, real), array(arguments, 1, 2, np.bool_), array(arguments, 2, 1, real)
+    for y in range(x.shape[1]):
+        active[z, y] = True
+        _subtract(x[z, y], value[0])
+    return 0
+
+
+def _statistics(arguments, z):  # type: ignore[no-untyped-def]
     """Sum of g, of g x, and how many voxels are the largest and the smallest (0)."""
-    no_inline()
-    x, bits, active, g = bare(x), bare(bits), bare(active), bare(g)
+    x, x_bits, active = array(arguments, 0, 3, real), array(arguments, 0, 3, bits), array(arguments, 1, 2, np.bool_)
+    g, sums, largest = array(arguments, 2, 3, real), array(arguments, 3, 2, np.float64), array(arguments, 4, 1, bits)
     for k in range(sums.shape[1]):
         sums[z, k] = 0.0
     for y in range(x.shape[1]):
         if active[z, y]:
             sums[z, SUM] += _sum(g[z, y])
             sums[z, DOT] += _dot(x[z, y], g[z, y])
-            sums[z, COUNT_LARGEST] += _count(bits[z, y], largest)
-            sums[z, COUNT_SMALLEST] += _count(bits[z, y], bits.dtype.type(0))
+            sums[z, COUNT_LARGEST] += _count(x_bits[z, y], largest[0])
+            sums[z, COUNT_SMALLEST] += _count(x_bits[z, y], bits(0))
+    return 0
 
 
-@_fast
-def _spread_plane(h, active, wanted, out, z, factors):
+def _threshold(arguments, z):  # type: ignore[no-untyped-def]
+    x, x_bits, active = array(arguments, 0, 3, real), array(arguments, 0, 3, bits), array(arguments, 1, 2, np.bool_)
+    g, largest, factors = array(arguments, 2, 3, real), array(arguments, 3, 1, bits), array(arguments, 4, 1, real)
+    every = number(arguments, 5) != 0
+    for y in range(x.shape[1]):
+        if active[z, y]:
+            _through_threshold(x[z, y], x_bits[z, y], g[z, y], factors[0], largest[0], factors[1], factors[2], every)
+    return 0
+
+
+def _spread(arguments, z):  # type: ignore[no-untyped-def]
     """The cross once more: it is its own transpose. Rows that nobody wants are left as they are."""
-    no_inline()
-    h, active, out = bare(h), bare(active), bare(out)
-    zeros = np.zeros(h.shape[2], h.dtype)
-    row = bare(zeros)
+    h, active, zeros = array(arguments, 0, 3, real), array(arguments, 1, 2, np.bool_), array(arguments, 2, 1, real)
+    wanted, out, factors = array(arguments, 3, 2, np.bool_), array(arguments, 4, 3, real), array(arguments, 5, 1, real)
     for y in range(h.shape[1]):
-        if wanted[z, y]:
-            if _near(active, z, y):
-                _cross_of(out[z, y], h, active, row, z, y, factors[0], factors[1])
-            else:
-                _fill(out[z, y], factors[1])
-    return zeros.size
+        if wanted[z, y] and not _cross(out, h, active, zeros, z, y, factors):
+            _fill(out[z, y], factors[1])
+    return 0
 
 
-def _erode_loop(source, active, out, bits, active_out, extremes, sums, factors):  # type: ignore[no-untyped-def]
-    for z in prange(source.shape[0]):
-        _erode_plane(source, active, out, bits, active_out, extremes, sums, z, factors)
-
-
-def _shift_loop(x, active, value):  # type: ignore[no-untyped-def]
-    for z in prange(x.shape[0]):
-        for y in range(x.shape[1]):
-            active[z, y] = True
-            _subtract(x[z, y], value[0])
-
-
-def _statistics_loop(x, bits, active, g, sums, largest):  # type: ignore[no-untyped-def]
-    for z in prange(x.shape[0]):
-        _statistics_plane(x, bits, active, g, sums, z, largest[0])
-
-
-def _threshold_loop(x, bits, active, g, largest, factors, every):  # type: ignore[no-untyped-def]
-    for z in prange(x.shape[0]):
-        for y in range(x.shape[1]):
-            if active[z, y]:
-                _through_threshold(x[z, y], bits[z, y], g[z, y], factors[0], largest[0], factors[1], factors[2], every)
-
-
-def _spread_loop(h, active, wanted, out, factors):  # type: ignore[no-untyped-def]
-    for z in prange(h.shape[0]):
-        _spread_plane(h, active, wanted, out, z, factors)
-
-
-ERODE, SHIFT, STATISTICS, THRESHOLD, SPREAD = map(
-    serial_and_parallel, (_erode_loop, _shift_loop, _statistics_loop, _threshold_loop, _spread_loop)
-)
+ERODE, SHIFT, STATISTICS, THRESHOLD, SPREAD = map(Loop, (_erode, _shift, _statistics, _threshold, _spread))

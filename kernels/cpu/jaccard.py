@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from .math import INNER, no_inline
-from .threads import pick, serial_and_parallel
+from .compiling import INNER, no_inline
+from .loops import Loop, array, number, part
 
 _BLOCK = 65536  # voxels of a block, at least; there are at most _BLOCKS
 _BLOCKS = 64
@@ -33,8 +33,9 @@ def jaccard_of_class(errors) -> tuple[float, int]:
     becomes the slopes by p."""
     bits, slopes = errors.numpy().view(np.uint32), errors.numpy()
     block = max(_BLOCK, -(-bits.size // _BLOCKS))
-    counts = np.zeros((-(-bits.size // block), 2, _BUCKETS), np.int64)
-    pick(_COUNT, errors.numel())(bits, counts, block)
+    blocks = -(-bits.size // block)
+    counts = np.zeros((blocks, 2, _BUCKETS), np.int64)
+    _COUNT(blocks, bits.size, slopes, counts, block)
     totals = counts.sum(0)
     foreground = int(totals[1].sum())
     if foreground == 0:
@@ -43,9 +44,9 @@ def jaccard_of_class(errors) -> tuple[float, int]:
     ranked = np.empty(int(parts.sizes.sum()), np.uint64)
     by_part = np.add.reduceat(counts.sum(1), parts.first_bucket, axis=1)[:, : parts.sizes.size]
     places = parts.starts + np.cumsum(by_part, 0) - by_part
-    pick(_SCATTER, errors.numel())(bits, places, parts.of_bucket, ranked, block)
+    _SCATTER(blocks, bits.size, slopes, places, parts.of_bucket, ranked, block)
     values = np.zeros(parts.sizes.size)
-    pick(_RANK, errors.numel())(ranked, slopes, values, parts.starts, parts.sizes, parts.passed, foreground)
+    _RANK(values.size, bits.size, slopes, ranked, values, parts.starts, parts.sizes, parts.passed, foreground)
     return float(values.sum()), foreground
 
 
@@ -84,7 +85,7 @@ def _plan_parts(totals: np.ndarray, foreground: int) -> _Parts:
             firsts.append(bucket)
             size = 0
         size += int(sizes[bucket])
-    first_bucket = np.array(firsts)
+    first_bucket = np.array(firsts, np.int64)
     of_bucket = np.full(_BUCKETS, -1, np.int64)
     of_bucket[: last + 1] = np.searchsorted(first_bucket, np.arange(last + 1), side="right") - 1
     starts = before.sum(0)[first_bucket]
@@ -95,45 +96,41 @@ def _plan_parts(totals: np.ndarray, foreground: int) -> _Parts:
     )
 
 
-@_fast
-def _count_block(bits, counts):
-    no_inline()
+def _count(arguments, i):  # type: ignore[no-untyped-def]
+    """How many voxels of either side are in each bucket, for every block."""
+    whole, counts, block = array(arguments, 0, 1, np.uint32), array(arguments, 1, 3, np.int64), number(arguments, 2)
+    bits = part(whole, i * block, min(block, whole.size - i * block))
     for j in range(bits.size):
         if bits[j] != _UNCOUNTED:
             bucket = np.int64(_KEY - (bits[j] & _KEY)) >> _SHIFT
-            counts[np.int64(bits[j] >> np.uint32(31)), bucket] += 1
+            counts[i, np.int64(bits[j] >> np.uint32(31)), bucket] += 1
+    return 0
 
 
-def _count_loop(bits, counts, block):  # type: ignore[no-untyped-def]
-    """How many voxels of either side are in each bucket, for every block."""
-    for i in prange(counts.shape[0]):
-        _count_block(bits[i * block : i * block + block], counts[i])
-
-
-@_fast
-def _scatter_block(bits, first, place, of_bucket, ranked):
-    no_inline()
+def _scatter(arguments, i):  # type: ignore[no-untyped-def]
+    """Moves inverted key, truth and index of each voxel to its part; clears what is not ranked."""
+    whole, places = array(arguments, 0, 1, np.uint32), array(arguments, 1, 2, np.int64)
+    of_bucket, ranked = array(arguments, 2, 1, np.int64), array(arguments, 3, 1, np.uint64)
+    block = number(arguments, 4)
+    first, place = i * block, places[i]
+    bits = part(whole, first, min(block, whole.size - first))
     for j in range(bits.size):
         inverted = np.uint32(_KEY - (bits[j] & _KEY))
-        part = of_bucket[np.int64(inverted) >> _SHIFT]
-        if part < 0 or bits[j] == _UNCOUNTED:
+        part_of = of_bucket[np.int64(inverted) >> _SHIFT]
+        if part_of < 0 or bits[j] == _UNCOUNTED:
             bits[j] = 0
         else:
             key = np.uint64(inverted) << np.uint64(33) | np.uint64(bits[j] >> np.uint32(31)) << np.uint64(32)
-            ranked[place[part]] = key | np.uint64(first + j)
-            place[part] += 1
-
-
-def _scatter_loop(bits, places, of_bucket, ranked, block):  # type: ignore[no-untyped-def]
-    """Moves inverted key, truth and index of each voxel to its part; clears what is not ranked."""
-    for i in prange(places.shape[0]):
-        _scatter_block(bits[i * block : i * block + block], i * block, places[i], of_bucket, ranked)
+            ranked[place[part_of]] = key | np.uint64(first + j)
+            place[part_of] += 1
+    return 0
 
 
 @_fast
 def _sort_pass(source, out, counts, shift, mask):
     no_inline()
-    counts[:] = 0
+    for d in range(mask + 1):
+        counts[d] = 0
     for i in range(source.size):
         counts[np.int64(source[i] >> shift) & mask] += 1
     total = 0
@@ -148,21 +145,20 @@ def _sort_pass(source, out, counts, shift, mask):
 
 
 @_fast
-def _sorted_part(part, counts):
-    """The part in the order of its keys; which bits differ decides how many passes that takes."""
+def _sort(own, spare, counts):
+    """Puts a part in the order of its keys, and returns it or the spare, which has it then; which bits differ decides
+    how many passes that takes."""
     no_inline()
-    low, high = part[0], part[0]
-    for i in range(part.size):
-        low = min(low, part[i])
-        high = max(high, part[i])
+    low, high = own[0], own[0]
+    for i in range(own.size):
+        low = min(low, own[i])
+        high = max(high, own[i])
     different, width = (low >> np.uint64(33)) ^ (high >> np.uint64(33)), 0
     while different >> np.uint64(width):
         width += 1
-    if width == 0:
-        return part
     passes = (width + _DIGIT - 1) // _DIGIT
-    digit = (width + passes - 1) // passes
-    source, out = part, np.empty_like(part)
+    digit = (width + passes - 1) // max(passes, 1)
+    source, out = own, spare
     for k in range(passes):
         _sort_pass(source, out, counts, np.uint64(33 + k * digit), (1 << digit) - 1)
         source, out = out, source
@@ -189,13 +185,15 @@ def _slopes_of_part(ranked, slopes, background, foreground, total):
     return value
 
 
-def _rank_loop(ranked, slopes, values, starts, sizes, passed, total):  # type: ignore[no-untyped-def]
-    for i in prange(values.size):
-        counts = np.empty(1 << _DIGIT, np.int64)
-        part = _sorted_part(ranked[starts[i] : starts[i] + sizes[i]], counts)
-        values[i] = _slopes_of_part(part, slopes, passed[i, 0], passed[i, 1], total)
+def _rank(arguments, i):  # type: ignore[no-untyped-def]
+    slopes, ranked = array(arguments, 0, 1, np.float32), array(arguments, 1, 1, np.uint64)
+    values, starts = array(arguments, 2, 1, np.float64), array(arguments, 3, 1, np.int64)
+    sizes, passed = array(arguments, 4, 1, np.int64), array(arguments, 5, 2, np.int64)
+    n = sizes[i]
+    spare, counts = np.empty(n, np.uint64), np.empty(1 << _DIGIT, np.int64)
+    own = _sort(part(ranked, starts[i], n), part(spare, 0, n), part(counts, 0, counts.size))
+    values[i] = _slopes_of_part(own, slopes, passed[i, 0], passed[i, 1], number(arguments, 6))
+    return spare.size + counts.size  # their last use: until here they must live
 
 
-_COUNT = serial_and_parallel(_count_loop)
-_SCATTER = serial_and_parallel(_scatter_loop)
-_RANK = serial_and_parallel(_rank_loop)
+_COUNT, _SCATTER, _RANK = map(Loop, (_count, _scatter, _rank))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
 
-from .math import INNER, SUMS, no_inline
-from .threads import pick, serial_and_parallel
+from .compiling import INNER, SUMS, no_inline
+from .loops import Loop, array, number, part
+
+real, bits = np.float32, np.int32  # the clones of a loop have their own
 
 BLOCK = 65536  # numbers
 _DIGIT = 11  # bits
@@ -27,16 +28,16 @@ def select_largest(losses: Tensor, k: float) -> tuple[float, int, Tensor]:
     The weights take the losses' place, in memory as well: 1 above the smallest of the largest, and equal shares of what
     is left for all losses that equal it. ``losses`` is contiguous.
     """
-    double = losses.dtype == torch.float64
-    keys = losses.view(-1).numpy().view(np.int64 if double else np.int32)
+    keys = losses.view(-1).numpy()
     if keys.size == 0:
         return 0.0, 0, losses
-    fixed = 63 if double else 31  # the bits from here on are known: first, that the sign is positive
+    fixed = 8 * keys.itemsize - 1  # the bits from here on are known: first, that the sign is positive
     found, prefix, count, left, ties = keys, 0, 0, 0, 0  # found: the keys that begin with the known bits
     while fixed:
         shift = max(0, fixed - _DIGIT)
-        partial = np.zeros((-(-found.size // BLOCK), _TABLES, 1 << _DIGIT), np.int32)
-        pick(_HISTOGRAM, found.size)(found, partial, fixed, prefix, shift)
+        blocks = -(-found.size // BLOCK)
+        partial = np.zeros((blocks, _TABLES, 1 << _DIGIT), np.int32)
+        _HISTOGRAM(blocks, found.size, found, partial, fixed, prefix, shift)
         of_blocks = partial.sum(1)
         histogram = of_blocks.sum(0)
         if not count:
@@ -54,56 +55,29 @@ def select_largest(losses: Tensor, k: float) -> tuple[float, int, Tensor]:
         if found is keys and shift:
             found = _gather(keys, of_blocks[:, digit], shift, prefix)
         fixed = shift
-    like = losses.numpy().dtype.type
-    threshold = keys.dtype.type(prefix)
-    bits = np.array([1, left / ties], like).view(keys.dtype)
+    threshold = np.array([prefix], np.int32 if keys.itemsize == 4 else np.int64).view(keys.dtype)
+    weights = np.array([1, left / ties], keys.dtype)
     partial_sums = np.zeros(-(-keys.size // BLOCK))
-    pick(_WEIGH, losses.numel())(keys, losses.view(-1).numpy(), partial_sums, threshold, bits)
-    total = float(partial_sums.sum()) + left * float(threshold.view(like))
+    _WEIGH(partial_sums.size, keys.size, keys, partial_sums, threshold, weights)
+    total = float(partial_sums.sum()) + left * float(threshold[0])
     return total / count, count, losses
 
 
 def _gather(keys: np.ndarray, counts: np.ndarray, shift: int, prefix: int) -> np.ndarray:
     """The keys that begin with the prefix, of which each block has a known number; a block's last is followed by one
     that does not."""
-    ends = (counts + 1).cumsum()
+    ends = (counts + 1).cumsum(dtype=np.int64)
     found = np.empty(int(ends[-1]), keys.dtype)
-    pick(_GATHER, keys.size)(keys, found, ends - counts - 1, shift, prefix)
+    _GATHER(ends.size, keys.size, keys, found, ends - counts - 1, shift, prefix)
     return found
 
 
-@njit(**INNER)
-def _count_block(keys, counts, fixed, prefix, shift):
-    no_inline()
-    mask = (1 << (fixed - shift)) - 1
-    for j in range(keys.size):
-        if keys[j] >> fixed == prefix:
-            counts[j % _TABLES, (keys[j] >> shift) & mask] += 1
-
-
-def _histogram_loop(keys, partial, fixed, prefix, shift):  # type: ignore[no-untyped-def]
-    """For the keys whose bits from ``fixed`` on are ``prefix``: how often each digit above ``shift`` occurs."""
-    for i in prange(partial.shape[0]):
-        _count_block(keys[i * BLOCK : i * BLOCK + BLOCK], partial[i], fixed, prefix, shift)
-
-
-@njit(**INNER)
-def _gather_block(keys, found, shift, prefix):
-    """Without a branch, which the processor would guess wrongly."""
-    no_inline()
-    place = 0
-    for j in range(keys.size):
-        found[place] = keys[j]
-        place += np.int64(keys[j] >> shift == prefix)
-    found[place] = -1
-
-
-def _gather_loop(keys, found, places, shift, prefix):  # type: ignore[no-untyped-def]
-    for i in prange(places.size):
-        _gather_block(keys[i * BLOCK : i * BLOCK + BLOCK], found[places[i] :], shift, prefix)
-
-
 # Of parts of arrays: an index that might be negative, and then count from the end, keeps LLVM from vectorising
+
+
+@njit(**INNER)
+def _block(whole, i):
+    return part(whole, i * BLOCK, min(BLOCK, whole.size - i * BLOCK))
 
 
 @njit(fastmath=SUMS, **INNER)
@@ -115,22 +89,37 @@ def _sum_above(keys, values, threshold):
     return total
 
 
-@njit(**INNER)
-def _weigh_block(keys, threshold, one, share):
-    no_inline()
-    zero = keys.dtype.type(0)
+def _histogram(arguments, i):  # type: ignore[no-untyped-def]
+    """For the keys whose bits from ``fixed`` on are ``prefix``: how often each digit above ``shift`` occurs."""
+    keys, counts = _block(array(arguments, 0, 1, bits), i), array(arguments, 1, 3, np.int32)
+    fixed, prefix, shift = number(arguments, 2), number(arguments, 3), number(arguments, 4)
+    mask = (1 << (fixed - shift)) - 1
+    for j in range(keys.size):
+        if keys[j] >> fixed == prefix:
+            counts[i, j % _TABLES, (keys[j] >> shift) & mask] += 1
+    return 0
+
+
+def _gather_block(arguments, i):  # type: ignore[no-untyped-def]
+    """Without a branch, which the processor would guess wrongly."""
+    keys, found = _block(array(arguments, 0, 1, bits), i), array(arguments, 1, 1, bits)
+    place, shift, prefix = array(arguments, 2, 1, np.int64)[i], number(arguments, 3), number(arguments, 4)
+    for j in range(keys.size):
+        found[place] = keys[j]
+        place += np.int64(keys[j] >> shift == prefix)
+    found[place] = -1
+    return 0
+
+
+def _weigh(arguments, i):  # type: ignore[no-untyped-def]
+    """Sums what is above the threshold, then replaces every number by its weight, in the same memory."""
+    keys, values = _block(array(arguments, 0, 1, bits), i), _block(array(arguments, 0, 1, real), i)
+    threshold, weights = array(arguments, 2, 1, bits)[0], array(arguments, 3, 1, bits)
+    array(arguments, 1, 1, np.float64)[i] = _sum_above(keys, values, threshold)
+    one, share, zero = weights[0], weights[1], bits(0)
     for j in range(keys.size):
         keys[j] = one if keys[j] > threshold else share if keys[j] == threshold else zero
+    return 0
 
 
-def _weigh_loop(keys, values, sums, threshold, weights):  # type: ignore[no-untyped-def]
-    """Sums what is above the threshold, then replaces every key by the bits of its weight, in the same memory."""
-    for i in prange(sums.size):
-        part = keys[i * BLOCK : i * BLOCK + BLOCK]
-        sums[i] = _sum_above(part, values[i * BLOCK : i * BLOCK + BLOCK], threshold)
-        _weigh_block(part, threshold, weights[0], weights[1])
-
-
-_HISTOGRAM = serial_and_parallel(_histogram_loop)
-_GATHER = serial_and_parallel(_gather_loop)
-_WEIGH = serial_and_parallel(_weigh_loop)
+_HISTOGRAM, _GATHER, _WEIGH = map(Loop, (_histogram, _gather_block, _weigh))

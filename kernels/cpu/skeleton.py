@@ -8,15 +8,15 @@ planes run in parallel; where derivatives are scattered, first the even and then
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from .math import INNER, SAFE, SUMS, distinct_rows, no_inline
-from .memory import bare
-from .threads import serial_and_parallel
+from .compiling import INNER, SAFE, SUMS, distinct_rows, no_inline
+from .loops import Loop, array, number, part
 
 _elementwise = njit(fastmath=SAFE, **INNER)
 _reduction = njit(fastmath=SUMS, **INNER)
 _fast = njit(**INNER)
+real = np.float32  # the clones of a loop have their own
 
 SLAB = 8
 _EROSION_BITS = 3  # of a code, which also holds the dilation's
@@ -111,18 +111,11 @@ def _keep_rest(rest, residue):
         rest[i] *= one - residue[i]
 
 
-@_fast
-def _residue_derivatives(first, later, steps, z, line, y, w, rest, tail, by_precision, by_skeleton):
-    """The residues of a row, of the first step and the later ones, become the derivatives by them, zero where the
-    residue is. ``rest`` and ``tail``: rows."""
+@_elementwise
+def _set_one(x):
     no_inline()
-    _cotangent(tail, y, w, by_precision, by_skeleton)
-    for k in range(steps - 1, -1, -1):
-        for i in range(rest.size):
-            rest[i] = 1
-        for j in range(k):
-            _keep_rest(rest, later[j - 1, z, line] if j > 0 else first[z, line])
-        _residue_derivative(later[k - 1, z, line] if k > 0 else first[z, line], rest, tail)
+    for i in range(x.size):
+        x[i] = 1
 
 
 @_elementwise
@@ -178,141 +171,146 @@ def _add_constants(out, rest, y, w, by_sensitivity, by_y, by_p):
 
 
 @_fast
-def _erode_plane(x, out, codes, z):
+def _largest_in_plane(x, z, largest, code, row, row_code):
+    """Of the 3 x 3 neighbours within plane z; ``largest`` and ``row``, for what is in between, and their codes
+    ``[rows * voxels]``."""
     no_inline()
-    x, out, codes = bare(x), bare(out), bare(codes)
-    lines, length = x.shape[1], x.shape[2]
-    memory = np.empty(length, np.int32)
-    code = bare(memory)
+    lines, n = x.shape[1], x.shape[2]
     for y in range(lines):
-        north, south = x[z, y - 1 if y > 0 else y], x[z, y + 1 if y + 1 < lines else y]
-        above, below = x[z - 1 if z > 0 else z, y], x[z + 1 if z + 1 < x.shape[0] else z, y]
+        _largest_in_row(part(row, y * n, n), part(row_code, y * n, n), x[z, y])
+    for y in range(lines):
+        at, a, b = y * n, max(y - 1, 0) * n, min(y + 1, lines - 1) * n
+        own, of_own = part(row, at, n), part(row_code, at, n)
+        before, of_before = part(row, a, n), part(row_code, a, n)
+        after, of_after = part(row, b, n), part(row_code, b, n)
+        to, to_code = part(largest, at, n), part(code, at, n)
+        _largest_of_three(to, to_code, own, of_own, before, of_before, after, of_after, np.int32(3))
+
+
+# Loops over planes, or slabs
+
+
+def _erode(arguments, z):  # type: ignore[no-untyped-def]
+    x, out, codes = array(arguments, 0, 3, real), array(arguments, 1, 3, real), array(arguments, 2, 3, np.uint8)
+    lines = x.shape[1]
+    memory = np.empty(x.shape[2], np.int32)
+    code = part(memory, 0, memory.size)
+    for y in range(lines):
+        north, south = x[z, max(y - 1, 0)], x[z, min(y + 1, lines - 1)]
+        above, below = x[max(z - 1, 0), y], x[min(z + 1, x.shape[0] - 1), y]
         _erode_row(out[z, y], code, x[z, y], north, south, above, below)
         if codes.size:
             _narrow(codes[z, y], code)
-    return memory.size
+    return memory.size  # its last use: until here it must live
 
 
-@_fast
-def _largest_in_plane(x, z, largest, code, row, row_code):
-    """Of the 3 x 3 neighbours within a plane, into ``largest`` and ``code`` ``[rows, voxels]``."""
-    no_inline()
-    lines = x.shape[1]
-    for y in range(lines):
-        _largest_in_row(row[y], row_code[y], x[z, y])
-    for y in range(lines):
-        a, b = (y - 1 if y > 0 else y), (y + 1 if y + 1 < lines else y)
-        _largest_of_three(
-            largest[y], code[y], row[y], row_code[y], row[a], row_code[a], row[b], row_code[b], np.int32(3)
-        )
-
-
-@_fast
-def _residue_slab(x, eroded, rest, codes, slab):
+def _residue_of_opening(arguments, slab):  # type: ignore[no-untyped-def]
     """x becomes its residue after opening, rest what it leaves; planes of a slab."""
-    no_inline()
-    x, eroded, rest, codes = bare(x), bare(eroded), bare(rest), bare(codes)
-    planes, lines, length = x.shape
-    memory, code_memory = np.empty((4, lines, length), x.dtype), np.empty((4, lines, length), np.int32)
-    out_memory, out_code_memory = np.empty(length, x.dtype), np.empty(length, np.int32)
-    ring, ring_codes, out, out_code = bare(memory), bare(code_memory), bare(out_memory), bare(out_code_memory)
+    x, eroded, rest = array(arguments, 0, 3, real), array(arguments, 1, 3, real), array(arguments, 2, 3, real)
+    codes = array(arguments, 3, 3, np.uint8)
+    planes, lines, n = x.shape
+    size = lines * n
+    # the last three planes, one for what is in between, and a row
+    memory, code_memory = np.empty(4 * size + n, real), np.empty(4 * size + n, np.int32)
+    row, row_code = part(memory, 3 * size, size), part(code_memory, 3 * size, size)
+    out, out_code = part(memory, 4 * size, n), part(code_memory, 4 * size, n)
     start, stop = slab * SLAB, min((slab + 1) * SLAB, planes)
     ready = max(0, start - 1)
     for z in range(start, stop):
         while ready < min(z + 2, planes):
-            _largest_in_plane(eroded, ready, ring[ready % 3], ring_codes[ready % 3], ring[3], ring_codes[3])
+            at = ready % 3 * size
+            _largest_in_plane(eroded, ready, part(memory, at, size), part(code_memory, at, size), row, row_code)
             ready += 1
-        own, a, b = ring[z % 3], ring[max(z - 1, 0) % 3], ring[min(z + 1, planes - 1) % 3]
-        of_own, of_a, of_b = ring_codes[z % 3], ring_codes[max(z - 1, 0) % 3], ring_codes[min(z + 1, planes - 1) % 3]
         for y in range(lines):
-            _largest_of_three(out, out_code, own[y], of_own[y], a[y], of_a[y], b[y], of_b[y], np.int32(9))
+            at, a, b = z % 3 * size + y * n, max(z - 1, 0) % 3 * size + y * n, min(z + 1, planes - 1) % 3 * size + y * n
+            own, of_own = part(memory, at, n), part(code_memory, at, n)
+            before, of_before = part(memory, a, n), part(code_memory, a, n)
+            after, of_after = part(memory, b, n), part(code_memory, b, n)
+            _largest_of_three(out, out_code, own, of_own, before, of_before, after, of_after, np.int32(9))
             _residue(x[z, y], out)
             if codes.size:
                 _add_code(codes[z, y], out_code)
             else:
                 _keep_rest(rest[z, y], x[z, y])
-    return memory.size + code_memory.size + out_memory.size + out_code_memory.size
+    return memory.size + code_memory.size
 
 
-@_fast
-def _scatter_slab(out, g, codes, offsets, sign, slab):
-    """Adds g to where each voxel's value came from."""
-    no_inline()
-    out, g, codes, offsets = bare(out), bare(g), bare(codes), bare(offsets)
+def _scatter(arguments, i):  # type: ignore[no-untyped-def]
+    """Adds g to where each voxel's value came from; the even slabs, or the odd ones."""
+    out, g, codes = array(arguments, 0, 3, real), array(arguments, 1, 3, real), array(arguments, 2, 3, np.uint8)
+    offsets, sign = array(arguments, 3, 1, np.int64), array(arguments, 4, 1, real)[0]
+    slab = 2 * i + number(arguments, 5)
     start, stop = slab * SLAB, min((slab + 1) * SLAB, g.shape[0])
     size = g.shape[1] * g.shape[2]
-    to, values, places = out.reshape(-1), g.reshape(-1), codes.reshape(-1)
+    to, values, places = part(out, 0, g.size), part(g, 0, g.size), part(codes, 0, g.size)
     for i in range(start * size, stop * size):
         to[i + offsets[places[i]]] += sign * values[i]
+    return 0
 
 
-def _erode_loop(x, out, codes):  # type: ignore[no-untyped-def]
-    for z in prange(x.shape[0]):
-        _erode_plane(x, out, codes, np.int64(z))  # prange counts in uint64, which makes z - 1 a float
+def _derivatives(arguments, z):  # type: ignore[no-untyped-def]
+    """The residues, of the first step and the later ones, become the derivatives by them, zero where the residue is."""
+    first, later, steps = array(arguments, 0, 3, real), array(arguments, 1, 4, real), number(arguments, 2)
+    y, w, factors = array(arguments, 3, 3, real), array(arguments, 4, 3, real), array(arguments, 5, 1, real)
+    n = y.shape[2]
+    memory = np.empty(2 * n, real)
+    rest, tail = part(memory, 0, n), part(memory, n, n)
+    for line in range(y.shape[1]):
+        _cotangent(tail, y[z, line], w[z, line], factors[0], factors[1])
+        for k in range(steps - 1, -1, -1):
+            _set_one(rest)
+            for j in range(k):
+                _keep_rest(rest, later[j - 1, z, line] if j > 0 else first[z, line])
+            _residue_derivative(later[k - 1, z, line] if k > 0 else first[z, line], rest, tail)
+    return memory.size
 
 
-def _residue_loop(x, eroded, rest, codes):  # type: ignore[no-untyped-def]
-    for slab in prange(-(-x.shape[0] // SLAB)):
-        _residue_slab(x, eroded, rest, codes, np.int64(slab))
-
-
-def _scatter_loop(out, g, codes, offsets, sign):  # type: ignore[no-untyped-def]
-    slabs = -(-g.shape[0] // SLAB)
-    for half in range(2):
-        for slab in prange((slabs + 1 - half) // 2):
-            _scatter_slab(out, g, codes, offsets, sign[0], 2 * np.int64(slab) + half)
-
-
-def _derivatives_loop(first, later, steps, y, w, factors):  # type: ignore[no-untyped-def]
-    for z in prange(y.shape[0]):
-        memory = np.empty((2, y.shape[2]), y.dtype)
-        for line in range(y.shape[1]):
-            own_y, own_w, rest, tail = y[z, line], w[z, line], memory[0], memory[1]
-            _residue_derivatives(first, later, steps, z, line, own_y, own_w, rest, tail, factors[0], factors[1])
-
-
-def _sums_loop(rest, other, w, sums):  # type: ignore[no-untyped-def]
+def _sums_of_skeleton(arguments, z):  # type: ignore[no-untyped-def]
     """Sums of w s x, w s and w x per plane, s being 1 - rest; x the other volume."""
-    for z in prange(rest.shape[0]):
-        skeleton = np.empty(rest.shape[2], rest.dtype)
-        overlap, size, total = 0.0, 0.0, 0.0
-        for line in range(rest.shape[1]):
-            _complement(skeleton, rest[z, line])
-            overlap += _sum_products(skeleton, other[z, line], w[z, line])
-            size += _sum_weighted(skeleton, w[z, line])
-            total += _sum_weighted(other[z, line], w[z, line])
-        sums[z, 0], sums[z, 1], sums[z, 2] = overlap, size, total
+    rest, other, w = array(arguments, 0, 3, real), array(arguments, 1, 3, real), array(arguments, 2, 3, real)
+    sums = array(arguments, 3, 2, np.float64)
+    memory = np.empty(rest.shape[2], real)
+    skeleton = part(memory, 0, memory.size)
+    overlap, size, total = 0.0, 0.0, 0.0
+    for line in range(rest.shape[1]):
+        _complement(skeleton, rest[z, line])
+        overlap += _sum_products(skeleton, other[z, line], w[z, line])
+        size += _sum_weighted(skeleton, w[z, line])
+        total += _sum_weighted(other[z, line], w[z, line])
+    sums[z, 0], sums[z, 1], sums[z, 2] = overlap, size, total
+    return memory.size
 
 
-def _overlap_loop(p, y, w, sums):  # type: ignore[no-untyped-def]
-    for z in prange(p.shape[0]):
-        overlap = 0.0
-        for line in range(p.shape[1]):
-            overlap += _sum_products(p[z, line], y[z, line], w[z, line])
-        sums[z, 0] = overlap
+def _overlap(arguments, z):  # type: ignore[no-untyped-def]
+    p, y, w = array(arguments, 0, 3, real), array(arguments, 1, 3, real), array(arguments, 2, 3, real)
+    sums, overlap = array(arguments, 3, 2, np.float64), 0.0
+    for line in range(p.shape[1]):
+        overlap += _sum_products(p[z, line], y[z, line], w[z, line])
+    sums[z, 0] = overlap
+    return 0
 
 
-def _constants_loop(out, rest, y, w, factors):  # type: ignore[no-untyped-def]
-    for z in prange(out.shape[0]):
-        for line in range(out.shape[1]):
-            _add_constants(out[z, line], rest[z, line], y[z, line], w[z, line], factors[0], factors[1], factors[2])
+def _constants(arguments, z):  # type: ignore[no-untyped-def]
+    out, rest, y = array(arguments, 0, 3, real), array(arguments, 1, 3, real), array(arguments, 2, 3, real)
+    w, factors = array(arguments, 3, 3, real), array(arguments, 4, 1, real)
+    for line in range(out.shape[1]):
+        _add_constants(out[z, line], rest[z, line], y[z, line], w[z, line], factors[0], factors[1], factors[2])
+    return 0
 
 
-ERODE, RESIDUE, SCATTER, DERIVATIVES = map(
-    serial_and_parallel, (_erode_loop, _residue_loop, _scatter_loop, _derivatives_loop)
-)
-SUMS_OF_SKELETON, OVERLAP, CONSTANTS = map(serial_and_parallel, (_sums_loop, _overlap_loop, _constants_loop))
+ERODE, RESIDUE, SCATTER, DERIVATIVES = map(Loop, (_erode, _residue_of_opening, _scatter, _derivatives))
+SUMS_OF_SKELETON, OVERLAP, CONSTANTS = map(Loop, (_sums_of_skeleton, _overlap, _constants))
 
 
 def erosion_offsets(grid: tuple[int, int, int]) -> np.ndarray:
     """How far away, in voxels, the neighbour lies that the erosion took, for each value of a code."""
     plane, line = grid[1] * grid[2], grid[2]
     steps = [0, -1, 1, -line, line, -plane, plane, 0]
-    return np.array(steps * 2 ** (8 - _EROSION_BITS))
+    return np.array(steps * 2 ** (8 - _EROSION_BITS), np.int64)
 
 
 def dilation_offsets(grid: tuple[int, int, int]) -> np.ndarray:
     """The same of the dilation: 9 (plane) + 3 (row) + voxel, each 0, 1 (before) or 2 (after)."""
-    step = np.array([0, -1, 1])
+    step = np.array([0, -1, 1], np.int64)
     plane, line = grid[1] * grid[2], grid[2]
     return (step[:, None, None] * plane + step[:, None] * line + step).reshape(-1).repeat(2**_EROSION_BITS)

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from fastloss.terms import Plan, Term
 
-from ..balls import Fits
+from ..balls import Fits, weigh_errors
 from . import erosion as erosion
 from . import skeleton as skeleton
 from . import structure as structure
 from .balls import balls_of
+from .loops import Loop
 from .sums import backward as backward_of_sums
-from .threads import pick
 from .volumes import Volumes, errors, probabilities, target_volume, volumes
 
 
@@ -65,7 +65,7 @@ class _Erosions:
         self.share = 1 / (2 * axes + 1)
         self.pool: list[tuple[np.ndarray, np.ndarray]] = []
         self.gradient = np.empty(v.grid, self.dtype)
-        self.everywhere = np.ones(v.grid[:2], np.bool_)
+        self.everywhere, self.zeros = np.ones(v.grid[:2], np.bool_), np.zeros(v.grid[2], self.dtype)
         self.extremes = np.zeros((v.grid[0], 2), np.int64)
         self.sums = np.zeros((v.grid[0], 4))
 
@@ -92,17 +92,8 @@ class _Erosions:
             self.pool.append((np.empty(self.grid, self.dtype), np.empty(self.grid[:2], np.bool_)))
         values, active = self.pool[depth]
         factors = np.array([self.share * source.scale, -0.5], self.dtype)
-        self._call(
-            erosion.ERODE,
-            source.values,
-            source.active,
-            values,
-            values.view(self.bits),
-            active,
-            self.extremes,
-            self.sums,
-            factors,
-        )
+        results = (values, active, self.extremes, self.sums)
+        self._call(erosion.ERODE, source.values, source.active, self.zeros, *results, factors)
         largest_bits, smallest_bits = self.extremes[:, 0].max(), self.extremes[:, 1].min()
         total = float(self.sums[:, erosion.SUM].sum())
         if largest_bits == 0 and total == 0:
@@ -127,26 +118,26 @@ class _Erosions:
             self.through_normalisation(step, gradient)
             before, target = (steps[k - 2].active, gradient) if k > 1 else (self.everywhere, out)
             factors = np.array([self.share, self.coefficients[k - 1]], self.dtype)
-            self._call(erosion.SPREAD, step.values, step.active, before, target, factors)
+            self._call(erosion.SPREAD, step.values, step.active, self.zeros, before, target, factors)
         if not steps:
             out.fill(self.coefficients[0])
 
     def through_normalisation(self, step: _Step, gradient: np.ndarray) -> None:
         """The values become the derivative by what the threshold was applied to; ties share that of the extremes."""
-        values, bits = step.values, step.values.view(self.bits)
+        values = step.values
         largest = np.array([step.largest], self.dtype).view(self.bits)
         at_largest = at_zero = 0.0
         if step.largest != -1.0:
-            self._call(erosion.STATISTICS, values, bits, step.active, gradient, self.sums, largest)
+            self._call(erosion.STATISTICS, values, step.active, gradient, self.sums, largest)
             total, dot, high, low = self.sums.sum(0)
             dot *= step.scale
             at_largest = -dot * step.scale / max(1.0, high)
             at_zero = (dot - total) * step.scale / max(1.0, low) if step.shifted else 0.0
         factors = np.array([step.scale, at_largest, at_zero], self.dtype)
-        self._call(erosion.THRESHOLD, values, bits, step.active, gradient, largest, factors, step.shifted)
+        self._call(erosion.THRESHOLD, values, step.active, gradient, largest, factors, step.shifted)
 
-    def _call(self, kernels: list, *arguments: object) -> None:
-        pick(kernels, self.logits)(*arguments)
+    def _call(self, loop: Loop, *arguments: np.ndarray | int) -> None:
+        loop(self.grid[0], self.logits, *arguments)
 
 
 def structural_map(
@@ -182,7 +173,7 @@ class _Structure:
         self.volumes, self.taps, self.threshold = v, np.array(taps, dtype), threshold
         self.stability = np.array([stability], dtype)
         self.target = np.empty(v.grid, dtype)
-        self.fields = np.empty((structure.FIELDS, planes * lines * (length + len(taps) // 2)), dtype)
+        self.fields = np.empty(structure.FIELDS * planes * lines * (length + len(taps) // 2), dtype)
         self.largest = np.empty(planes, np.int64 if dtype == np.float64 else np.int32)
         self.sums = np.empty(planes)
 
@@ -190,11 +181,11 @@ class _Structure:
         """Replaces p by what is selected; returns the sum of w over it."""
         v, y = self.volumes, self.target
         target_volume(v, y.reshape(-1), b, c)
-        pick(structure.STATISTICS, v.logits)(self.fields, p, y, w, self.taps, v.grid[1] > 1)
-        bits = p.view(self.largest.dtype)
-        pick(structure.DIFFERENCES, v.logits)(self.fields, p, bits, y, w, self.taps, self.stability, self.largest)
+        planes = v.grid[0]
+        structure.STATISTICS(planes, v.logits, self.fields, p, y, w, self.taps, v.grid[1] > 1)
+        structure.DIFFERENCES(planes, v.logits, self.fields, p, y, w, self.taps, self.stability, self.largest)
         limit = np.array([self.threshold * self.largest.max().view(p.dtype)], p.dtype)
-        pick(structure.SELECT, v.logits)(p, w, limit, self.sums)
+        structure.SELECT(planes, v.logits, p, w, limit, self.sums)
         return float(self.sums.sum())
 
 
@@ -245,7 +236,7 @@ class _Skeletons:
 
     def __init__(self, v: Volumes, iterations: int, derivative: bool):
         grid, self.dtype = v.grid, v.real
-        self.volumes, self.steps = v, iterations + 1
+        self.volumes, self.steps, self.slabs = v, iterations + 1, -(-grid[0] // skeleton.SLAB)
         self.weights = np.empty((1, int(np.prod(grid))), self.dtype)
         self.w = self.weights.reshape(grid)
         self.target = np.empty(grid, self.dtype)
@@ -255,8 +246,8 @@ class _Skeletons:
         self.codes = np.empty((self.steps if derivative else 0, *grid), np.uint8)
         self.partial = np.zeros((grid[0], 3))
 
-    def call(self, kernels: list, *arguments: object) -> None:
-        pick(kernels, self.volumes.logits)(*arguments)
+    def call(self, loop: Loop, *arguments: np.ndarray | int) -> None:
+        loop(self.volumes.grid[0], self.volumes.logits, *arguments)
 
     def rest_of(self, x: np.ndarray) -> np.ndarray:
         """1 - soft skeleton of x."""
@@ -265,9 +256,12 @@ class _Skeletons:
         now[:] = x
         for _ in range(self.steps):
             self.call(skeleton.ERODE, now, after, self.no_codes)
-            self.call(skeleton.RESIDUE, now, after, self.rest, self.no_codes)
+            self.residue(now, after, self.rest, self.no_codes)
             now, after = after, now
         return self.rest
+
+    def residue(self, *arguments: np.ndarray) -> None:
+        skeleton.RESIDUE(self.slabs, self.volumes.logits, *arguments)
 
     def sums(self, b: int, c: int, p: np.ndarray, out: np.ndarray) -> None:
         """The sums of one class."""
@@ -278,13 +272,16 @@ class _Skeletons:
         overlap = self.totals(skeleton.OVERLAP, p, y, w)[0]
         out[:] = overlap, of_y[2], of_p[0], of_p[1], of_y[0], of_y[1], of_p[2]
 
-    def totals(self, kernels: list, *arguments: np.ndarray) -> np.ndarray:
-        self.call(kernels, *arguments, self.partial)
+    def totals(self, loop: Loop, *arguments: np.ndarray) -> np.ndarray:
+        self.call(loop, *arguments, self.partial)
         return self.partial.sum(0)
 
     def scatter(self, out: np.ndarray, g: np.ndarray, codes: np.ndarray, offsets: np.ndarray, sign: float) -> None:
         """Adds g to where each voxel's value came from; the offsets are those of each value of a code."""
-        self.call(skeleton.SCATTER, out, g, codes, offsets, np.array([sign], self.dtype))
+        factor = np.array([sign], self.dtype)
+        for half in range(2):  # what is scattered reaches into the next slab
+            slabs = (self.slabs + 1 - half) // 2
+            skeleton.SCATTER(slabs, self.volumes.logits, out, g, codes, offsets, factor, half)
 
     def derivative(self, b: int, c: int, p: np.ndarray, by: np.ndarray) -> None:
         """Replaces p by the derivative by it, the weights included."""
@@ -293,7 +290,7 @@ class _Skeletons:
         steps = [p, *stack[: self.steps]]  # erosion after erosion; then residues, then derivatives by them
         for k, codes in enumerate(self.codes):
             self.call(skeleton.ERODE, steps[k], steps[k + 1], codes)
-            self.call(skeleton.RESIDUE, steps[k], steps[k + 1], self.nothing, codes)
+            self.residue(steps[k], steps[k + 1], self.nothing, codes)
         factors = np.array([by[skeleton.PRECISION], by[skeleton.SKELETON_P]], self.dtype)
         self.call(skeleton.DERIVATIVES, p, stack, self.steps, y, self.w, factors)
         steps[-1].fill(0)
@@ -322,20 +319,17 @@ def hausdorff_conv(
     batch, channels = logits.shape[:2]
     v = volumes(logits, target, mask, plan)
     field = np.zeros((batch, channels, int(np.prod(v.grid))), v.real)
-    sums, bad = np.zeros((batch, channels, 2)), 0
+    sums, space, bad = torch.zeros((batch, channels, 2), dtype=torch.float64), logits.shape[2:], 0
+    p = torch.from_numpy(field).view(logits.shape)
     if field.size:
         weights, y = np.empty((batch, field.shape[2]), field.dtype), np.empty(field.shape[2], field.dtype)
         totals, bad = probabilities(v, field, weights)
-        sums[:, :, 1] = totals[:, None]
-        space = logits.shape[2:]
-        balls = (Fits if hard else balls_of)(radii, alpha, torch.from_numpy(y).view(space))
-        for b in range(batch):
-            field[b, :first] = 0
-            for c in range(first, channels):
-                target_volume(v, y, b, c)
-                p = torch.from_numpy(field[b, c])
-                weight = balls.surplus_weights(p.view(space), torch.from_numpy(y).view(space)).view(-1)
-                error = (p - torch.from_numpy(y)).square_().mul_(torch.from_numpy(weights[b])).mul_(weight)
-                sums[b, c, 0] = float(error.sum(dtype=torch.float64))
-                p.copy_(weight)
-    return torch.from_numpy(sums), torch.from_numpy(field).view(logits.shape), bad
+        sums[..., 1] = torch.from_numpy(totals).unsqueeze(1)
+
+        def truth(b: int, c: int) -> Tensor:
+            target_volume(v, y, b, c)
+            return torch.from_numpy(y).view(space)
+
+        balls = (Fits if hard else balls_of)(radii, alpha, p[0, 0])
+        weigh_errors(balls, p, truth, torch.from_numpy(weights).view(batch, *space), first, sums[..., 0])
+    return sums, p, bad

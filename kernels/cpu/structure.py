@@ -8,14 +8,14 @@ large numbers arises. Rows are padded by voxels of weight 0, so that a shift alo
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from .math import INNER, SUMS, distinct_rows, no_inline
-from .memory import bare
-from .threads import serial_and_parallel
+from .compiling import INNER, SUMS, distinct_rows, no_inline
+from .loops import Loop, array, number, part
 
 _reduction = njit(fastmath=SUMS, **INNER)
 _fast = njit(**INNER)  # no reciprocals: a mean of ones should be one
+real, bits = np.float32, np.int32  # the clones of a loop have their own
 
 SEGMENT = 1024
 # Fields of statistics: the weight; mean and variance of p, and of y
@@ -77,12 +77,12 @@ def _difference(out, p, y, w, mean_p, variance_p, mean_y, variance_y, c):
 
 
 @_fast
-def _largest(bits):
+def _largest(x):
     """Of values that are not negative, whose bits compare as integers."""
     no_inline()
-    high = bits[0]
-    for i in range(bits.size):
-        high = max(high, bits[i])
+    high = x[0]
+    for i in range(x.size):
+        high = max(high, x[i])
     return high
 
 
@@ -99,100 +99,90 @@ def _select(x, w, limit):
 
 
 @_fast
-def _along(out, first, source, start, stop, stride, taps):
-    """Statistics of voxels start to stop of flat fields ``[FIELDS, size]``, from those ``stride`` apart, into out from
-    voxel ``first`` on."""
+def _along(out, pitch, first, source, size, start, stop, stride, taps):
+    """Statistics of voxels start to stop of flat fields ``[FIELDS * size]``, from those ``stride`` apart, into out
+    ``[FIELDS * pitch]`` from voxel ``first`` on."""
     no_inline()
-    size, half, offset = source.shape[1], taps.size // 2, first - start
-    every = slice(first, first + stop - start)
     for f in range(FIELDS):
-        _fill(out[f, every], out.dtype.type(0))
-    for t in range(taps.size):
-        shift = (t - half) * stride
-        a, b = max(start, -shift), min(stop, size - shift)
-        if a < b:
-            to, at, w = slice(a + offset, b + offset), slice(a + shift, b + shift), source[WEIGHT]
-            _add_weight(out[WEIGHT, to], w[at], taps[t])
-            _add_mean(out[MEAN_P, to], w[at], source[MEAN_P, at], taps[t])
-            _add_mean(out[MEAN_Y, to], w[at], source[MEAN_Y, at], taps[t])
-    _divide(out[MEAN_P, every], out[WEIGHT, every])
-    _divide(out[MEAN_Y, every], out[WEIGHT, every])
-    for t in range(taps.size):
-        shift = (t - half) * stride
-        a, b = max(start, -shift), min(stop, size - shift)
-        if a < b:
-            to, at, w = slice(a + offset, b + offset), slice(a + shift, b + shift), source[WEIGHT]
-            for m, v in ((MEAN_P, VARIANCE_P), (MEAN_Y, VARIANCE_Y)):
-                _add_variance(out[v, to], w[at], source[m, at], source[v, at], out[m, to], taps[t])
-    _divide(out[VARIANCE_P, every], out[WEIGHT, every])
-    _divide(out[VARIANCE_Y, every], out[WEIGHT, every])
+        _fill(part(out, f * pitch + first, stop - start), out.dtype.type(0))
+    for moment in range(2):  # means, then variances, which need them
+        for t in range(taps.size):
+            shift = (t - taps.size // 2) * stride
+            a = max(start, -shift)
+            n, to, at = min(stop, size - shift) - a, a + first - start, a + shift
+            if n <= 0:
+                continue
+            w = part(source, WEIGHT * size + at, n)
+            if moment == 0:
+                _add_weight(part(out, WEIGHT * pitch + to, n), w, taps[t])
+            for f in range(MEAN_P, FIELDS, 2):
+                m, mean = part(source, f * size + at, n), part(out, f * pitch + to, n)
+                if moment == 0:
+                    _add_mean(mean, w, m, taps[t])
+                else:
+                    v = part(source, (f + 1) * size + at, n)
+                    _add_variance(part(out, (f + 1) * pitch + to, n), w, m, v, mean, taps[t])
+        for f in range(MEAN_P + moment, FIELDS, 2):
+            _divide(part(out, f * pitch + first, stop - start), part(out, WEIGHT * pitch + first, stop - start))
 
 
-@_fast
-def _plane_statistics(fields, p, y, w, z, taps, both):
-    """Statistics of a plane along its rows and columns."""
-    no_inline()
-    fields, p, y, w = bare(fields), bare(p), bare(y), bare(w)
-    lines, length = p.shape[1], p.shape[2]
-    pitch = length + taps.size // 2
+# Loops over planes
+
+
+def _statistics(arguments, z):  # type: ignore[no-untyped-def]
+    """Of a plane along its rows and, if ``both``, its columns."""
+    fields, p, y = array(arguments, 0, 1, real), array(arguments, 1, 3, real), array(arguments, 2, 3, real)
+    w, taps, both = array(arguments, 3, 3, real), array(arguments, 4, 1, real), number(arguments, 5) != 0
+    lines, n = p.shape[1], p.shape[2]
+    pitch, every = n + taps.size // 2, fields.size // FIELDS
     plane = lines * pitch
-    memory = np.zeros((2, FIELDS, plane), p.dtype)
-    planes = bare(memory)
+    memory = np.zeros(2 * FIELDS * plane, real)
+    own, of_rows = part(memory, 0, FIELDS * plane), part(memory, FIELDS * plane, FIELDS * plane)
     for line in range(lines):
-        at = slice(line * pitch, line * pitch + length)
-        _copy(planes[0, WEIGHT, at], w[z, line])
-        _copy(planes[0, MEAN_P, at], p[z, line])
-        _copy(planes[0, MEAN_Y, at], y[z, line])
-    for start in range(0, plane, SEGMENT):
-        stop = min(start + SEGMENT, plane)
-        _along(planes[1], start, planes[0], start, stop, 1, taps)
-    for start in range(0, plane, SEGMENT):
-        stop = min(start + SEGMENT, plane)
-        first = z * plane + start
-        if both:
-            _along(fields, first, planes[1], start, stop, pitch, taps)
-        else:
-            for f in range(FIELDS):
-                _copy(fields[f, first : first + stop - start], planes[1, f, start:stop])
-    return memory.size
+        _copy(part(own, WEIGHT * plane + line * pitch, n), w[z, line])
+        _copy(part(own, MEAN_P * plane + line * pitch, n), p[z, line])
+        _copy(part(own, MEAN_Y * plane + line * pitch, n), y[z, line])
+    for step in range(2):
+        for start in range(0, plane, SEGMENT):
+            stop, first = min(start + SEGMENT, plane), z * plane + start
+            if step == 0:
+                _along(of_rows, plane, start, own, plane, start, stop, 1, taps)
+            elif both:
+                _along(fields, every, first, of_rows, plane, start, stop, pitch, taps)
+            else:
+                for f in range(FIELDS):
+                    _copy(part(fields, f * every + first, stop - start), part(of_rows, f * plane + start, stop - start))
+    return memory.size  # its last use: until here it must live
 
 
-@_fast
-def _plane_differences(fields, p, bits, y, w, z, taps, c, largest):
+def _differences(arguments, z):  # type: ignore[no-untyped-def]
     """|difference of the normalised p and y| w of a plane replaces its p."""
-    no_inline()
-    fields, p, bits, y, w = bare(fields), bare(p), bare(bits), bare(y), bare(w)
-    lines, length = p.shape[1], p.shape[2]
-    pitch = length + taps.size // 2
-    memory = np.empty((FIELDS, length), p.dtype)
-    s = bare(memory)
-    high = bits.dtype.type(0)
+    fields, p, y = array(arguments, 0, 1, real), array(arguments, 1, 3, real), array(arguments, 2, 3, real)
+    w, taps, c = array(arguments, 3, 3, real), array(arguments, 4, 1, real), array(arguments, 5, 1, real)
+    largest, p_bits = array(arguments, 6, 1, bits), array(arguments, 1, 3, bits)
+    lines, n = p.shape[1], p.shape[2]
+    pitch, every, high = n + taps.size // 2, fields.size // FIELDS, bits(0)
+    memory = np.empty(FIELDS * n, real)
+    s = part(memory, 0, memory.size)
+    mean_p, variance_p = part(s, MEAN_P * n, n), part(s, VARIANCE_P * n, n)
+    mean_y, variance_y = part(s, MEAN_Y * n, n), part(s, VARIANCE_Y * n, n)
     for line in range(lines):
         start = (z * lines + line) * pitch
-        _along(s, np.int64(0), fields, start, start + length, lines * pitch, taps)
+        _along(s, n, 0, fields, every, start, start + n, lines * pitch, taps)
         row = p[z, line]
-        _difference(row, row, y[z, line], w[z, line], s[MEAN_P], s[VARIANCE_P], s[MEAN_Y], s[VARIANCE_Y], c)
-        high = max(high, _largest(bits[z, line]))
+        _difference(row, row, y[z, line], w[z, line], mean_p, variance_p, mean_y, variance_y, c[0])
+        high = max(high, _largest(p_bits[z, line]))
     largest[z] = high
     return memory.size
 
 
-def _statistics_loop(fields, p, y, w, taps, both):  # type: ignore[no-untyped-def]
-    for z in prange(p.shape[0]):
-        _plane_statistics(fields, p, y, w, z, taps, both)
+def _select_plane(arguments, z):  # type: ignore[no-untyped-def]
+    p, w, limit = array(arguments, 0, 3, real), array(arguments, 1, 3, real), array(arguments, 2, 1, real)
+    sums, total = array(arguments, 3, 1, np.float64), 0.0
+    for line in range(p.shape[1]):
+        total += _select(p[z, line], w[z, line], limit[0])
+    sums[z] = total
+    return 0
 
 
-def _differences_loop(fields, p, bits, y, w, taps, c, largest):  # type: ignore[no-untyped-def]
-    for z in prange(p.shape[0]):
-        _plane_differences(fields, p, bits, y, w, z, taps, c[0], largest)
-
-
-def _select_loop(p, w, limit, sums):  # type: ignore[no-untyped-def]
-    for z in prange(p.shape[0]):
-        total = 0.0
-        for line in range(p.shape[1]):
-            total += _select(p[z, line], w[z, line], limit[0])
-        sums[z] = total
-
-
-STATISTICS, DIFFERENCES, SELECT = map(serial_and_parallel, (_statistics_loop, _differences_loop, _select_loop))
+STATISTICS, DIFFERENCES, SELECT = map(Loop, (_statistics, _differences, _select_plane))

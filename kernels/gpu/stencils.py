@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastloss.terms import Plan, Term, first_label
 
-from ..balls import Balls, Fits
+from ..balls import Balls, Fits, weigh_errors
 from . import neighbours
 from . import sums as gpu
 from .ranked import values_launch, voxel_weight
@@ -289,13 +289,8 @@ def hausdorff_conv(
     if not logits.numel():
         return sums, v.empty(*logits.shape), -1
     sums[..., 1] = v.weights.sum(1, keepdim=True, dtype=torch.float64)
-    field, space = v.values("p").view(v.batch, v.channels, v.voxels), logits.shape[2:]
-    balls = (Fits if hard else Balls)(radii, alpha, field[0, 0].view(space))
-    for b in range(v.batch):
-        field[b, :first] = 0
-        for c in range(first, v.channels):
-            p, y = field[b, c], v.truth(b, slice(c, c + 1))[0]
-            weight = balls.surplus_weights(p.view(space), y.view(space)).view(-1)
-            sums[b, c, 0] = (p - y).square_().mul_(v.weights[b]).mul_(weight).sum(dtype=torch.float64)
-            p.copy_(weight)
-    return sums, field.view(logits.shape), -1
+    field, space = v.values("p").view(logits.shape), logits.shape[2:]
+    balls = (Fits if hard else Balls)(radii, alpha, field[0, 0])
+    weights = v.weights.view(v.batch, *space)
+    weigh_errors(balls, field, lambda b, c: v.truth(b, slice(c, c + 1)).view(space), weights, first, sums[..., 0])
+    return sums, field, -1

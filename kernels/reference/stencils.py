@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastloss.terms import Plan, Term
 
-from ..balls import Balls, Fits
+from ..balls import Balls, Fits, weigh_errors
 from .sums import _sum_dtype, _Voxels
 from .sums import backward as backward_of_sums
 
@@ -256,11 +256,10 @@ def hausdorff_conv(
     """``[B, C, 2]`` (sum of the weighted squared error, sum of w), and what it is weighted by; the channels before
     ``first`` have 0."""
     v = _Voxels(logits, target, mask, plan)
-    p, y = v.p * v.counted, v.y
-    weight = torch.zeros_like(p)
-    balls = (Fits if hard else Balls)(radii, alpha, p[0, 0]) if p.numel() else None
-    for b in range(p.shape[0] if balls else 0):
-        for c in range(first, p.shape[1]):
-            weight[b, c] = balls.surplus_weights(p[b, c], y[b, c])
-    total = _total(v.weight * weight * (v.p - v.y) ** 2)
-    return torch.stack((total, _total(v.weight.expand_as(p))), -1), _stored(weight, logits), -1
+    field, y = v.p * v.counted, v.y
+    total = _total(v.weight.expand_as(field))
+    sums = torch.stack((torch.zeros_like(total), total), -1)
+    if field.numel():
+        balls = (Fits if hard else Balls)(radii, alpha, field[0, 0])
+        weigh_errors(balls, field, lambda b, c: y[b, c], v.weight[:, 0], first, sums[..., 0])
+    return sums, _stored(field, logits), -1
