@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .forms import Arguments
-from .lanes import BYTES, DOUBLE, FLOAT64, SIZES
+from .lanes import BYTES, DOUBLE, FLOAT64, REGISTER, SIZES
 from .rows import NO_CLASS, Row
 from .tensors import Walk
 from .threads import code_of
@@ -108,7 +108,7 @@ class _Chunk:
             useful = cgutils.alloca_once(b, BYTES)
             b.store(ir.Constant(BYTES, 1), useful)
             with (weighted & out.address.is_("==", 0)).holds():
-                b.store(self._any(weights, row.count).number, useful)
+                b.store(self._any(weights, a.voxels).number, useful)
             with Word(b, b.load(useful)).holds(), p.channels.each(0, p.classes) as c:
                 self._rows(logits, c, p, row, whole, places, a, "logits")
                 with p.labels.is_("==", 0).holds():
@@ -136,13 +136,15 @@ class _Chunk:
         return Word(self.builder, self.builder.call(code.pointer(kind), [record.address_.value, number.value]))
 
     def _any(self, weights: Word, count: Word) -> Word:
-        """Whether a weight is not 0."""
-        b, bits = self.builder, ir.IntType(8 * self.size)
+        """Whether one of so many weights, which fill registers, is not 0."""
+        b, bits = self.builder, ir.VectorType(ir.IntType(8 * self.size), REGISTER // self.size)
         found = cgutils.alloca_once(b, bits)
-        b.store(ir.Constant(bits, 0), found)
-        with count.each() as k:
-            b.store(b.or_(b.load(found), b.load((weights + k * self.size).pointer(bits))), found)
-        return Word(b, b.icmp_unsigned("!=", b.load(found), ir.Constant(bits, 0)))
+        b.store(ir.Constant(bits, None), found)
+        with (count * self.size).each(0, REGISTER) as offset:
+            given = b.load((weights + offset).pointer(bits), align=self.size)
+            b.store(b.or_(b.load(found), given), found)
+        together = ir.IntType(8 * REGISTER)
+        return Word(b, b.icmp_unsigned("!=", b.bitcast(b.load(found), together), ir.Constant(together, 0)))
 
     def _bring(self, w: Record, channel: Word, row: Record, to: Word, spare: Word) -> None:
         """Voxels of a channel to a row of reals, or of what the tensor holds if nothing converts it; ``spare``: a place
