@@ -79,8 +79,8 @@ class Block:
         address = code.row(a.logits, a.logits_step, c)
         if code.few:
             for line in range(0, self.lanes.width * SIZES[self.form.logits], _LINE):
-                place = self.builder.add(self.builder.add(address, self.logits_offset), ir.Constant(BYTES, _AHEAD + line))
-                prefetch(self.builder, place)
+                ahead = ir.Constant(BYTES, _AHEAD + line)
+                prefetch(self.builder, self.builder.add(self.builder.add(address, self.logits_offset), ahead))
         return self.known(self.lanes.load_as(self.form.logits, address, self.logits_offset))
 
     def _softmax(self, each: Callable[[Any, Any], None]) -> None:
@@ -225,7 +225,7 @@ class Block:
         return self._own
 
     def _choose_own(self) -> Factors:
-        b, lanes = self.builder, self.lanes
+        lanes = self.lanes
         if self.form.activation != "softmax":
             (p,) = self.of_label([self.z])
             return self._plain(self.of_labelled(p()))
@@ -267,11 +267,17 @@ class Block:
         value = lanes.one if value is None else value
         if share == "1":
             return value
-        if not self.form.dense:
-            return lanes.pick(self.mine(c), value) if share == "y" else lanes.pick(self.mine(c), lanes.zero, value)
-        y = self.y(c)
-        part = b.fsub(lanes.one, y) if share == "r" else b.fmul(y, y) if share == "y2" else y
-        return lanes.pick(lanes.nonzero(part), b.fmul(part, value))
+        if self.form.dense:
+            y = self.y(c)
+            value = b.fmul(b.fsub(lanes.one, y) if share == "r" else b.fmul(y, y) if share == "y2" else y, value)
+        return lanes.pick(self.has_share(share, c), value)
+
+    def has_share(self, share: str, c: Any) -> Any:
+        """Whether a share of the target other than 1 is not 0."""
+        b, lanes = self.builder, self.lanes
+        if self.form.dense:
+            return lanes.nonzero(b.fsub(lanes.one, self.y(c)) if share == "r" else self.y(c))
+        return b.not_(self.mine(c)) if share == "r" else self.mine(c)
 
     # Weights
 

@@ -75,8 +75,8 @@ def _run(arguments, i):  # type: ignore[no-untyped-def]
 
 
 def chunk_code(real: str) -> int:
-    """The address of the code for :class:`Pass` that walks over chunk i, for reals of a type; it returns how many labels
-    that count are no class."""
+    """The address of the code for :class:`Pass` that walks over chunk i, for reals of a type; it returns how many of the
+    labels that count are no class."""
     return int(_code(real).address)
 
 
@@ -161,8 +161,8 @@ class _Chunk:
     def _rows(
         self, w: Record, first: Word, p: Record, row: Record, whole: Word, place: Word, a: Record, name: str
     ) -> None:
-        """Says where the rows of some classes are, and the bytes from one to the next: in place, or brought to a place in
-        rows as far apart as all, a few more than there are classes."""
+        """Says where the rows of some classes are, and the bytes from one to the next: in place, or brought to a place,
+        which has two rows more."""
         in_place = w.in_place & w.convert.is_("==", 0) & (whole | w.copy.is_("==", 0))
         there = w.address + w.size * (row.sample * w.batch + first * w.channel + row.voxel)
         a.put(**{name: in_place.pick(there, place), f"{name}_step": in_place.pick(w.size * w.channel, p.pitch)})

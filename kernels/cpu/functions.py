@@ -27,7 +27,8 @@ class Functions:
     def __init__(self, lanes: Lanes):
         self.lanes, self.single = lanes, lanes.name == FLOAT32
         self.mantissa = 23 if self.single else 52
-        self.ln2_high = 0.693359375 if self.single else 6.93147180369123816490e-01  # its products with exponents are exact
+        # The products of the first with exponents are exact
+        self.ln2_high = 0.693359375 if self.single else 6.93147180369123816490e-01
         self.ln2_low = -2.12194440e-4 if self.single else 1.90821492927058770002e-10
         self.lowest = -87.33654 if self.single else -708.39  # below it the exponential would be subnormal
         self.highest = 88.0 if self.single else 709.0

@@ -42,6 +42,12 @@ class Factors:
                 self._made[factor, power] = self.functions.power(x, power)
         return self._made[factor, power]
 
+    def inverse(self, factor: str, least: float) -> Any:
+        """1 / factor, or 0 where that is not more than the least."""
+        lanes, x = self.lanes, self.get(factor)
+        inverse = lanes.builder.fdiv(lanes.one, lanes.at_least(x, least))
+        return lanes.pick(lanes.builder.fcmp_ordered(">", x, lanes.reals(least)), inverse)
+
     def value(self, term: Term, **powers: float) -> Any:
         """The product of the factors without its share, some of them to other powers; None for 1."""
         result = None
@@ -54,7 +60,7 @@ class Factors:
 
     def slopes(self, term: Term, k: Any) -> Slopes:
         """Of k times a product without its share."""
-        by_p, steep_p, by_q, steep_q = None, None, None, None
+        by_p = steep_p = by_q = steep_q = None
         if term.p >= 1:
             by_p = self._scaled(term.p, self.value(term, p=term.p - 1), k)
         elif term.p:
@@ -72,14 +78,12 @@ class Factors:
             return None
         slope = self._scaled(power, self.value(term, **{factor: power - 1 if power >= 1 else 0.0}), k)
         if power < 1:
-            slope = self.lanes.builder.fmul(slope, self.functions.power(self.clamped(factor), power - 1))
+            clamped = self.lanes.at_least(self.get(factor), EPSILON)
+            slope = self.lanes.builder.fmul(slope, self.functions.power(clamped, power - 1))
         if power == 1:
             return slope
         constant = self.lanes.builder.fcmp_ordered("<=", self.get(factor), self.lanes.reals(EPSILON))
         return self.lanes.pick(constant, self.lanes.zero, slope)
-
-    def clamped(self, factor: str) -> Any:
-        return self.lanes.at_least(self.get(factor), EPSILON)
 
     def _scaled(self, factor: float, value: Any, k: Any) -> Any:
         """factor times value (1 if None) times k."""

@@ -51,8 +51,8 @@ def write_voxels(
     out: Tensor | None,
     weight_map: Tensor | None = None,
 ) -> tuple[Tensor, int]:
-    """Fills ``out`` ``[B, C or 1, *S]``, of reals, with what an output has of each voxel; the sums, and the number of bad
-    labels."""
+    """Fills ``out`` ``[B, C or 1, *S]``, of reals, with what an output has of each voxel; the sums, and how many bad
+    labels there are."""
     batch, channels = logits.shape[:2]
     size, terms = logits.numel(), len(plan.terms)
     if not size:

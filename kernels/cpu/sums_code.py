@@ -223,7 +223,7 @@ class _ManySums(_Sums):
 
 def _write(block: Block) -> None:
     """What an output has of each voxel."""
-    form, lanes, b = block.form, block.lanes, block.builder
+    form, lanes = block.form, block.lanes
     if form.output == LOSSES:
         block.store(_loss(block))
     elif form.output == WEIGHTS:
@@ -271,5 +271,3 @@ def _loss(block: Block) -> Any:
         loss = block.own.get("l")
     loss = lanes.absolute(block.weigh(loss))
     return loss if block.counted is None else lanes.pick(block.counted, loss, lanes.reals(-1))
-
-

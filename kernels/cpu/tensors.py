@@ -21,7 +21,7 @@ _HUGE = 2 << 20  # bytes of a page
 
 
 class Walk(NamedTuple):
-    """Of a tensor ``[B, C, *S]``: its address, 0 for none; strides in elements; and the codes that bring it into rows."""
+    """Of a tensor ``[B, C, *S]``: its address, 0 for none; strides in elements; the codes that bring it into rows."""
 
     address: int = 0
     size: int = 0  # bytes of an element

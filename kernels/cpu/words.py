@@ -1,4 +1,4 @@
-"""Whole numbers of 64 bits in LLVM code that is written as arithmetic of Python: for addresses, counts and conditions."""
+"""Whole numbers of 64 bits in LLVM code, written as arithmetic of Python: addresses, counts and conditions."""
 
 from __future__ import annotations
 
