@@ -12,7 +12,7 @@ from .losses.compound import DiceCELoss
 from .losses.region import DiceLoss
 from .terms import label_count
 
-_SMALL = 8  # voxels along an axis: a volume for which the CPU's kernels for one thread serve
+_SMALL = 8  # voxels along an axis: a volume that the CPU takes without threads
 
 
 def warmup(
@@ -31,16 +31,21 @@ def warmup(
     cannot be written, in the user's cache (``NUMBA_CACHE_DIR`` names another folder); on a GPU by Triton
     (``TRITON_CACHE_DIR``). Call it in the image or job that installs the package, or before the workers start.
 
+    On the CPU all losses on sums share what walks over a volume, for float64 and for the other dtypes. Besides, each
+    set of terms and activation has a code forward and one backward, for each dtype of the logits, for labels or dense
+    targets, and for each number of classes of a softmax (channels on their own, as under sigmoid, come one by one). A
+    code takes a fraction of a second. Those for dense targets, masks and strided tensors are left to the first call
+    that has some.
+
     Args:
-        losses: a loss or several; by default Dice + cross-entropy under softmax and Dice under sigmoid, whose kernels
-            serve all losses on sums but for half a second each. Those that look at neighbours or rank voxels have
-            kernels of their own: name them.
-        classes: number or numbers of channels. A GPU has kernels for each; the CPU, for labels under softmax, those of
-            up to four classes and those of more.
-        dtypes: of the logits. A GPU has kernels for each; the CPU one for float64, and one for the rest.
-        label_dtype: of the labels; on a GPU a part of the kernel.
-        size: the volume, one to three axes. A GPU's kernels depend on whether the voxels fill their tiles: give the
-            patch size. On the CPU a volume of 8 voxels along each axis is added, for the kernels without threads.
+        losses: a loss or several; by default Dice + cross-entropy under softmax and Dice under sigmoid, and with them
+            all that losses on sums share. Those that look at neighbours or rank voxels have more of their own.
+        classes: number or numbers of channels. There are kernels for each; on the CPU only under softmax.
+        dtypes: of the logits. There are kernels for each.
+        label_dtype: of the labels; on a GPU a part of the kernel, on the CPU a small code of its own.
+        size: the volume, one to three axes. A GPU's kernels depend on whether the voxels fill their tiles, and the CPU
+            needs a code more where they do not: give the patch size. On the CPU a volume of 8 voxels along each axis is
+            added, for the loops without threads.
         device: where to run.
 
     Raises:

@@ -32,6 +32,21 @@ def test_own_loss_is_what_it_says():
     torch.testing.assert_close(ours.double(), expected.mean(), rtol=1e-5, atol=1e-6)
 
 
+def test_loss_of_products_is_what_it_says():
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), names)
+    ours, theirs = (names["logits"].detach().double().requires_grad_() for _ in range(2))
+    p = theirs.softmax(1)
+    p_y = p.gather(1, names["labels"].long().unsqueeze(1))
+    expected = ((1 - p_y**0.7) / 0.7).mean() - 0.1 * (p * p.log()).sum(1).mean()
+    value = names["RobustLoss"]()(ours, names["labels"])
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(loss, z)[0] for loss, z in ((value, ours), (expected, theirs))), rtol=1e-8, atol=1e-14
+    )
+
+
 def test_every_loss_is_in_the_table():
     import fastloss
 

@@ -38,8 +38,8 @@ class _Announcer(event.Listener):  # type: ignore[misc]
         if not self.said and event.data["dispatcher"].py_func.__module__.startswith("fastloss."):
             self.said = True
             _log.warning(
-                "fastloss: compiling CPU kernels, once for this machine: up to a minute (fastloss.warmup() does it "
-                "ahead of time)"
+                "fastloss: compiling CPU kernels, once for this machine: a few seconds a loss (fastloss.warmup() does "
+                "it ahead of time)"
             )
 
     def on_end(self, event: Any) -> None:

@@ -1,5 +1,4 @@
-"""The Numba passes with a code of each plan's own, for few classes, many, or a channel: what only some plans and tiles
-see."""
+"""The codes of the CPU for few classes, many, and a channel: what only some plans, tiles and processors see."""
 
 import os
 import platform
