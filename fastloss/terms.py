@@ -3,11 +3,11 @@
 Every term is one voxel quantity of a class channel, multiplied by the voxel's weight ``w`` and summed over the
 voxels of each (sample, class). It is a product of powers,
 
-    share * p^a * q^b * l^c * m^d,    exponents >= 0,
+    share * p^a * q^b * l^c * m^d * e^f,    exponents >= 0,
 
-with ``p`` the probability after the activation, ``q = 1 - p``, ``l = -log p``, ``m = -log(1 - p)``, ``y`` the target
-(0 / 1 for labels) and a share of 1, ``y``, ``r = 1 - y`` or ``y^2``. It is written as that: ``"y*p^0.7"``, ``"p*l"``,
-``"r*p*m"``. A sum of products is several terms of a formula. Many have names:
+with ``p`` the probability after the activation, ``q = 1 - p``, ``l = -log p``, ``m = -log(1 - p)``, ``e = exp(-p)``,
+``y`` the target (0 / 1 for labels) and a share of 1, ``y``, ``r = 1 - y`` or ``y^2``. It is written as that:
+``"y*p^0.7"``, ``"p*l"``, ``"r*p*m"``. A sum of products is several terms of a formula. Many have names:
 
 ==================== =================== =========================================
 name                 product             symbol in the literature
@@ -45,9 +45,9 @@ from __future__ import annotations
 import math
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-FACTORS = ("p", "q", "l", "m")
+FACTORS = ("p", "q", "l", "m", "e")
 SHARES = ("1", "y", "r", "y2")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 MAP_PREFIX = "map*"
@@ -63,12 +63,13 @@ class Term(NamedTuple):
     q: float = 0.0
     l: float = 0.0
     m: float = 0.0
+    e: float = 0.0
     mapped: bool = False
 
     @property
     def constant(self) -> bool:
         """Whether it is one of the target alone: its derivative with respect to the logits is zero."""
-        return not (self.p or self.q or self.l or self.m)
+        return not any(getattr(self, factor) for factor in FACTORS)
 
 
 NAMES = {
@@ -144,13 +145,14 @@ def parse_term(name: str) -> Term:
         return NAMES[product]._replace(mapped=mapped)
     if found := _WITH_POWER.fullmatch(product):
         term, factor = NAMES_WITH_POWER[found[1]]
-        return term._replace(mapped=mapped, **{factor: _power(name, found[2])})
+        powers: dict[str, Any] = {factor: _power(name, found[2])}
+        return term._replace(mapped=mapped, **powers)
     return _parse_product(name, product)._replace(mapped=mapped)
 
 
 def _parse_product(name: str, product: str) -> Term:
     """Factors in any order, each with or without an exponent; those of the same factor are added."""
-    powers = dict.fromkeys((*FACTORS, "y", "r"), 0.0)
+    powers: dict[str, Any] = dict.fromkeys((*FACTORS, "y", "r"), 0.0)
     for part in product.replace(" ", "").split("*"):
         factor, caret, power = part.partition("^")
         if factor not in powers and part != "1":
@@ -176,8 +178,9 @@ def _power(name: str, text: str) -> float:
 
 def _unknown(name: object) -> ValueError:
     known = ", ".join((*NAMES, *(f"{kind}(POWER)" for kind in NAMES_WITH_POWER)))
+    factors = ", ".join(FACTORS)
     return ValueError(
-        f"terms: unknown term {name!r}, expected one of {known}, or a product of y, r, y^2 and powers of p, q, l, m, "
+        f"terms: unknown term {name!r}, expected one of {known}, or a product of y, r, y^2 and powers of {factors} "
         f"such as 'y*p^0.7' or 'p*l', each with or without '{MAP_PREFIX}' in front"
     )
 

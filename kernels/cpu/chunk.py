@@ -75,8 +75,10 @@ def _run(arguments, i):  # type: ignore[no-untyped-def]
 
 
 def chunk_code(real: str) -> int:
-    """The address of the code for :class:`Pass` that walks over chunk i, for reals of a type; it returns how many of the
-    labels that count are no class."""
+    """The address of the code for :class:`Pass` that walks over chunk i, for reals of a type.
+
+    It returns how many labels that count are no class.
+    """
     return int(_code(real).address)
 
 

@@ -10,13 +10,15 @@ from llvmlite import ir
 from .block import Block, Code
 from .forms import OTHER, OWN, SQUARE, Group
 from .lanes import BYTES, DOUBLE, counted
-from .products import Slopes, add_up
-from .sums_code import is_costly
+from .products import Slopes, add_up, is_costly
 
 
 class Coefficients:
-    """Of the groups of products, [C, groups, 3] in the scratch memory; where y is 1 that of a product is the sum of those
-    without and with y, taken in float64, since the two may cancel but for a small part."""
+    """Of the groups of products, [C, groups, 3] in the scratch memory.
+
+    Where y is 1 that of a product is the sum of those without and with y, taken in float64, since the two may cancel but
+    for a small part.
+    """
 
     def __init__(self, code: Code):
         self.code, self.groups = code, code.form.groups()

@@ -19,8 +19,7 @@ from .block import Block, Code
 from .coefficients import Coefficients
 from .forms import OTHER
 from .lanes import BYTES, Lanes, counted
-from .products import Factors, Slopes, add_up
-from .sums_code import is_costly
+from .products import Factors, Slopes, add_up, is_costly
 
 
 def emit_gradient(code: Code) -> None:

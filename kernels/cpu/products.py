@@ -10,6 +10,18 @@ from fastloss.terms import EPSILON, FACTORS, Term
 from .functions import Functions
 from .lanes import Lanes
 
+# Factors that are functions of p: their values, and the derivatives of their logarithms
+_OF_P: dict[str, tuple[Callable[[Functions, Any], Any], Callable[[Functions, Any], Any]]] = {
+    "e": (lambda f, p: f.exp(f.lanes.builder.fsub(f.lanes.zero, p)), lambda f, p: f.lanes.reals(-1)),
+}
+
+
+def is_costly(term: Term) -> bool:
+    """Whether it is more than a whole power of p, or a logarithm: then it is computed of the label's class alone."""
+    factors = {factor: getattr(term, factor) for factor in FACTORS if getattr(term, factor)}
+    whole_power_of_p = set(factors) <= {"p"} and term.p in range(5)
+    return factors != {"l": 1} and not whole_power_of_p
+
 
 class Slopes(NamedTuple):
     """The derivatives of a weighted sum of products, apart: only so are they finite at p = 0 and 1. None is zero."""
@@ -26,6 +38,8 @@ class Factors:
 
     def __init__(self, lanes: Lanes, **makers: Callable[[], Any]):
         self.lanes, self.functions, self._makers = lanes, Functions(lanes), makers
+        for name, (value, _) in _OF_P.items():
+            self._makers[name] = lambda value=value: value(self.functions, self.get("p"))
         self._made: dict[tuple[str, float], Any] = {}
 
     def get(self, factor: str) -> Any:
@@ -60,17 +74,24 @@ class Factors:
 
     def slopes(self, term: Term, k: Any) -> Slopes:
         """Of k times a product without its share."""
-        by_p = steep_p = by_q = steep_q = None
+        steep_p = steep_q = None
+        by_p = [
+            self.lanes.mul(
+                self._scaled(getattr(term, factor), self.value(term), k), slope(self.functions, self.get("p"))
+            )
+            for factor, (_, slope) in _OF_P.items()
+            if getattr(term, factor)
+        ]
         if term.p >= 1:
-            by_p = self._scaled(term.p, self.value(term, p=term.p - 1), k)
+            by_p.append(self._scaled(term.p, self.value(term, p=term.p - 1), k))
         elif term.p:
             steep_p = self._scaled(term.p, self.value(term), k)
         if term.q >= 1:
-            by_q = self._scaled(-term.q, self.value(term, q=term.q - 1), k)
+            by_p.append(self._scaled(-term.q, self.value(term, q=term.q - 1), k))
         elif term.q:
             steep_q = self._scaled(term.q, self.value(term), k)
-        by_p = by_q if by_p is None else self.lanes.add(by_p, by_q) if by_q is not None else by_p
-        return Slopes(by_p, steep_p, steep_q, self._by_log(term, "l", k), self._by_log(term, "m", k))
+        total = self.lanes.total(by_p) if by_p else None
+        return Slopes(total, steep_p, steep_q, self._by_log(term, "l", k), self._by_log(term, "m", k))
 
     def _by_log(self, term: Term, factor: str, k: Any) -> Any:
         power = getattr(term, factor)

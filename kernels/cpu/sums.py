@@ -66,7 +66,7 @@ def write_voxels(
 def write_target(
     output: int, target: Tensor, mask: Tensor | None, plan: Plan, out: Tensor, c: int, channels: int
 ) -> None:
-    """Fills ``out`` ``[B, 1, *S]`` with what an output has of each voxel without the logits, for one of the channels."""
+    """Fills ``out`` ``[B, 1, *S]`` with what an output has of each voxel without logits, for one of the channels."""
     plan = plan._replace(terms=(), activation="none")
     target = target[:, c : c + 1] if plan.dense else target
     table = np.zeros(0)
@@ -101,8 +101,10 @@ def _run(
     label: int | None = None,
     labels: int = 0,
 ) -> int:
-    """Runs the code of an output over all chunks; the number of bad labels. Of targets: without logits, the label of the
-    one channel of ``out``, and how many labels there are."""
+    """Runs the code of an output over all chunks; returns the number of bad labels.
+
+    Without logits: ``label`` is that of the one channel of ``out``, ``labels`` how many there are.
+    """
     like = out if logits is None else logits
     assert like is not None
     batch, channels = like.shape[:2]

@@ -12,6 +12,7 @@ from .block import Block, Code
 from .classes import CHAINS, Kept, Memory
 from .forms import ERRORS, LOSSES, PROBABILITIES, SQUARES, SUMS, TARGETS, UNCOUNTED, WEIGHTS
 from .lanes import BYTES, DOUBLE, counted
+from .products import is_costly
 
 _FOLD = 32  # sums of exponentials of at most FEW classes whose product still has a logarithm: 4^32 = 2e19
 _BITS = 8  # of the number of voxels of a class in a lane: rows have at most 255 voxels a lane
@@ -28,12 +29,6 @@ def emit_sums(code: Code) -> None:
         if form.output != SUMS:
             _write(block)
     sums.finish()
-
-
-def is_costly(term: Term) -> bool:
-    """Whether it is more than a power of p, or a logarithm: then it is computed of the label's class alone."""
-    whole = term.p in range(5)
-    return not (whole and not (term.q or term.l or term.m)) and term[1:5] != (0, 0, 1, 0)
 
 
 class _Table:
@@ -141,8 +136,8 @@ class _FewSums(_Sums):
 
 
 class _ManySums(_Sums):
-    """A row of memory for each sum of a class. Of labels what the label's class adds is apart, and scattered: so the sum
-    of p is never less than that of y p, to the last bit."""
+    """A row of memory for each sum of a class. Of labels what the label's class adds is apart, and scattered: so the
+    sum of p is never less than that of y p, to the last bit."""
 
     def __init__(self, code: Code):
         super().__init__(code)
@@ -234,7 +229,7 @@ def _write(block: Block) -> None:
 
 def _value(block: Block, c: Any) -> Any:
     """Of a voxel and class."""
-    form, lanes, b = block.form, block.lanes, block.builder
+    form, b = block.form, block.builder
     if form.output == TARGETS:
         return block.known(block.of_share("y", c, None))
     p = block.factors(c).get("p")

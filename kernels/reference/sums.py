@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -50,6 +51,12 @@ def _sum_dtype(logits: Tensor) -> torch.dtype:
     return torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
 
 
+# Factors that are functions of p: their values, and the derivatives of their logarithms
+_OF_P: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor | float]]] = {
+    "e": (lambda p: (-p).exp(), lambda p: -1.0),
+}
+
+
 class _Slopes(NamedTuple):
     """The derivatives of a term, or of a weighted sum of terms, apart: only so are they finite at p = 0 and 1."""
 
@@ -88,6 +95,7 @@ class _Voxels:
         self.p = self._probability()
         self.q = (-self.z).sigmoid() if self.sigmoid else (1 - self.p).clamp_min(0)
         self.l = self._negative_log()
+        self.of_p = {name: value(self.p) for name, (value, _) in _OF_P.items()}
         self.m = -F.logsigmoid(-self.z) if self.sigmoid else -self.q.clamp_min(EPSILON).log()
 
     def _probability(self) -> Tensor:
@@ -99,11 +107,11 @@ class _Voxels:
         """The product of the share and the factors to their powers."""
         product = torch.ones_like(self.p)
         for factor in FACTORS:
-            power, x = getattr(term, factor), getattr(self, factor)
+            power, x = getattr(term, factor), self.of_p.get(factor, getattr(self, factor, None))
             if power == 1:
                 product = product * x
             elif power:
-                product = product * (x if factor in "pq" else x.clamp_min(EPSILON)) ** power
+                product = product * (x.clamp_min(EPSILON) if factor in "lm" else x) ** power
         share = {"1": torch.ones_like(self.p), "y": self.y, "r": 1 - self.y, "y2": self.y * self.y}[term.share]
         return torch.where(share != 0, share * product, 0)  # the logarithm may be infinite where the share is 0
 
@@ -113,6 +121,9 @@ class _Voxels:
             by_p = by_p + term.p * self.value(term._replace(p=term.p - 1))
         elif term.p:
             steep_p = term.p * self.value(term)
+        for factor, (_, slope) in _OF_P.items():
+            if getattr(term, factor):
+                by_p = by_p + getattr(term, factor) * slope(self.p) * self.value(term)
         if term.q >= 1:
             by_p = by_p - term.q * self.value(term._replace(q=term.q - 1))
         elif term.q:
