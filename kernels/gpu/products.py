@@ -53,6 +53,13 @@ def choose(hit, y, x, FINITE: tl.constexpr, DENSE: tl.constexpr):
 
 
 @triton.jit
+def either(truth, at_target, elsewhere, DENSE: tl.constexpr):
+    """y * at_target + (1 - y) * elsewhere."""
+    y, hit, rest, _miss = truth
+    return y * at_target + rest * elsewhere if DENSE else tl.where(hit, at_target, elsewhere)
+
+
+@triton.jit
 def clamped(log, EXPONENT: tl.constexpr):
     """What is raised to a power: a logarithm of at least EPSILON but for the powers 0 and 1; NaN stays.
 

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from .math import probability
-from .rows import probability_rows, softmax_rows
 from .products import product
+from .rows import probability_rows, softmax_rows
 from .tiles import offsets, read, read_truth, weigh, within
 from .unrolled import softmax_channel, softmax_parts
 
