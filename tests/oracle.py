@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from fastloss.terms import parse_term
+
 EPSILON = 1e-7
 POWER_TERMS = (
     "focal_pos(2.0)",
@@ -36,38 +38,34 @@ def logs(logits, activation):
     return positive, -(1 - p).clamp_min(EPSILON).log()
 
 
+def power(x, exponent):
+    """x^exponent, whose slope is 0 where it would be infinite."""
+    if exponent == 0 or exponent >= 1:
+        return x**exponent
+    return torch.where(x > 0, torch.where(x > 0, x, 1.0) ** exponent, 0.0)
+
+
+def log_power(log, exponent):
+    """log^exponent, constant below EPSILON for powers other than 0 and 1."""
+    return log**exponent if exponent in (0, 1) else log.clamp_min(EPSILON) ** exponent
+
+
 def sums(logits, y, weight, terms, activation, weight_map=None):
     """``[B, C, K]`` in float64, differentiable; y ``[B, C, *S]``, weight ``[B, *S]``."""
     z, y, w = logits.double(), y.double(), weight.double().unsqueeze(1)
     p = probability(z, activation)
-    positive, negative = logs(z, activation)
-    values = {
-        "p": p,
-        "py": p * y,
-        "y": y,
-        "count": torch.ones_like(p),
-        "p2": p**2,
-        "y2": y**2,
-        "p2y": p**2 * y,
-        "ce_pos": y * positive,
-        "ce_neg": (1 - y) * negative,
-        "nll_pos": positive.expand_as(p),
-        "nll_neg": negative.expand_as(p),
-    }
-
-    def power_term(kind, g):
-        side_y, q, log = (y, 1 - p, positive) if kind.endswith("_pos") else (1 - y, p, negative)
-        if kind.startswith("focal"):
-            return side_y * q**g * log
-        return side_y * (log.clamp_min(EPSILON) if kind.startswith("log_power") else q) ** g
-
+    q = (-z).sigmoid() if activation == "sigmoid" else (1 - p).clamp_min(0)
+    shares = {"1": torch.ones_like(y), "y": y, "r": 1 - y, "y2": y**2}
     columns = []
     for name in terms:
-        kind, _, power = name.removeprefix("map*").rstrip(")").partition("(")
-        value = w * (power_term(kind, float(power)) if power else values[kind])
-        if name.startswith("map*"):
-            value = value * weight_map.double()
-        columns.append(value.flatten(2).sum(2))
+        share, *exponents, mapped = parse_term(name)
+        # Where the share is 0 the logarithms must not be infinite: neither 0 * inf nor its slope is a number.
+        positive, negative = (torch.where(shares[share] != 0, log, 1.0) for log in logs(z, activation))
+        factors = zip((power, power, log_power, log_power), (p, q, positive, negative), exponents, strict=True)
+        value = w * shares[share]
+        for rule, x, exponent in factors:
+            value = value * rule(x, exponent)
+        columns.append((value * weight_map.double() if mapped else value).flatten(2).sum(2))
     return torch.stack(columns, -1)
 
 

@@ -30,6 +30,8 @@ UNIONS = {  # the terms that losses ask for
     "squared error": ("py", "p2", "p2y", "y", "count"),
     "smoothed cross-entropy": ("ce_pos", "nll_pos", "y", "count"),
     "unified focal": (*REGION, "ce_neg", "focal_neg(1.5)", "miss_pos(1.5)"),
+    "a user's": ("y*p^0.7", "p*l", "r*p*m", "y^2*p*q"),
+    "a user's powers": ("l^2", "y*q^0.5", "p^1.5*r*m^0.5"),
     "every term": (*NAMES, *(f"{name}(1.5)" for name in NAMES_WITH_POWER)),
 }
 RANKED = (  # of the pass that writes what is ranked: what, activation, channels, dtype, further options
@@ -156,6 +158,10 @@ def add_essentials(add) -> None:
     add("softmax", 40, BF16, "dice and focal")
     add("softmax", 3, torch.float32, "dice and focal", mask="weight", map_channels=1)
     add("softmax", 3, torch.float64, "exponential logarithmic")
+    for union, (activation, channels) in itertools.product(
+        ("a user's", "a user's powers"), (("softmax", 4), ("softmax", 40), ("sigmoid", 3))
+    ):
+        add(activation, channels, BF16, union)
     add("sigmoid", 3, BF16, "focal of both sides", ignore=(0, 255))
     add("none", 4, torch.float16, "dice and focal", dense=True)
 

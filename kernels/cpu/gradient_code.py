@@ -115,12 +115,9 @@ def _few(code: Code, coefficients: Coefficients, index: Any) -> None:
     of_each = [g for g, _ in groups if g not in of_own]
     own = _own(block, coefficients, of_own)
     parts = [_Parts(block, block.factors(c), coefficients.slopes(block, c, of_each)) for c in each]
-    for c in each if own is not None else ():
-        for name, value in (("apart", own.t()), ("u", own.u)):  # type: ignore[union-attr]
-            if value is not None:
-                total = _Total(lanes, getattr(parts[c], name))
-                total.add(lanes.pick(block.mine(c), value))
-                setattr(parts[c], name, total.value)
+    of_label = _Total(lanes)  # of which the class itself has q times as much, the others -p
+    for part in () if own is None else (own.t(), own.u):
+        of_label.add(part)
     level = _Total(lanes)  # the sum of all t, with the opposite sign
     if parts[0].apart is not None:
         level.add(lanes.total([part.apart for part in parts]), less=True)
@@ -138,6 +135,10 @@ def _few(code: Code, coefficients: Coefficients, index: Any) -> None:
         if part.u is not None:
             value.add(lanes.mul(part.u, part.factors.get("q")))
         value.add(part.apart)
+        if of_label.value is not None:
+            mine = lanes.mul(block.own.get("q"), of_label.value)
+            others = lanes.builder.fsub(lanes.zero, lanes.mul(part.factors.get("p"), of_label.value))
+            value.add(lanes.pick(block.mine(c), mine, others))
         block.store(block.weigh(lanes.zero if value.value is None else value.value), c, form.logits)
 
 

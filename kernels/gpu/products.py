@@ -26,15 +26,16 @@ def product(
     p, q, minus_log, minus_log_rest = parts
     y, hit, rest, miss = truth
     x = power(p, P) * power(q, Q) * power(clamped(minus_log, L), L) * power(clamped(minus_log_rest, M), M)
-    FINITE: tl.constexpr = L == 0 and M == 0
+    # Of labels y * x fuses with its sum, but takes y, which Dice needs anyhow, and what sums errors does not.
+    MULTIPLY: tl.constexpr = L == 0 and M == 0 and (DENSE or Q == 0)
     if SHARE == "1":
         return x if P > 0 else one * x
     elif SHARE == "r":
-        return choose(miss, rest, x, FINITE, DENSE)
+        return choose(miss, rest, x, MULTIPLY, DENSE)
     elif SHARE == "y2" and DENSE:
-        return choose(hit, y * y, x, FINITE, DENSE)
+        return choose(hit, y * y, x, MULTIPLY, DENSE)
     else:
-        return choose(hit, y, x, FINITE, DENSE)
+        return choose(hit, y, x, MULTIPLY, DENSE)
 
 
 @triton.jit
@@ -44,12 +45,19 @@ def product_value(TERM: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
 
 
 @triton.jit
-def choose(hit, y, x, FINITE: tl.constexpr, DENSE: tl.constexpr):
-    """y * x; selected where x may be infinite, since y may be 0 there."""
-    if FINITE:
+def choose(hit, y, x, MULTIPLY: tl.constexpr, DENSE: tl.constexpr):
+    """y * x; but selected where x may be infinite, since y may be 0 there."""
+    if MULTIPLY:
         return y * x
     else:
         return tl.where(hit, y * x if DENSE else x, 0.0)
+
+
+@triton.jit
+def either(truth, at_target, elsewhere, DENSE: tl.constexpr):
+    """y * at_target + (1 - y) * elsewhere."""
+    y, hit, rest, _miss = truth
+    return y * at_target + rest * elsewhere if DENSE else tl.where(hit, at_target, elsewhere)
 
 
 @triton.jit

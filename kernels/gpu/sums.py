@@ -121,31 +121,45 @@ def backward_launch(
     plan: Plan,
 ) -> tuple[Launch, Tensor]:
     """The backward kernel's call and the gradient that it fills."""
-    batch, channels, terms = *logits.shape[:2], len(plan.terms)
+    batch, channels = logits.shape[:2]
     voxels = logits[0, 0].numel()
-    tile = _tile(logits, channels, terms, plan)
+    tile = _tile(logits, channels, len(plan.terms), plan)
     tiles, programs = _split(voxels, batch * tile.chunks, tile.voxels, 1)
     grad = torch.empty_like(logits)
-    apart, coefficients = _apart(plan, grad_sums)
+    terms, coefficients = _sloped(plan, grad_sums)
     coefficients = coefficients.to(_real(logits)).contiguous()
     fields, constants = _inputs(logits, target, mask, weight_map, plan, tile)
     args = (*fields, coefficients, _field(grad, True), voxels, programs, tiles)
-    constants |= {"TERMS": apart, "AXES": (*constants["AXES"], _axes(grad, 2))}
+    constants |= {"TERMS": terms, "AXES": (*constants["AXES"], _axes(grad, 2))}
     kernel = rows.backward_rows if "ROWS" in tile.constants else unrolled.backward_unrolled
     return _launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), grad
 
 
-def _apart(plan: Plan, grad_sums: Tensor) -> tuple[tuple[Term, ...], Tensor]:
-    """The terms and their coefficients, where those that the same voxels add to are added here, in float64.
+class Sloped(NamedTuple):
+    """A term as backward takes it: :class:`Term`, and the index of its coefficient where y is 1, else its own."""
 
-    They may cancel but for a small part: a product whose share of y is summed too becomes its share of 1 - y.
+    share: str
+    p: float
+    q: float
+    l: float
+    m: float
+    mapped: bool
+    of_target: int
+
+
+def _sloped(plan: Plan, grad_sums: Tensor) -> tuple[tuple[Sloped, ...], Tensor]:
+    """The terms and their coefficients, where a product and its share of y are one term of two coefficients.
+
+    What both add where y is 1 is added here in float64, since they may cancel but for a small part.
     """
-    terms, coefficients = list(plan.terms), grad_sums.clone()
+    terms, coefficients = [Sloped(*term, k) for k, term in enumerate(plan.terms)], grad_sums.clone()
     for k, term in enumerate(plan.terms):
         of_target = term._replace(share="y")
-        if term.share == "1" and of_target in plan.terms:
-            terms[k] = term._replace(share="r")
-            coefficients[..., plan.terms.index(of_target)] += grad_sums[..., k]
+        if term.share == "1" and of_target in plan.terms and plan.terms.index(term) == k:
+            other = plan.terms.index(of_target)
+            terms[k] = terms[k]._replace(of_target=other)
+            terms[other] = Sloped(*Term(), other)  # whose slope is zero
+            coefficients[..., other] += grad_sums[..., k]
     return tuple(terms), coefficients
 
 

@@ -4,12 +4,14 @@ Tensors come as :class:`kernels.gpu.Field`: pointer, strides of sample and chann
 space.
 """
 
+# ruff: noqa: RUF005 (Triton compiles no starred tuples)
+
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from .products import compare, plus, product_slopes, soften, times
+from .products import compare, either, plus, product_slopes, soften, times
 
 
 @triton.jit
@@ -92,6 +94,8 @@ def slopes(coefficients, map_value, parts, one, truth, TERMS: tl.constexpr, DENS
     for k in tl.static_range(len(TERMS)):
         found = product_slopes(TERMS[k], parts, one, truth, DENSE)
         factor = coefficients[k]
+        if TERMS[k].of_target != k:
+            factor = either(truth, coefficients[TERMS[k].of_target], factor, DENSE)
         if TERMS[k].mapped:
             factor = factor * map_value
         sums = ()

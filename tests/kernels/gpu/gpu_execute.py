@@ -28,6 +28,9 @@ CASES = (
     (20, "softmax", torch.float32, ("p2", "ce_neg"), (16, 16, 17)),
     (3, "sigmoid", torch.bfloat16, (*DICE_CE, "ce_neg"), (16, 16, 32)),
     (3, "none", torch.float32, (*DICE_CE, "ce_neg"), (16, 16, 32)),
+    (4, "softmax", torch.bfloat16, UNIONS["a user's"], (32, 32, 32)),
+    (20, "softmax", torch.bfloat16, UNIONS["a user's powers"], (16, 16, 17)),
+    (3, "sigmoid", torch.bfloat16, UNIONS["a user's powers"], (16, 16, 32)),
 )
 
 

@@ -10,7 +10,7 @@ def rows():
 
 
 def test_compiled_code_gives_the_reference_values(rows):
-    assert len(rows) >= 18
+    assert len(rows) >= 24
     assert {row["name"]: row["error"] for row in rows if not row["error"] <= 2e-6} == {}
 
 

@@ -1,4 +1,4 @@
-"""Terms with a power in the Triton back end: against the plain PyTorch back end, and at the extremes."""
+"""Products of powers in the Triton back end: against the plain PyTorch back end, and at the extremes."""
 
 import pytest
 import torch
@@ -11,6 +11,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on
 
 POWERS = ("focal_pos(2.0)", "focal_neg(0.5)", "log_power_pos(0.3)", "log_power_neg(0.3)", "miss_pos(1.0)")
 FOCAL = tuple(f"focal_{side}({power})" for side in ("pos", "neg") for power in (0.0, 0.5, 2.0, 5.0))
+# what has no name, once more and with its share of y among them
+PRODUCTS = ("p*l", "y*p^0.7", "r*p*m", "q^0.5*y", "y^2*p*q", "l^2", "p^1.5*m^0.5*r", "p*q", "y*p*q", "p*l", "p*l*y")
+PLAIN_PRODUCTS = tuple(name for name in PRODUCTS if "0.7" not in name and "q^0.5" not in name)  # of finite slopes
 FAMILIES = [(4, "softmax"), (20, "softmax"), (3, "sigmoid"), (3, "none")]
 
 
@@ -25,6 +28,17 @@ def test_activation_target_and_weights(activation, dense, weights):
     }[weights]
     dtype = torch.float32 if dense else torch.int16
     check(make_problem(3, activation=activation, terms=POWERS, dense=dense, target_dtype=dtype, **options))
+
+
+@pytest.mark.parametrize(("channels", "activation"), FAMILIES)
+@pytest.mark.parametrize("dense", [False, True])
+def test_products(channels, activation, dense):
+    terms = PLAIN_PRODUCTS if activation == "none" else PRODUCTS
+    dtype = torch.float32 if dense else torch.int16
+    options = {"mask": "weight", "ignore": (0,), "batch": 1}
+    check(make_problem(channels, (90,), activation, terms=terms, dense=dense, target_dtype=dtype, **options))
+    mapped = {"map_channels": 1, "batch": 1, "dense": dense, "target_dtype": dtype}
+    check(make_problem(channels, (90,), activation, terms=terms[3:6], **mapped))
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -47,9 +61,8 @@ def test_dtypes(dtype, channels, activation):
 @pytest.mark.parametrize("power", [0.0, 0.2, 0.5, 1.0, 1.3, 1.5, 2.0, 3.0, 5.0])
 def test_every_power(power):
     """A high power multiplies the rounding of its base."""
-    kinds = ("focal", "log_power", "miss") if power >= 1 else ("focal", "log_power")
     for side in ("pos", "neg"):
-        terms = tuple(f"{kind}_{side}({power})" for kind in kinds)
+        terms = tuple(f"{kind}_{side}({power})" for kind in ("focal", "log_power", "miss"))
         check(make_problem(3, (9, 31), terms=terms, batch=1), single=2e-6 * max(1, power))
 
 
@@ -152,3 +165,15 @@ def test_a_union_of_terms_is_one_launch_each_way(monkeypatch):
     with fastloss.backend("triton"):
         loss(logits, torch.zeros(2, 50, dtype=torch.uint8)).backward()
     assert launched == ["forward_unrolled", "backward_unrolled"] and logits.grad.any()
+
+
+def test_a_product_asked_for_twice_and_its_share():
+    """The coefficients of p l and of its share of y are added before they are rounded."""
+    problem = make_problem(3, (200,), terms=("p*l", "y*p*l", "map*p*l", "p*l", "y*p*l"), map_channels=0, batch=1)
+    problem = problem._replace(weight_map=torch.rand(1, 1, 200))
+    problem.grad_sums[..., :2] = torch.tensor([1e6, -1e6 - 1], dtype=torch.float64)
+    problem.target[:] = torch.arange(200) % 3
+    check(problem)
+    everywhere = problem._replace(target=torch.zeros_like(problem.target))
+    everywhere.grad_sums[:, 1:] = 0
+    check(everywhere)
