@@ -20,7 +20,7 @@ from ..passes.inputs import (
 )
 from ..passes.ops import by_term
 from ..passes.sums import checked_sums, checked_sums_of_terms
-from ..terms import parse_term
+from ..terms import check_terms, parse_term
 
 Sums = dict[str, Tensor]
 """The sums of a pass: for the name of each term a float64 tensor ``[B, C]``."""
@@ -174,8 +174,7 @@ class SumLoss(SegmentationLoss):
         self.process_group = check_process_group(process_group)
         if not self.terms:
             raise ValueError(f"terms: {type(self).__name__} names none, expected a tuple of terms")
-        for name in self.terms:
-            parse_term(name)
+        check_terms(self.terms, self.activation)
 
     def formula(self, sums: Sums) -> Tensor:
         """The value per sample and class, ``[B, C]``, from the sums of the terms."""

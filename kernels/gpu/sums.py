@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastloss.terms import Plan, Term
+from fastloss.terms import FACTORS, Plan, Term
 
 from ..layout import spatial_layout
 from . import rows, unrolled
@@ -135,16 +135,8 @@ def backward_launch(
     return _launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), grad
 
 
-class Sloped(NamedTuple):
-    """A term as backward takes it: :class:`Term`, and the index of its coefficient where y is 1, else its own."""
-
-    share: str
-    p: float
-    q: float
-    l: float
-    m: float
-    mapped: bool
-    of_target: int
+# A term as backward takes it: a Term, and the index of its coefficient where y is 1, else its own.
+Sloped = NamedTuple("Sloped", [*get_type_hints(Term).items(), ("of_target", int)])
 
 
 def _sloped(plan: Plan, grad_sums: Tensor) -> tuple[tuple[Sloped, ...], Tensor]:
@@ -191,7 +183,7 @@ def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
 
 def _has_power(term: Term) -> bool:
     """Whether it is more than a factor to a whole power."""
-    exponents = [term.p, term.q, term.l, term.m]
+    exponents = [getattr(term, factor) for factor in FACTORS]
     return len(exponents) - exponents.count(0) > 1 or any(exponent % 1 for exponent in exponents)
 
 

@@ -33,9 +33,9 @@ def value_of(WHAT: tl.constexpr, parts, truth, counted, weight, DENSE: tl.conste
 @triton.jit
 def loss_of(parts, one, truth, BOTH_SIDES: tl.constexpr, DENSE: tl.constexpr):
     """The cross-entropy of a channel."""
-    loss = product("y", 0, 0, 1, 0, parts, one, truth, DENSE)
+    loss = product("y", 0, 0, 1, 0, 0, parts, one, truth, DENSE)
     if BOTH_SIDES:
-        loss += product("r", 0, 0, 0, 1, parts, one, truth, DENSE)
+        loss += product("r", 0, 0, 0, 1, 0, parts, one, truth, DENSE)
     return loss
 
 

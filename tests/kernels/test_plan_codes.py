@@ -1,5 +1,6 @@
-"""The codes of the CPU for few classes, many, and a channel: what only some plans, tiles and processors see."""
+"""The machine code of each plan on the CPU: what only some plans, numbers of classes, tiles and processors see."""
 
+import math
 import os
 import platform
 import subprocess
@@ -161,6 +162,17 @@ def test_processors_with_shorter_vectors(name, features, tmp_path):
     assert done.stdout.split() == ["8"]
 
 
+@pytest.mark.parametrize("labels", ["one class", "random"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_equal_logits_of_a_new_network(dtype, labels):
+    """The product of the sums of exponentials of many blocks, 4 each, must not overflow before its logarithm is taken: in
+    a tile are 128 blocks, and 4^64 is more than the largest float32."""
+    voxels = 16384
+    target = torch.randint(0, 4, (1, voxels), dtype=torch.uint8) if labels == "random" else torch.full((1, voxels), 2)
+    loss = fastloss.CrossEntropyLoss()(torch.zeros(1, 4, voxels, dtype=dtype), target)
+    assert loss.item() == pytest.approx(math.log(4), rel=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 100, 1e4])
 def test_logarithms_of_products(scale):
     """The logarithm of a product of sums of exponentials must neither overflow nor lose small losses."""
@@ -196,6 +208,52 @@ def test_channels(terms, masked, dense, activation):
     y = target if dense else oracle.one_hot(labels, 2)
     tolerance = None if activation else 1e-5
     check(logits, target, y, weight, terms=terms, activation=activation, tolerance=tolerance, **options)
+
+
+@pytest.mark.parametrize("channels", [3, 6, 35])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("terms", [PLANS[2], PLANS[6], PLANS[9], MAPPED_PLANS[2], MAPPED_PLANS[4]], ids="-".join)
+def test_dense_targets_under_softmax(terms, masked, channels):
+    logits, labels = oracle.make("softmax", channels, SPACES[masked])
+    target = torch.where(torch.rand(logits.shape) < 0.5, oracle.one_hot(labels, channels), torch.rand(logits.shape))
+    mask = torch.rand(labels.shape) * (torch.rand(labels.shape) > 0.3) if masked else None
+    weight = oracle.counted(labels, (), mask)
+    counts = weight.unsqueeze(1) != 0
+    options = {"mask": mask} if masked else {}
+    if any(term.startswith("map*") for term in terms):
+        options["weight_map"] = torch.rand(logits.shape)
+    logits = torch.where(counts, logits, torch.nan)
+    check(logits, torch.where(counts, target, torch.nan), target, weight, terms=terms, **options)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("channels", [2, 4, 6, 35])
+@pytest.mark.parametrize("terms", [PLANS[2], PLANS[6], PLANS[7], MAPPED_PLANS[4]], ids="-".join)
+def test_float64(terms, channels, dense, activation):
+    space = SPACES[dense]
+    logits, labels = oracle.make(activation, channels, space, dtype=torch.float64)
+    target = torch.rand(logits.shape, dtype=torch.float64) if dense else labels
+    options = {"weight_map": torch.rand(logits.shape)} if terms in MAPPED_PLANS else {}
+    y = target if dense else oracle.one_hot(labels, channels)
+    check(logits, target, y, oracle.counted(labels), terms=terms, activation=activation, **options)
+
+
+COMPLEMENT = ("ce_neg", "nll_neg", "focal_neg(1.5)", "log_power_neg(0.7)", "miss_neg(2.5)", "map*nll_neg")
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("channels", [5, 35, 118, 300])
+def test_the_complement_of_many_classes(channels, dense, activation):
+    """Among them confident voxels, whose 1 - p has to come from the other classes."""
+    logits, labels = oracle.make(activation, channels, (3, 67))
+    logits[:, 1, :, ::3] += 12
+    labels = torch.where(torch.rand(labels.shape) < 0.5, 1, torch.randint(0, channels, labels.shape))
+    target = torch.rand(logits.shape) if dense else labels
+    y, weight = target if dense else oracle.one_hot(labels, channels), oracle.counted(labels)
+    options = {"activation": activation, "weight_map": torch.rand(logits.shape), "tolerance": 1e-5}
+    check(logits, target, y, weight, terms=COMPLEMENT, **options)
 
 
 @pytest.mark.parametrize("channels", [3, 6, 11, 256])

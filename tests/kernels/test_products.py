@@ -1,0 +1,373 @@
+"""Random products of powers against autograd of plain formulas in float64, and what is said of those that are none."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import EPSILON, counted, gradient, one_hot
+
+import fastloss
+from fastloss.terms import FACTORS, Term, check_terms, parse_term
+
+POWERS = (0.3, 0.5, 1.0, 1.5, 2.0, 3.0)
+SHARES = {"1": "", "y": "y", "r": "r", "y2": "y^2"}
+SCALES = (0.1, 2.0, 10.0, 40.0)  # at 40 most voxels are saturated
+SIZES = (17, 64, 200, 512)  # voxels: parts of a vector, whole ones, and more than one tile of many classes
+
+# The plain formulas
+
+
+def factors(z, activation):
+    """p, q, l and m, each with all its digits."""
+    if activation == "sigmoid":
+        return z.sigmoid(), (-z).sigmoid(), -F.logsigmoid(z), -F.logsigmoid(-z)
+    if activation is None:
+        q = 1 - z
+        m = torch.where(z < 0.5, -torch.log1p(-z.clamp_max(0.5)), -q.clamp_min(EPSILON).log())
+        return z, q, -z.clamp_min(EPSILON).log(), m
+    e = (z - z.detach().amax(1, keepdim=True)).exp()
+    others = torch.einsum("kc,bk...->bc...", 1 - torch.eye(z.shape[1], dtype=z.dtype), e)
+    total = e.sum(1, keepdim=True)
+    q = others / total
+    return e / total, q, torch.log1p(others / e), -q.clamp_min(EPSILON).log()
+
+
+def raised(factor, x, power):
+    if factor in "pq":
+        return x**power if power >= 1 else x.clamp_min(torch.finfo(x.dtype).tiny) ** power
+    return x if power == 1 else x.clamp_min(EPSILON) ** power
+
+
+def plain_sums(case, z, v, more=0.0):
+    """``[B, C, K]``; ``more``: added to l."""
+    found = dict(zip(FACTORS, factors(z, case.activation), strict=True))
+    found["l"] = found["l"] + more
+    y, columns = v.y.double(), []
+    for term in case.terms:
+        value = torch.ones_like(z)
+        for factor in FACTORS:
+            if power := getattr(term, factor):
+                value = value * raised(factor, found[factor], power)
+        share = {"1": torch.ones_like(y), "y": y, "r": 1 - y, "y2": y * y}[term.share]
+        value = v.weight.double().unsqueeze(1) * share * torch.where(share != 0, value, 0)
+        columns.append((value * v.weight_map.double() if term.mapped else value).flatten(2).sum(2))
+    return torch.stack(columns, -1)
+
+
+# Random cases
+
+
+@dataclass(frozen=True)
+class Case:
+    """What makes a code, and its voxels."""
+
+    terms: tuple[Term, ...]
+    names: tuple[str, ...]
+    activation: str | None
+    channels: int
+    dense: bool
+    dtype: torch.dtype
+    scale: float
+    weights: str
+    voxels: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Voxels:
+    logits: torch.Tensor
+    target: torch.Tensor
+    y: torch.Tensor
+    weight: torch.Tensor
+    weight_map: torch.Tensor
+    coefficients: torch.Tensor
+    options: dict
+
+
+@st.composite
+def products(draw, activation):
+    """A term and its name, the factors in any order."""
+    powers = {factor: draw(st.sampled_from(POWERS)) for factor in draw(st.sets(st.sampled_from(FACTORS), max_size=3))}
+    share = draw(st.sampled_from(list(SHARES)))
+    term = Term(share, **powers, mapped=draw(st.sampled_from([False, False, True])))
+    parts = [f"{factor}^{power:g}" if power != 1 else factor for factor, power in powers.items()]
+    parts = draw(st.permutations([*parts, *filter(None, [SHARES[share]])]))
+    return term, "map*" * term.mapped + ("*".join(parts) or "1")
+
+
+def is_finite(product, activation):
+    try:
+        check_terms((product[1],), activation or "none")
+    except ValueError:
+        return False
+    return True
+
+
+@st.composite
+def cases(draw):
+    activation = draw(st.sampled_from(["softmax", "softmax", "sigmoid", None]))
+    product = products(activation).filter(lambda product: is_finite(product, activation))
+    found = draw(st.lists(product, min_size=1, max_size=3, unique_by=lambda product: product[0]))
+    if all(term.constant for term, _ in found):
+        found[0] = (Term(p=1.0), "p")
+    terms, names = zip(*found, strict=True)
+    return Case(
+        terms,
+        names,
+        activation,
+        channels=draw(st.sampled_from([2, 3, 4, 5, 6, 11, 40] if activation == "softmax" else [1, 2, 3, 6, 11])),
+        dense=draw(st.booleans()),
+        dtype=draw(st.sampled_from([torch.float32, torch.float32, torch.float64])),
+        scale=draw(st.sampled_from(SCALES)),
+        weights=draw(st.sampled_from(["none", "mask", "ignored"])),
+        voxels=draw(st.sampled_from(SIZES)),
+        seed=draw(st.integers(0, 2**16)),
+    )
+
+
+def make(case):
+    """Voxels that are saturated and ones that are not: their scale is random up to that of the case."""
+    torch.manual_seed(case.seed)
+    shape = (2, case.channels, case.voxels)
+    logits = torch.randn(shape, dtype=torch.float64) * case.scale * torch.rand(2, 1, case.voxels) ** 4
+    if case.activation is None:
+        logits = logits.sigmoid() if case.channels == 1 else logits.softmax(1)
+    logits = logits.to(case.dtype)
+    labels = torch.randint(0, max(2, case.channels), (2, case.voxels), dtype=torch.uint8)
+    y, options, mask = one_hot(labels, case.channels).to(case.dtype), {}, None
+    if case.dense:
+        y = torch.where(torch.rand(shape) < 0.5, y, torch.rand(shape).to(case.dtype))
+    if case.weights == "mask":
+        mask = torch.rand(labels.shape) * (torch.rand(labels.shape) > 0.3)
+        options["mask"] = mask
+    elif case.weights == "ignored" and not case.dense:
+        labels[torch.rand(labels.shape) < 0.3] = 255
+        options["ignore_index"] = 255
+    weight = counted(labels, (255,) if "ignore_index" in options else (), mask)
+    coefficients = torch.randn(2, case.channels, len(case.terms), dtype=torch.float64)
+    target = y if case.dense else labels
+    return Voxels(logits, target, y, weight, torch.rand(shape), coefficients, options)
+
+
+def sums_and_gradient(function, z, coefficients):
+    found = []
+
+    def value(leaf):
+        found.append(function(leaf))
+        return (found[0] * coefficients).sum()
+
+    _, derivative = gradient(value, z)
+    return found[0].detach(), derivative.double()
+
+
+def check(case, tolerances):
+    """To tolerances of the largest magnitude, and what the rounding of l adds.
+
+    Where p is nearly 1, l is the logarithm of nearly 1, known to some units in the last place of 1; a power below 1
+    makes much of that. How much is seen when l is moved by as much in the formula.
+    """
+    v = make(case)
+
+    def plain(more=0.0):
+        return sums_and_gradient(lambda z: plain_sums(case, z, v, more), v.logits.double(), v.coefficients)
+
+    def ours(z):
+        options = {"activation": case.activation, "weight_map": v.weight_map, **v.options}
+        return fastloss.voxel_sums(z, v.target, case.names, **options)
+
+    expected, step = plain(), 2 * torch.finfo(case.dtype).eps
+    rounded = [plain(step), plain(-step)] if case.activation == "softmax" else []
+    found = sums_and_gradient(ours, v.logits, v.coefficients)
+    for what, k, tolerance in (("sums", 0, tolerances[0]), ("gradient", 1, tolerances[1])):
+        assert found[k].isfinite().all(), f"{what} of {case}"
+        error, scale = (found[k] - expected[k]).abs().max().item(), expected[k].abs().max().item()
+        band = max((other[k] - expected[k]).abs().max().item() for other in rounded) if rounded else 0.0
+        allowed = tolerance * scale + 4 * band
+        assert error <= allowed, f"{what}: error {error:.1e} of {scale:.1e}, expected {allowed:.1e}: {case}"
+
+
+TOLERANCES = {torch.float32: (2e-6, 1e-5), torch.float64: (2e-12, 1e-10)}
+# It is made of torch's own functions in float64: q is 1 - p, of which a power below 1 makes much where p is nearly 1
+REFERENCE_TOLERANCES = (2e-5, 2e-4)
+
+
+@settings(max_examples=24)
+@given(cases())
+def test_products(case):
+    with fastloss.backend("numba"):
+        check(case, TOLERANCES[case.dtype])
+
+
+@pytest.mark.slow
+@settings(max_examples=600)
+@given(cases())
+def test_many_more_products(case):
+    with fastloss.backend("numba"):
+        check(case, TOLERANCES[case.dtype])
+
+
+@settings(max_examples=150)
+@given(cases())
+def test_products_of_the_reference(case):
+    with fastloss.backend("reference"):
+        check(case, REFERENCE_TOLERANCES)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("p*y", "py"),
+        ("y*p", "py"),
+        ("p*p*y", "p2y"),
+        ("p^2*y", "y*p^2"),
+        ("y*y", "y2"),
+        ("y^2", "y2"),
+        ("1", "count"),
+        ("1*p", "p"),
+        ("p^0*y", "y"),
+        ("l * y", "ce_pos"),
+        ("m*r", "ce_neg"),
+        ("l*q^2*y", "focal_pos(2.0)"),
+        ("q^1.5*y*q^.5*l", "focal_pos(2)"),
+        ("map*y*p", "map*py"),
+    ],
+)
+def test_spellings_of_a_product(name, other):
+    assert parse_term(name) == parse_term(other)
+    logits, labels = torch.randn(1, 3, 20), torch.randint(0, 3, (1, 20))
+    sums = fastloss.voxel_sums(logits, labels, (name, other), weight_map=torch.rand(1, 1, 20))
+    assert torch.equal(sums[..., 0], sums[..., 1])
+
+
+def loss_of(name):
+    class OfOneTerm(fastloss.SumLoss):
+        terms = (name,)
+
+    return OfOneTerm
+
+
+def check_refused(name, message, activation="softmax"):
+    logits, labels = torch.rand(1, 2, 8), torch.zeros(1, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=message):
+        fastloss.voxel_sums(logits, labels, (name,), activation=activation, weight_map=logits)
+    with pytest.raises(ValueError, match=message):
+        loss_of(name)(activation=activation)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "z",
+        "P",
+        "py*q",
+        "p**2",
+        "2*p",
+        "p+q",
+        "exp(p)",
+        "map*",
+        "map*map*p",
+        "y*map*p",
+        "focal_pos",
+        "focal_pos()",
+        "1^2",
+    ],
+)
+def test_unknown_products_are_told_what_is_known(name):
+    for part in ("terms: ", "ce_pos", r"focal_pos\(POWER\)", "powers of p, q, l, m", r"'y\*p\^0.7'", r"'map\*'"):
+        if name == "focal_pos()" and part != "terms: ":
+            continue
+        check_refused(name, part)
+
+
+@pytest.mark.parametrize(
+    "name", ["p^-1", "y*q^-0.5", "p^nan", "p^inf", "l^1e999", "p^", "p^x", "p^2^2", "miss_pos(-1)"]
+)
+def test_powers_are_finite_and_at_least_zero(name):
+    check_refused(name, "terms: .* has the power .*, expected a finite number of at least 0")
+
+
+@pytest.mark.parametrize("name", ["y*r", "y^3", "y*y^2", "y^0.5", "r^2", "r*r*p", "map*y^2*r"])
+def test_shares_are_those_that_a_pass_knows(name):
+    check_refused(name, r"terms: .* share of the target, expected none, y, r \(for 1 - y\) or y\^2")
+
+
+@pytest.mark.parametrize(
+    "name", ["p^0.5", "y*p^0.7", "map*r*q^0.3", "p^0.5*m^2", "p^0.5*m^0.5", "p^2*q^0.5", "miss_pos(0.5)"]
+)
+def test_products_that_are_infinite_for_plain_probabilities(name):
+    check_refused(name, "terms: the derivative of .* is infinite for plain probabilities", None)
+    for activation in ("softmax", "sigmoid"):
+        loss_of(name)(activation=activation)
+
+
+@pytest.mark.parametrize("name", ["p^0.5*m", "q^0.5*l", "p^1.5", "q", "l^0.5", "y*m^0.3"])
+def test_products_that_are_finite_for_plain_probabilities(name):
+    loss_of(name)(activation=None)
+    p, labels = torch.tensor([[[0.0, 1.0, 0.5], [1.0, 0.0, 0.5]]]), torch.tensor([[0, 0, 1]])
+    derivative = gradient(lambda z: fastloss.voxel_sums(z, labels, (name,), activation=None).sum(), p)[1]
+    assert derivative.isfinite().all()
+
+
+def test_a_compound_loss_is_refused_like_its_parts():
+    with pytest.raises(ValueError, match=r"terms: the derivative of 'y\*p\^0.7'"):
+        fastloss.CompoundLoss([fastloss.DiceLoss(activation=None), loss_of("y*p^0.7")(activation=None)])
+
+
+# A loss of a user's own
+
+
+class Own(fastloss.SumLoss):
+    """Generalised cross-entropy, (1 - p_y^0.7) / 0.7, and the entropy of the prediction."""
+
+    terms = ("y*p^0.7", "y", "p*l", "count")
+
+    def formula(self, sums):
+        error = (sums["y"] - sums["y*p^0.7"]) / 0.7
+        return (error + 0.1 * sums["p*l"]) / sums["count"]
+
+
+def plain_own(logits, labels, activation, ignored=255):
+    p, _, l, _ = factors(logits, activation)
+    y, weight = one_hot(labels, logits.shape[1]), (labels != ignored).unsqueeze(1)
+    p_of_truth = torch.where(y, p, 1.0)
+    table = (weight * ((1 - p_of_truth**0.7) / 0.7 + 0.1 * p * l)).flatten(2).sum(2)
+    return (table / weight.flatten(2).sum(2)).mean()
+
+
+@pytest.mark.parametrize("channels", [2, 7])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_a_loss_of_ones_own(each_backend, activation, channels):
+    logits = torch.randn(2, channels, 9, 13) * 3
+    labels = torch.randint(0, channels, (2, 9, 13), dtype=torch.uint8)
+    labels[:, 4] = 255
+    loss = Own(activation=activation, ignore_index=255)
+    value, derivative = gradient(lambda z: loss(z, labels), logits)
+    expected, expected_derivative = gradient(lambda z: plain_own(z, labels, activation), logits.double())
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0.0)
+    assert (derivative - expected_derivative).abs().max() <= 2e-6 * expected_derivative.abs().max()
+
+
+def test_a_loss_of_ones_own_from_parts_of_a_batch_and_beside_another():
+    """What DistributedDataParallel and deep supervision do with it."""
+    logits, labels = torch.randn(4, 3, 50), torch.randint(0, 3, (4, 50))
+    loss = Own(batch=True)
+    whole, expected = gradient(lambda z: loss(z, labels), logits)
+
+    def from_parts(z):
+        parts = [fastloss.voxel_sums(z[k : k + 2], labels[k : k + 2], Own.terms).sum(0, keepdim=True) for k in (0, 2)]
+        return loss.from_sums(dict(zip(Own.terms, (parts[0] + parts[1]).unbind(-1), strict=True)))
+
+    value, derivative = gradient(from_parts, logits)
+    torch.testing.assert_close(value.float(), whole)
+    torch.testing.assert_close(derivative, expected)
+    both = fastloss.CompoundLoss([fastloss.DiceLoss(), Own()], [1.0, 0.5])
+    alone = fastloss.DiceLoss()(logits, labels) + 0.5 * Own()(logits, labels)
+    assert math.isclose(both(logits, labels).item(), alone.item(), rel_tol=1e-6)
