@@ -16,8 +16,8 @@ from .products import Slopes, add_up, is_costly
 class Coefficients:
     """Of the groups of products, [C, groups, 3] in the scratch memory.
 
-    Where y is 1 that of a product is the sum of those without and with y, taken in float64, since the two may cancel but
-    for a small part.
+    Where y is 1 that of a product is the sum of those without and with y, taken in float64, since the two may cancel
+    but for a small part.
     """
 
     def __init__(self, code: Code):

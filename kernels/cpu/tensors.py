@@ -103,9 +103,3 @@ def record_at(address, kind):
 
 
 WALK = record_type(Walk)
-
-
-@_inlined
-def bare(array):
-    """The array without its owner, whose references Numba would count, by atomic operations, at every call."""
-    return carray(_pointer(np.int64(array.ctypes.data), 0, array.dtype.type(0)), array.shape)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastloss.terms import Plan, first_label
 
+from ..layout import labels_within
 from ..ranking import jaccard_of_groups, select_largest
 from . import sums as gpu
 from . import voxels as kernels
@@ -71,6 +72,6 @@ def voxel_weight(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
     """The weight of each voxel, ``[B, 1, *S]``."""
     labels = target[:, :1] if plan.dense else target.unsqueeze(1)
     weight = torch.ones_like(labels, dtype=torch.float32)
-    for label in gpu.labels_within(plan, target.dtype):
+    for label in labels_within(plan, target.dtype):
         weight *= labels != label
     return weight if mask is None else weight * mask.unsqueeze(1)

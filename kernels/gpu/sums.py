@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastloss.terms import FACTORS, Plan, Term
 
-from ..layout import spatial_layout
+from ..layout import labels_within, spatial_layout
 from . import rows, unrolled
 
 WARPS = 4
@@ -236,14 +236,6 @@ def _inputs(
         "EVEN": voxels % tile.voxels == 0,
     }
     return fields, constants
-
-
-def labels_within(plan: Plan, dtype: torch.dtype) -> tuple[int, ...]:
-    """The ignored labels that a target of the dtype can hold: as a number of that dtype another would wrap."""
-    if plan.dense:
-        return ()
-    low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-    return tuple(label for label in plan.ignore if low <= label <= high)
 
 
 def _field(tensor: Tensor, channels: bool) -> Field:

@@ -1,6 +1,6 @@
 """Reading and writing a tile of voxels in Triton, whatever its shape.
 
-Tensors come as :class:`kernels.gpu.Field`: pointer, strides of sample and channel, sizes and strides of the
+Tensors come as :class:`kernels.gpu.sums.Field`: pointer, strides of sample and channel, sizes and strides of the
 space.
 """
 

@@ -165,8 +165,8 @@ def test_processors_with_shorter_vectors(name, features, tmp_path):
 @pytest.mark.parametrize("labels", ["one class", "random"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_equal_logits_of_a_new_network(dtype, labels):
-    """The product of the sums of exponentials of many blocks, 4 each, must not overflow before its logarithm is taken: in
-    a tile are 128 blocks, and 4^64 is more than the largest float32."""
+    """The product of the sums of exponentials of many blocks, 4 each, must not overflow before its logarithm is taken:
+    in a tile are 128 blocks, and 4^64 is more than the largest float32."""
     voxels = 16384
     target = torch.randint(0, 4, (1, voxels), dtype=torch.uint8) if labels == "random" else torch.full((1, voxels), 2)
     loss = fastloss.CrossEntropyLoss()(torch.zeros(1, 4, voxels, dtype=dtype), target)
