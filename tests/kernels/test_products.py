@@ -37,15 +37,15 @@ def factors(z, activation):
 
 
 def raised(factor, x, power):
-    if factor in "pq":
+    if factor in "pqe":
         return x**power if power >= 1 else x.clamp_min(torch.finfo(x.dtype).tiny) ** power
     return x if power == 1 else x.clamp_min(EPSILON) ** power
 
 
 def plain_sums(case, z, v, more=0.0):
     """``[B, C, K]``; ``more``: added to l."""
-    found = dict(zip(FACTORS, factors(z, case.activation), strict=True))
-    found["l"] = found["l"] + more
+    p, q, l, m = factors(z, case.activation)
+    found = {"p": p, "q": q, "l": l + more, "m": m, "e": (-p).exp()}
     y, columns = v.y.double(), []
     for term in case.terms:
         value = torch.ones_like(z)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from bench.kernel_problems import make_problem
+from bench.kernels.problems import make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_gpu_interpreter import gpu, reference
