@@ -5,7 +5,6 @@ Written as LLVM code, too: Numba would take seconds to type it."""
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -17,7 +16,7 @@ from .forms import Arguments
 from .lanes import BYTES, DOUBLE, FLOAT64, REGISTER, SIZES
 from .rows import NO_CLASS, Row
 from .tensors import Walk
-from .threads import code_of
+from .threads import code_of, made_once
 from .words import Record, Word
 
 CHUNK = 16384  # voxels; a multiple of every tile
@@ -53,7 +52,7 @@ class Pass(NamedTuple):
     memory: int  # bytes in all
 
 
-@cache
+@made_once
 def _code(real: str) -> Any:
     @intrinsic
     def emitted(typingctx, arguments, i):  # type: ignore[no-untyped-def]

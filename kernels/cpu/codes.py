@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -14,7 +13,7 @@ from .forms import GRADIENT, Arguments, Form
 from .gradient_code import emit_gradient
 from .lanes import BYTES
 from .sums_code import emit_sums
-from .threads import code_of
+from .threads import code_of, made_once
 from .words import Record, Word
 
 
@@ -23,7 +22,7 @@ def plan_code(form: Form) -> int:
     return int(_compiled(form).address)
 
 
-@cache  # for good: others keep nothing but the address
+@made_once
 def _compiled(form: Form) -> Any:
     emit = emit_gradient if form.output == GRADIENT else emit_sums
 

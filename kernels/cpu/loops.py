@@ -15,7 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from .threads import code_of, run
+from .threads import code_of, made_once, run
 
 _AXES = 4  # of an array, at most: an argument is an address and so many sizes, or a number
 _SLOT = 1 + _AXES
@@ -28,17 +28,15 @@ class Loop:
     """
 
     def __init__(self, function: Callable[..., Any]):
-        self._function = function
-        self._codes: dict[type, Any] = {}
+        def code(real: type) -> Any:
+            bits = np.int64 if real is np.float64 else np.int32
+            return code_of(function, f"{function.__name__}_{real.__name__}", real=real, bits=bits)
+
+        self._code = made_once(code)
 
     def __call__(self, count: int, size: int, like: np.ndarray, *arguments: np.ndarray | int) -> None:
         """Runs it; ``size`` as for :func:`run`, ``like``: the first argument, of the floating type."""
-        real = like.dtype.type
-        if real not in self._codes:
-            bits = np.int64 if real is np.float64 else np.int32
-            name = f"{self._function.__name__}_{real.__name__}"
-            self._codes[real] = code_of(self._function, name, real=real, bits=bits)
-        run(self._codes[real].address, _packed(like, *arguments), count, size)
+        run(self._code(like.dtype.type).address, _packed(like, *arguments), count, size)
 
 
 def _packed(*arguments: np.ndarray | int) -> np.ndarray:

@@ -5,14 +5,13 @@ Each takes the address of a :class:`Row`.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from .tensors import WALK, array_at, record_at, record_type
-from .threads import code_of
+from .threads import code_of, made_once
 
 NO_CLASS = 255  # as a label of 8 bits; -1 as one of 32
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -72,7 +71,7 @@ def labels_code(source: torch.dtype, narrow: bool, real: torch.dtype) -> int:
     return _address(_labels, f"labels_{source}_{narrow}_{real}", **scope)
 
 
-@cache
+@made_once
 def _code(function: Any, name: str, scope: tuple[tuple[str, Any], ...]) -> Any:
     return code_of(function, name.replace("torch.", ""), **dict(scope))
 

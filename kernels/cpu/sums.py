@@ -7,7 +7,7 @@ of threads. Importing this module imports Numba.
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from .forms import GRADIENT, LOSSES, SUMS, WEIGHTS, form_of
 from .lanes import MOST_LANES, REGISTER
 from .rows import convert_code, copy_code, labels_code
 from .tensors import Layout, Walk, in_huge_pages, real_of
-from .threads import run
+from .threads import made_once, run
 
 _FEW_TILE, _MANY_TILE = 32 * MOST_LANES, 256  # voxels
 _LOGITS, _TARGET, _MASK, _MAP, _OUT = range(5)
@@ -188,6 +188,6 @@ def _walk(k: int, layout: Layout | None, dense: bool, whole: bool, real: torch.d
     return walk._replace(copy=copy_code(layout.dtype.itemsize, k != _OUT) if copies else 0, convert=convert)
 
 
-@cache  # for good: others keep its address
+@made_once
 def _ignored(labels: tuple[int, ...]) -> np.ndarray:
     return np.array(labels, np.int64)

@@ -21,6 +21,7 @@ import torch
 from llvmlite import ir
 from numba import cfunc, int64, njit, prange
 from numba.core import event
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from fastloss import terms
@@ -51,19 +52,27 @@ event.register("numba:compile", _Announcer())
 
 @lru_cache
 def _source_digest() -> str:
-    """Numba's cache looks at one file only: the digest of all kernel sources keeps it from going stale."""
+    """Numba's cache looks at one file only: the digest of all kernel sources keeps it from going stale. Its version
+    and the processor are in it, as two that write one file at once would mix up their code."""
     folder = Path(__file__).parent
     files = [*sorted(folder.glob("*.py")), Path(terms.__file__)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    machine = repr((numba.__version__, cpu_target.target_context.codegen().magic_tuple())).encode()
+    return hashlib.sha256(b"".join([*(file.read_bytes() for file in files), machine])).hexdigest()[:12]
 
 
-def serial_and_parallel(loop: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """Both clones of a loop, for :func:`pick`."""
-    flags = {"nogil": True, "error_model": "numpy"}
-    return [
-        _compile(_clone(loop, loop.__name__, name), lambda **more: njit(**flags, **more), parallel=name == "parallel")
-        for name in ("serial", "parallel")
-    ]
+def made_once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps for good what is known elsewhere by its address: ``functools.cache`` would let two threads make it at once,
+    and free the first."""
+    kept: dict[tuple[Any, ...], Any] = {}
+
+    def get(*key: Any) -> Any:
+        if key not in kept:
+            with _Threads.making:
+                if key not in kept:
+                    kept[key] = make(*key)
+        return kept[key]
+
+    return get
 
 
 def _clone(function: Callable[..., Any], *names: str, **scope: Any) -> types.FunctionType:
@@ -73,12 +82,20 @@ def _clone(function: Callable[..., Any], *names: str, **scope: Any) -> types.Fun
     return clone
 
 
-def _compile(function: Callable[..., Any], decorator: Callable[..., Any], **flags: Any) -> Any:
+def _compile(function: Callable[..., Any], decorator: Callable[..., Any], *signature: Any, **flags: Any) -> Any:
+    """Compiled now, for the signature: Numba raises what is wrong with a cache when it reads or writes it."""
+    flags = {"error_model": "numpy", **flags}
     try:
-        return decorator(cache=True, **flags)(function)
-    except RuntimeError as error:
-        _log.warning("fastloss: no writable place for compiled kernels, compiling in each process (%s)", error)
-        return decorator(**flags)(function)
+        return decorator(*signature, cache=True, **flags)(function)
+    except Exception as error:  # no place, a full disk, a damaged file; what is wrong with the function comes again
+        if not _Threads.warned:
+            _Threads.warned = True
+            _log.warning(
+                "fastloss: compiled kernels cannot be kept on disk, compiling them in each process (%s: %s); "
+                "NUMBA_CACHE_DIR names another folder",
+                *(type(error).__name__, error),
+            )
+        return decorator(*signature, **flags)(function)
 
 
 # A code by address: ``code(arguments, i) -> int64``, ``arguments`` the address of int64 numbers
@@ -103,7 +120,11 @@ def _loop(code, arguments, count):  # type: ignore[no-untyped-def]
     return found
 
 
-_LOOP: list[Callable[..., Any]] = []
+@made_once
+def _loop_of(kind: str) -> Any:
+    """The loop, serial or parallel."""
+    signature = int64(int64, int64, int64)
+    return _compile(_clone(_loop, "_loop", kind), njit, signature, nogil=True, parallel=kind == "parallel")
 
 
 def code_of(function: Callable[..., Any], name: str, **scope: Any) -> Any:
@@ -116,19 +137,7 @@ def code_of(function: Callable[..., Any], name: str, **scope: Any) -> Any:
     Returns:
         The code, to be kept as long as its ``address`` is in use.
     """
-    signature = int64(int64, int64)
-    return _compile(_clone(function, name, **scope), lambda **more: cfunc(signature, error_model="numpy", **more))
-
-
-def run(code: int, arguments: np.ndarray, count: int, size: int) -> int:
-    """Calls the code at an address with the arguments (int64) and each i below ``count``, in parallel if ``size``, the
-    number of voxels and classes, is worth it; returns the sum of the results.
-
-    The one parallel loop of the back end: Numba compiles it once, whatever it runs.
-    """
-    if not _LOOP:
-        _LOOP.extend(serial_and_parallel(_loop))
-    return int(pick(_LOOP, size)(code, arguments.ctypes.data, count))
+    return _compile(_clone(function, name, **scope), cfunc, int64(int64, int64))
 
 
 class _Threads:
@@ -137,32 +146,35 @@ class _Threads:
     used = False  # a parallel kernel has run here: a forked child must not enter one
     forked = False
     unsafe_layer = threading.Lock()  # Numba's workqueue layer aborts when two threads enter it
+    making = threading.RLock()  # codes, one at a time
+    warned = False  # that codes cannot be kept
 
 
 def _after_fork() -> None:
     _Threads.forked = _Threads.forked or _Threads.used
-    _Threads.unsafe_layer = threading.Lock()
+    _Threads.unsafe_layer, _Threads.making = threading.Lock(), threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def pick(kernels: list[Callable[..., Any]], size: int) -> Callable[..., Any]:
-    """The serial clone, or the parallel one on as many threads as torch has; ``size``: how many logits there are."""
-    serial, parallel = kernels
+def run(code: int, arguments: np.ndarray, count: int, size: int) -> int:
+    """Calls the code at an address with the arguments (int64) and each i below ``count``, on as many threads as torch
+    has if ``size``, the number of voxels and classes, is worth it; returns the sum of the results.
+
+    The one parallel loop of the back end: Numba compiles it once, whatever it runs.
+    """
+    given = (code, arguments.ctypes.data, count)
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     if threads == 1 or _Threads.forked or size < _SERIAL_BELOW:
-        return serial
-
-    def run(*arguments: Any) -> Any:
-        if numba.get_num_threads() != threads:
-            numba.set_num_threads(threads)
-        if _Threads.used and numba.threading_layer() != "workqueue":
-            return parallel(*arguments)
-        with _Threads.unsafe_layer:
-            result = parallel(*arguments)
-            _Threads.used = True
-            return result
-
-    return run
+        return int(_loop_of("serial")(*given))
+    parallel = _loop_of("parallel")
+    if numba.get_num_threads() != threads:
+        numba.set_num_threads(threads)
+    if _Threads.used and numba.threading_layer() != "workqueue":
+        return int(parallel(*given))
+    with _Threads.unsafe_layer:
+        result = int(parallel(*given))
+        _Threads.used = True
+        return result
