@@ -2,7 +2,9 @@
 
 import click
 
+from bench.accuracy.commands import accuracy
 from bench.distances.commands import edt_command, metrics_command
+from bench.endurance import endurance
 from bench.kernels.commands import kernels_command
 from bench.main_job import main_job
 from bench.speed.commands import memory, report_command, speed
@@ -14,7 +16,8 @@ def cli():
     """Benchmarks of fastloss: training on real MRI, and speed and memory beside other libraries."""
 
 
-for command in (edt_command, kernels_command, main_job, memory, metrics_command, report_command, speed, train, volume):
+SPEED = (memory, report_command, speed)
+for command in (accuracy, edt_command, endurance, kernels_command, main_job, metrics_command, *SPEED, train, volume):
     cli.add_command(command)
 
 

@@ -1,0 +1,1 @@
+"""Errors of values and gradients against float64, beside other libraries."""
