@@ -2,19 +2,23 @@
 # make test | lint | types | wheel | clean
 # make sanitize               the C++ transforms alone, under AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 #
-# TORCH=2.12.1                         another torch than that of constraints.txt (after make clean)
+# TORCH=2.12.1 NUMPY= NUMBA=           other versions than those of constraints.txt, whose other pins then fall away
+#                                      (after make clean); .ci/matrix runs the ends of the ranges
 # PIP_ARGS="--extra-index-url URL"     where pip finds a CUDA, ROCm or CPU build of it
 # PYTEST_ARGS="-n 4 -k edt"            what pytest gets
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
+NUMPY ?=
+NUMBA ?=
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2
 QUICK ?=
 
 python := $(VENV)/bin/python
 constraints := $(VENV)/constraints.txt
+pins := $(TORCH:%=torch==%) $(NUMPY:%=numpy==%) $(NUMBA:%=numba==%)
 sources := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
 .PHONY: bench test lint types wheel sanitize clean
@@ -56,6 +60,6 @@ $(python):
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed-%: $(sources) | $(python)
-	sed 's/^torch==.*/$(if $(TORCH),torch==$(TORCH),&)/' constraints.txt > $(constraints)
+	$(if $(strip $(pins)),printf '%s\n' $(pins),cat constraints.txt) > $(constraints)
 	$(python) -m pip install $(PIP_ARGS) -c $(constraints) -e '.[$*]'
 	touch $@ $(if $(filter dev,$*),$(VENV)/installed-bench)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,13 @@ def start(script, cache, **environment):
     given = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
     given |= {"PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, "-c", LOSSES + script]
-    return subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return popen(command, env=given)
+
+
+def popen(command, env):
+    """A process that leads a group, so that its workers end with it."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=env, text=True, start_new_session=True, **pipes)
 
 
 def result(process):
@@ -55,7 +62,8 @@ def result(process):
     try:
         out, said = process.communicate(timeout=280)
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, said[-3000:]
     return json.loads(out.splitlines()[-1]), said
 
@@ -99,18 +107,68 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
-def test_workers_of_every_start_method(method, warm, tmp_path):
-    """After use in the parent, and while it works on. The leaves come from the parent: a large operation of torch, such
-    as a clone, hangs in a forked child."""
-    cache, expected = warm
-    script = tmp_path / "workers.py"  # spawned workers import it
-    script.write_text(LOSSES + WORKER)
+LOADER = """
+from torch.utils.data import DataLoader, Dataset
+from fastloss.precompute import LabelMaps, MapsDataset
+
+BOUNDARY = fastloss.BoundaryLoss(spacing=(2.0, 1.0, 1.0))
+
+class Volumes(Dataset):
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, k):
+        random = torch.Generator().manual_seed(k)
+        label = torch.randint(0, 3, (24, 24, 24), dtype=torch.uint8, generator=random)
+        return {"image": torch.randn((1, 24, 24, 24), generator=random), "label": label}
+
+def train(workers, method):
+    torch.manual_seed(0)
+    network, losses, exact = torch.nn.Conv3d(1, 3, 3, padding=1), [], True
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    data = MapsDataset(Volumes(), LabelMaps(BOUNDARY, 3))
+    for sample in DataLoader(data, batch_size=2, num_workers=workers, multiprocessing_context=method):
+        logits = network(sample["image"])
+        loss = fastloss.DiceCELoss()(logits, sample["label"]) + BOUNDARY(logits, sample["label"], maps=sample["maps"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        exact = exact and torch.equal(sample["maps"], BOUNDARY.label_map(sample["label"], 3))
+        losses.append(loss.item())
+    return losses, exact
+
+if __name__ == "__main__":
+    torch.use_deterministic_algorithms(True)
+    mine, _ = train(0, None)
+    theirs, exact = train(4, sys.argv[1])
+    print(json.dumps([len(mine), mine == theirs, exact]))
+"""
+
+
+def of_method(script, method, cache, folder):
+    """What the script prints when its workers start by the method: those that are spawned import it."""
+    file = folder / "workers.py"
+    file.write_text(LOSSES + script)
     given = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "NUMBA_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(script), method]
-    process = subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    (again, theirs, mine), said = result(process)
-    assert (again, theirs, mine) == (True, True, expected) and "compiling" not in said
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(file), method]
+    return result(popen(command, given))
+
+
+every_method = pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(method, marks=pytest.mark.slow) for method in ("spawn", "forkserver"))]
+)
+
+
+@every_method
+def test_workers_of_every_start_method(method, warm, tmp_path):
+    """After use in the parent, and while it works on. Of torch's own, large operations hang in a forked child."""
+    (again, theirs, mine), said = of_method(WORKER, method, warm[0], tmp_path)
+    assert (again, theirs, mine) == (True, True, warm[1]) and "compiling" not in said
+
+
+@every_method
+def test_loaders_make_maps_while_the_parent_trains(method, warm, tmp_path):
+    assert of_method(LOADER, method, warm[0], tmp_path)[0] == [8, True, True]
 
 
 THREADS = """
