@@ -1,5 +1,6 @@
 # make bench [QUICK=1]   the main job: train on a real MRI volume, then the speed table
 # make test | lint | types | wheel | clean
+# make valgrind               the C++ extension through Python, a minute under valgrind (Debian's package valgrind)
 # make sanitize               the C++ transforms alone, under AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 #
 # TORCH=2.12.1 NUMPY= NUMBA=           other versions than those of constraints.txt, whose other pins then fall away
@@ -21,7 +22,7 @@ constraints := $(VENV)/constraints.txt
 pins := $(TORCH:%=torch==%) $(NUMPY:%=numpy==%) $(NUMBA:%=numba==%)
 sources := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: bench test lint types wheel sanitize clean
+.PHONY: bench test lint types wheel sanitize valgrind clean
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed-bench
@@ -52,6 +53,12 @@ build/edt_test_tsan: cpp_flags += -DFASTLOSS_SCALAR -fsanitize=thread
 build/edt_test_%: tests/cpp/edt_test.cpp $(wildcard csrc/*.hpp)
 	mkdir -p build
 	$(CXX) $(cpp_flags) -Wall -Wextra -Icsrc $< -o $@
+
+# CPython has findings of its own, in reading integers and in its last collection: those of the extension name its file
+valgrind: $(VENV)/installed-dev
+	mkdir -p build
+	PYTHONMALLOC=malloc valgrind --error-limit=no --log-file=build/valgrind.log $(python) tests/cpp/under_valgrind.py
+	! grep -B8 -A8 -F '_C.' build/valgrind.log
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastloss/_C.*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

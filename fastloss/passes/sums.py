@@ -89,4 +89,4 @@ def _checked(
     inputs = check_inputs(logits, target, mask, weight_map, activation, bool(ignore))
     level = validation_level(validate, inputs.logits.device)
     options = (terms, activation, ignore, inputs.dense, level, ops.forced_backend())
-    return (*inputs[:4], options)
+    return inputs.logits, inputs.target, inputs.mask, inputs.weight_map, options
