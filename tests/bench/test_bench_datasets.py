@@ -159,7 +159,7 @@ def broken(tmp_path, fault):
         return spec, rf"{files} differ in shape: \(8, 9, 10\) and \(7, 9, 10\)"
     if fault == "affine":
         save(tmp_path / "d/labels/0.nii.gz", labels, RAS + np.eye(4, k=3))
-        return spec, f"{files} differ in affine"
+        return spec, f"{files} differ in place: corners are 1 mm apart, expected at most 0.1"
     if fault == "truncated":
         path = tmp_path / "d/images/0.nii.gz"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
