@@ -104,6 +104,12 @@ def prepare(
         labelled = next(entry.subject for entry in entries if not entry.is_mask)
         bad += [f"{e.fractional}, expected whole numbers as in {labelled}" for e in entries if e.fractional]
         entries, masks = [entry for entry in entries if not entry.fractional], False
+    if dataset.values is not None:
+        strange = {entry: sorted({*entry.values} - {*dataset.values, IGNORED}) for entry in entries}
+        bad += [
+            f"{e.subject} holds the labels {own}, expected {list(dataset.values)}" for e, own in strange.items() if own
+        ]
+        entries = [entry for entry, own in strange.items() if not own]
     if bad and not skip_bad:
         raise DataError(listing(bad))
     if not entries:
@@ -121,9 +127,6 @@ def _classes(dataset: Dataset, entries: list[Entry], masks: bool) -> tuple[tuple
         return ("background", "mask"), (0, 1)
     held = {value for entry in entries for value in entry.values} - {IGNORED}
     values = tuple(sorted(held | {0})) if dataset.values is None else dataset.values
-    if strange := sorted(held - set(values)):
-        where = next(entry.subject for entry in entries if strange[0] in entry.values)
-        raise DataError(f"{dataset.name}: {where} holds the labels {strange}, expected {list(values)}")
     if not 2 <= len(values) <= NO_CLASS:
         raise DataError(f"{dataset.name}: the files hold {len(values)} labels, expected from 2 to {NO_CLASS}")
     return dataset.classes or tuple(f"label {value}" if value else "background" for value in values), values
