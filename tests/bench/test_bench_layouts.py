@@ -95,6 +95,13 @@ def test_the_same_file_twice_is_one_person(tmp_path):
     assert sum(map(len, found.values())) == len(set.union(*found.values())) == 4
 
 
+def test_a_derivative_of_another_run_is_none(tmp_path):
+    save(tmp_path / "d/sub-1/anat/sub-1_T1w.nii.gz")
+    save(tmp_path / "d/derivatives/f/sub-1_run-2_dseg.nii.gz")
+    with pytest.raises(DataError, match=r"sub-1_T1w.nii.gz: expected one _dseg in derivatives, found none"):
+        open_dataset(f"bids:{tmp_path / 'd'}", tmp_path)
+
+
 @pytest.mark.parametrize("folder", ["a,b", "scan[1]", "[x]", "c, d[2]", "star*"])
 def test_folders_of_odd_names(tmp_path, folder):
     for person in range(2):
@@ -178,6 +185,7 @@ def test_nnunet_lists_cases_where_it_says_so(tmp_path):
         (V2 | {"channel_names": {"0": "T1"}}, "imagesTr/case_0_0001.nii.gz: of no case with labels and 1 channels"),
         (V2 | {"channel_names": dict.fromkeys("012", "T")}, "imagesTr/case_0_0002.nii.gz, named by .* is missing"),
         (V2 | {"dataset": {"a": {"images": ["../../x.nii.gz"], "label": "y.nii.gz"}}}, "leads out of the folder"),
+        (V2 | {"dataset": {"a": {"images": ["x" * 5000], "label": "y\0"}}}, "y.x00, named by .* is missing"),
         (V2 | {"dataset": {"a": ["x.nii.gz"]}}, "`images` and `label` of each case"),
     ],
 )

@@ -23,9 +23,14 @@ def as_glob(pattern: str) -> str:
 
 def expression(wildcards: str) -> str:
     """A run of wildcards as a regular expression."""
-    forms = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.findall(r"\*\*|\*|\?|\[[^]]+\]", wildcards)
-    return "".join(forms.get(part) or f"[{'^' * (part[1] == '!')}{part[1 + (part[1] == '!') : -1]}]" for part in parts)
+
+    def of_one(found: re.Match) -> str:
+        none_of, characters = found.groups()
+        if characters:
+            return f"[{'^' if none_of else ''}" + re.sub(r"[\\[^]", r"\\\g<0>", characters) + "]"
+        return {"**": ".*", "*": "[^/]*", "?": "[^/]"}[found[0]]
+
+    return re.sub(r"\[(!?)([^]]+)\]|\*\*|\*|\?", of_one, wildcards)
 
 
 def wild(pattern: str) -> dict[tuple[str, ...], Path]:

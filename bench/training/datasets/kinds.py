@@ -12,6 +12,9 @@ from bench.training.datasets.icbm152 import CLASSES, Icbm152, icbm152_files
 from bench.training.datasets.nifti import SUFFIXES, DataError, printable
 from bench.training.datasets.reading import FilePair, Volume
 
+# BIDS' entities that tell scans apart: a derivative has those of its scan, and no other
+OF_SCANS = {"ses", "task", "acq", "ce", "rec", "dir", "run", "mod", "echo", "flip", "inv", "mt", "part", "chunk"}
+
 
 class Subject(Protocol):
     """What can be read as one volume."""
@@ -131,7 +134,8 @@ class Described:
 
     def dataset(self, pairs: Sequence[FilePair], problems: Sequence[str] = ()) -> Dataset:
         """Those of the pairs that have all of their files."""
-        lacking = {pair: [p for p in (*pair.images, pair.label) if not p.is_file()] for pair in pairs}
+        # of a name that no system takes, Path.is_file raises
+        lacking = {pair: [p for p in (*pair.images, pair.label) if not os.path.isfile(p)] for pair in pairs}
         missing = [f"{path}, named by {self.file}, is missing" for paths in lacking.values() for path in paths]
         subjects = [pair for pair, paths in lacking.items() if not paths]
         values = tuple(sorted(self.named))
@@ -196,6 +200,7 @@ def bids(where: str) -> Dataset:
     for image in images:
         own = entities(image).items()
         found = [path for path in candidates if own <= entities(path).items()]
+        found = [path for path in found if not OF_SCANS & (entities(path).keys() - dict(own))]
         brain = [path for path in found if entities(path).get("desc") == "brain"]
         found = brain if kind == "mask" and len(brain) == 1 else found
         if len(found) == 1:

@@ -94,7 +94,8 @@ def decode_labels(values: np.ndarray, path: Path, labels_are: str) -> tuple[np.n
     """int16 labels; of `auto` masks also where they are no whole number. A mask is what exceeds half of its maximum."""
     strange, finite = "", bool(np.isfinite(values).all())
     if values.dtype.kind == "f":
-        off = ~(np.abs(values - np.rint(values)) <= WHOLE)  # NaN and infinities are, too
+        with np.errstate(invalid="ignore"):
+            off = ~(np.abs(values - np.rint(values)) <= WHOLE)  # NaN and infinities are, too
         if off.any():
             where = tuple(int(i) for i in np.argwhere(off)[0])
             strange = f"{path}: holds {values[where]:g} at voxel {where}"
