@@ -16,7 +16,7 @@ from bench.losses.peers import Loss
 from bench.machine import machine, synchronise
 from bench.training import parallel
 from bench.training.datasets.nifti import DataError
-from bench.training.datasets.samples import BLOCKS, Part, Patches, Slices, common_size, split
+from bench.training.datasets.samples import SPLIT_OF_BLOCK, Part, Patches, Slices, common_size, split
 from bench.training.datasets.store import Prepared
 from bench.training.settings import Settings
 from bench.training.unet import UNet
@@ -94,7 +94,7 @@ class Samples:
             slices = sum(entry.shape[0] for entry in data.entries)
             raise DataError(
                 f"{data.name}: {len(data.entries)} volumes of {slices} slices leave none for {', '.join(lacking)}; "
-                f"expected volumes of three persons, or one of {BLOCKS if settings.dims == 2 else 3} slices"
+                f"expected volumes of three persons, or one of at least {len(SPLIT_OF_BLOCK)} slices"
             )
         multiple = 2 ** (len(settings.widths) - 1)
         if settings.dims == 2:
