@@ -54,9 +54,9 @@ def test_headers_of_anything_are_refused_or_read_right(tmp_path, seed, caplog):
         (DATATYPE, "h", (32,), "voxels of type complex64, expected numbers"),
         (DATATYPE, "h", (1,), "voxels of type .*, expected numbers"),
         (DATATYPE, "h", (128,), "voxels of type .*, expected numbers"),
-        (DIM + 2, "h", (-4,), r"shape \(-4, 5, 6\), expected two axes"),
-        (DIM + 2, "h", (0,), r"shape \(0, 5, 6\), expected two axes"),
-        (DIM, "h", (1,), r"shape \(4,\), expected two axes"),
+        (DIM + 2, "h", (-4,), r"shape \(-4, 5, 6\) of 3 axes, expected two axes"),
+        (DIM + 2, "h", (0,), r"shape \(0, 5, 6\) of 3 axes, expected two axes"),
+        (DIM, "h", (1,), r"shape \(4,\) of 1 axes, expected two axes"),
         (
             DIM,
             "8h",
@@ -78,6 +78,20 @@ def test_headers_of_anything_are_refused_or_read_right(tmp_path, seed, caplog):
 def test_headers_that_lie_are_refused_by_name(tmp_path, suffix, at, form, values, message):
     path = patched(save(tmp_path / f"x{suffix}", np.ones((4, 5, 6), np.int16)), at, form, *values)
     with pytest.raises(DataError, match=rf"(?s){path}.*{message}"):
+        read(path)
+
+
+@pytest.mark.parametrize("count", [0, 8, 32767, -1])
+def test_more_axes_than_nifti_has(tmp_path, count):
+    """Of which nibabel takes seven, where the bytes are swapped."""
+    path = tmp_path / "x.nii"
+    nibabel.Nifti1Image(np.ones((4, 5, 6), ">i2"), np.eye(4), nibabel.Nifti1Header(endianness=">")).to_filename(path)
+    assert read(path).shape == (4, 5, 6)
+    content = bytearray(path.read_bytes())
+    assert content[DIM : DIM + 2] == b"\0\3"
+    struct.pack_into(">h", content, DIM, count)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"(?s){path}.*(of {count} axes, expected two|sizeof_hdr is|cannot be read)"):
         read(path)
 
 

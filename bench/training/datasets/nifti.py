@@ -149,8 +149,8 @@ def _shape(header: nibabel.Nifti1Header, path: Path) -> tuple[int, ...]:
     """X, Y, Z and channels of what axes the file has, some of which may be of one voxel."""
     count, *lengths = header["dim"].tolist()
     held = tuple(lengths[:count])
-    if count < 2 or min(held) < 1:
-        raise DataError(f"{path}: shape {held}, expected two axes or more, of one voxel or more")
+    if not 2 <= count <= 7 or min(held) < 1:
+        raise DataError(f"{path}: shape {held} of {count} axes, expected two axes to seven, of one voxel or more")
     shape = held + (1,) * (3 - count)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
