@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -77,10 +78,11 @@ def machine_line(row: dict) -> str:
 
 
 def plain_table(title: str, columns: Iterable[str], left: Iterable[str]) -> Table:
-    """A table without lines, so that it fits a narrow terminal; numbers to the right."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left", caption_justify="left")
+    """A table without lines, so that it fits a narrow terminal; numbers to the right. Names may hold brackets."""
+    left_all = {"title_justify": "left", "caption_justify": "left"}
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), **left_all)
     for column in columns:
-        table.add_column(column, justify="left" if column in left else "right")
+        table.add_column(escape(column), justify="left" if column in left else "right")
     return table
 
 

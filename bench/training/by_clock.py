@@ -64,7 +64,7 @@ def train_loss(
     run = Run(samples, settings, loss, loss, SEED, None, device)
     with watch_others() as watched:
         run.train(time.perf_counter() + seconds, advance)
-    scores, _ = score(run)
+    scores, _ = score(run, surfaces=False)
     foreground = means([row for row in scores if row["class"] != classes[0]])
     row = {
         "loss": name,

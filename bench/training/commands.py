@@ -13,7 +13,7 @@ from bench.options import RESULTS, device_option, json_option, losses_option, nu
     "--data",
     default="icbm152",
     show_default=True,
-    help="icbm152[:wm], nfbs:PATH, msd:PATH, bids:PATH, pairs:IMAGES,LABELS (globs), synthetic[:N[,SIZE]].",
+    help="icbm152[:wm], nfbs:PATH, msd:PATH, nnunet:PATH, bids:PATH, pairs:IMAGES,LABELS, synthetic[:N[,SIZE]].",
 )
 @click.option("--dims", type=click.Choice(["2", "3"]), default="2", show_default=True, help="Slices or patches.")
 @losses_option
@@ -88,11 +88,12 @@ def train(losses, seeds, data, dims, seconds, out, cache, tensorboard, device, t
 
 
 def check_patch(settings) -> None:
-    """Sizes that the network can halve."""
-    multiple = 2 ** (len(settings.widths) - 1)
-    if settings.dims == 3 and (len(settings.patch) != 3 or any(n % multiple or n < 1 for n in settings.patch)):
+    """Sizes that the network can halve, to more than the one voxel, of which its norms know no deviation."""
+    multiple, patch = 2 ** (len(settings.widths) - 1), settings.patch
+    if settings.dims == 3 and (len(patch) != 3 or any(n % multiple or n < 1 for n in patch) or max(patch) == multiple):
         raise click.BadParameter(
-            f"got {','.join(map(str, settings.patch))}, expected three multiples of {multiple}", param_hint="--patch"
+            f"got {','.join(map(str, patch))}, expected three multiples of {multiple}, not all {multiple}",
+            param_hint="--patch",
         )
 
 
@@ -135,7 +136,8 @@ def volume(data, shape, window, margin, widths, skip_bad, cache, losses, device,
     tiled = Tiled(found, 0, tuple(shape), tuple(window), margin)
     torch.manual_seed(0)
     model = UNet(found.channels, len(found.classes), widths, dims=3).to(device)
-    built = {name: LOSSES[name].build("softmax", len(found.classes)).to(device) for name in losses}
+    given = {"ignore_index": found.ignore_index}
+    built = {name: LOSSES[name].build("softmax", len(found.classes), **given).to(device) for name in losses}
     refused = {name: reason for name, loss in built.items() if (reason := why_not(name, loss))}
     for reason in refused.values():
         console.print(f"left out: {reason}", markup=False)

@@ -94,9 +94,13 @@ def train_one(plan: Plan, data: Prepared, loss: str, seed: int, seconds: float, 
     """Train or go on with one run for at most `seconds`, score it, and keep the result."""
     folder, classes = plan.folder_of(loss, seed), len(data.classes)
     samples = Samples.of(data, plan.settings, seed)
-    plain = LOSSES[loss].build("softmax", classes).to(plan.device)
+
+    def build(**more):
+        return LOSSES[loss].build("softmax", classes, ignore_index=data.ignore_index, **more).to(plan.device)
+
+    plain = build()
     shared = parallel.is_parallel() and shares_sums(loss)
-    over_all = LOSSES[loss].build("softmax", classes, process_group="world").to(plan.device) if shared else plain
+    over_all = build(process_group="world") if shared else plain
     run = Run(samples, plan.settings, over_all, plain, seed, folder, plan.device)
     board = writer(plan, loss, seed, run.at)
     live.begin(loss, seed, run)

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from bench.losses.peers import Loss
 from bench.machine import machine, synchronise
 from bench.training import parallel
-from bench.training.datasets.samples import Part, Patches, Slices, common_size, split
+from bench.training.datasets.nifti import DataError
+from bench.training.datasets.samples import SPLIT_OF_BLOCK, Part, Patches, Slices, common_size, split
 from bench.training.datasets.store import Prepared
 from bench.training.settings import Settings
 from bench.training.unet import UNet
@@ -89,6 +90,12 @@ class Samples:
     def of(cls, data: Prepared, settings: Settings, seed: int) -> "Samples":
         """Slices or patches; the split is the same for every seed, so that losses and seeds are tested alike."""
         parts = split(data, settings.dims)
+        if lacking := [name for name, own in parts.items() if not own]:
+            slices = sum(entry.shape[0] for entry in data.entries)
+            raise DataError(
+                f"{data.name}: {len(data.entries)} volumes of {slices} slices leave none for {', '.join(lacking)}; "
+                f"expected volumes of three persons, or one of at least {len(SPLIT_OF_BLOCK)} slices"
+            )
         multiple = 2 ** (len(settings.widths) - 1)
         if settings.dims == 2:
             size = common_size(data, multiple)
@@ -230,7 +237,9 @@ class Run:
         for images, labels in self.loader(self.samples.val, batches):
             logits = self.net(images)
             total += float(self.plain(logits, labels)) * len(labels)
-            counts = confusion_counts(logits.argmax(1), labels, classes=logits.shape[1])
+            counts = confusion_counts(
+                logits.argmax(1), labels, classes=logits.shape[1], ignore_index=self.samples.data.ignore_index
+            )
             tables.append(torch.stack([counts.true_positive, counts.false_positive, counts.false_negative]).sum(1))
         synchronise(self.device)
         hits, extra, missed = torch.stack(tables).sum(0)[:, 1:].double()

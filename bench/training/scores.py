@@ -1,17 +1,20 @@
 """The test set: predictions of whole volumes, metrics of each subject and class, and slices to look at."""
 
+import itertools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
+from scipy import ndimage
 
 from bench.training.datasets.samples import Part, Slices, window
+from bench.training.datasets.store import NO_CLASS, Prepared
 from bench.training.run import Run
-from fastloss.metrics import ConfusionCounts, confusion_counts, surface_distances
+from fastloss.metrics import confusion_counts, surface_distances
 
 METRICS = ("dice", "jaccard", "sensitivity", "specificity", "hd95_mm")
 SHOWN = 3  # best and worst slices
@@ -37,49 +40,63 @@ def predict(run: Run, part: Part) -> np.ndarray:
     return window(np.concatenate(found), start, entry.shape[2:], 0)
 
 
-def added(counts: Iterable[ConfusionCounts]) -> ConfusionCounts:
-    """The counts of several parts as those of one volume."""
-    tables = [(c.true_positive, c.false_positive, c.false_negative, c.true_negative) for c in counts]
-    return ConfusionCounts(*(torch.stack(column).sum(0) for column in zip(*tables, strict=True)))
-
-
-def score(run: Run) -> tuple[list[dict], dict[str, np.ndarray]]:
+def score(run: Run, surfaces: bool = True) -> tuple[list[dict], dict[str, np.ndarray]]:
     """A row for each subject and class of the test set, and the slices to show.
 
-    Overlap is that of all the subject's test slices; HD95 is the mean over its runs of neighbouring slices.
+    Where test slices are a part of a volume, the overlap is theirs, and so are the voxels of surfaces that HD95 is of;
+    but the whole volume is predicted for it, as a cut is no surface. Without `surfaces` HD95 is NaN.
     """
-    data = run.samples.data
-    counts: dict[int, list[ConfusionCounts]] = defaultdict(list)
-    surfaces: dict[int, list[list[float]]] = defaultdict(list)
-    seen = []
-    for part in run.samples.parts["test"]:
-        entry, predicted = data.entries[part.entry], predict(run, part)
-        truth = data.classes_of(entry.labels()[part.start : part.stop], entry)
-        # the channel axis is given, for which a part's only slice would be taken otherwise
-        pair = torch.from_numpy(predicted)[None, None], torch.from_numpy(truth)[None, None]
-        counts[part.entry].append(confusion_counts(*pair, classes=len(data.classes)))
-        distances = surface_distances(*pair, entry.spacing, classes=len(data.classes), include_background=True)
-        surfaces[part.entry].append(distances.hausdorff(95)[0].tolist())
-        seen += slices_of(part, predicted, truth)
-    rows = []
-    for number, of_parts in counts.items():
-        table = added(of_parts)
+    data, seen, rows = run.samples.data, [], []
+    for number, group in itertools.groupby(run.samples.parts["test"], lambda part: part.entry):
+        entry, parts = data.entries[number], list(group)
+        tested, predicted = np.zeros(entry.shape[0], bool), np.zeros((entry.shape[0], *entry.shape[2:]), np.uint8)
+        for part in [Part(number, 0, entry.shape[0])] if surfaces else parts:
+            predicted[part.start : part.stop] = predict(run, part)
+        truth = data.classes_of(entry.labels(), entry)
+        for part in parts:
+            tested[part.start : part.stop] = True
+            seen += slices_of(part, predicted, truth)
+        pair = (torch.from_numpy(volume[tested])[None, None] for volume in (predicted, truth))
+        table = confusion_counts(*pair, classes=len(data.classes), ignore_index=data.ignore_index)
         columns = [getattr(table, metric)()[0].tolist() for metric in METRICS[:4]]
-        hd95 = [mean([v for v in values if not math.isnan(v)]) for values in zip(*surfaces[number], strict=True)]
+        hd95 = hd95_mm(predicted, truth, tested, entry.spacing, data) if surfaces else [math.nan] * len(data.classes)
         for c, name in enumerate(data.classes):
             values = dict(zip(METRICS, [*(column[c] for column in columns), hd95[c]], strict=True))
-            rows.append({"subject": data.entries[number].subject, "class": name, **values})
+            rows.append({"subject": entry.subject, "class": name, **values})
     return rows, shown(run, seen)
 
 
+def hd95_mm(
+    predicted: np.ndarray, truth: np.ndarray, tested: np.ndarray, spacing: Sequence[float], data: Prepared
+) -> list[float]:
+    """Of each class, from those voxels of the volumes' surfaces that lie in tested slices; NaN where there are none."""
+    # the channel axis is given, for which a volume's only slice would be taken otherwise
+    pair = (torch.from_numpy(volume)[None, None] for volume in (predicted, truth))
+    options = {"classes": len(data.classes), "include_background": True, "ignore_index": data.ignore_index}
+    found = surface_distances(*pair, spacing, **options)
+    values = []
+    for label, both in enumerate(zip(found.to_target[0], found.to_prediction[0], strict=True)):
+        largest = []
+        for volume, distances in zip((predicted, truth), both, strict=True):
+            mask = (volume == label) & (truth != NO_CLASS)
+            surface = mask & ~ndimage.binary_erosion(mask)
+            own = distances[np.repeat(tested, surface.sum((1, 2)))].astype(np.float64)  # they come slice by slice
+            if own.size:  # all are infinite where the other volume lacks the class
+                largest.append(np.percentile(own, 95) if np.isfinite(own[0]) else math.inf)
+        values.append(float(max(largest, default=math.nan)))
+    return values
+
+
 def slices_of(part: Part, predicted: np.ndarray, truth: np.ndarray) -> list[tuple]:
-    """Dice of the foreground, place and maps of each slice with enough of it."""
+    """Dice of the foreground, place and maps of each of the part's slices with enough of it."""
     found = []
-    for z, (ours, true) in enumerate(zip(predicted, truth, strict=True)):
+    for z in range(part.start, part.stop):
+        true = np.where(truth[z] == NO_CLASS, 0, truth[z])
+        ours = np.where(truth[z] == NO_CLASS, 0, predicted[z])
         if (true > 0).mean() >= ENOUGH:
             overlap = ((ours == true) & (true > 0)).sum()
             dice = 2 * overlap / ((ours > 0).sum() + (true > 0).sum())
-            found.append((float(dice), part.entry, part.start + z, ours, true))
+            found.append((float(dice), part.entry, z, ours, true))
     return found
 
 

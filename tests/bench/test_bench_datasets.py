@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("scipy", reason="the benchmarks need scipy")
 import nibabel
 
 from bench.training.datasets import DataError, open_dataset, prepare
+from bench.training.datasets.reading import decode_labels
 from bench.training.datasets.samples import Patches, Slices, common_size, split
 
 RAS = np.diag([2.0, 1.0, 3.0, 1.0])
@@ -81,6 +83,10 @@ def test_msd_takes_names_and_values_from_its_json(tmp_path, swapped):
     with pytest.raises(DataError, match=r"holds the labels \[4\], expected \[0, 1\]"):
         (tmp_path / "d/dataset.json").write_text(json.dumps({"labels": {"0": "a", "1": "b"}}))
         load(f"msd:{tmp_path / 'd'}", tmp_path)
+    save(tmp_path / "d/imagesTr/y.nii.gz", np.stack([image, image * 2], -1))
+    save(tmp_path / "d/labelsTr/y.nii.gz", labels % 2)
+    kept = load(f"msd:{tmp_path / 'd'}", tmp_path, skip_bad=True)
+    assert [entry.subject for entry in kept.entries] == ["y"] and "x holds the labels [4]" in kept.problems[0]
 
 
 @pytest.mark.parametrize("kind", ["dseg", "mask"])
@@ -159,7 +165,7 @@ def broken(tmp_path, fault):
         return spec, rf"{files} differ in shape: \(8, 9, 10\) and \(7, 9, 10\)"
     if fault == "affine":
         save(tmp_path / "d/labels/0.nii.gz", labels, RAS + np.eye(4, k=3))
-        return spec, f"{files} differ in affine"
+        return spec, f"{files} differ in place: corners are 1 mm apart, expected at most 0.1"
     if fault == "truncated":
         path = tmp_path / "d/images/0.nii.gz"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -187,6 +193,73 @@ def test_labels_that_are_no_whole_numbers(tmp_path):
     (tmp_path / "d/dataset.json").write_text(json.dumps({"labels": {"0": "a", "1": "b"}}))
     with pytest.raises(DataError, match=r"labelsTr/x.nii.gz: holds 0\.\d+ at voxel \(\d, \d, \d\), expected labels"):
         load(f"msd:{tmp_path / 'd'}", tmp_path)
+
+
+def pairs_of(folder, *labels):
+    """Subjects 0, 1, ... with these labels."""
+    for number, own in enumerate(labels):
+        spec = pair(folder, head()[0], own, number=number)
+    return spec
+
+
+def test_one_voxel_that_is_no_label_turns_no_labels_into_masks(tmp_path):
+    classes = np.random.default_rng(0).integers(0, 4, (8, 9, 10)).astype(np.float32)
+    wrong = classes.copy()
+    wrong[3, 2, 5] = 1.5
+    spec = pairs_of(tmp_path / "d", classes, wrong, classes)
+    with pytest.raises(DataError, match=r"labels/1.nii.gz: holds 1.5 at voxel \(3, 2, 5\), expected labels, which are"):
+        load(spec, tmp_path)
+    data = load(spec, tmp_path, skip_bad=True)
+    assert data.values == (0, 1, 2, 3) and [entry.subject for entry in data.entries] == ["0", "2"]
+
+
+def test_shares_are_masks_only_where_all_files_are(tmp_path):
+    shares = np.random.default_rng(0).uniform(0, 1, (8, 9, 10)).astype(np.float32)
+    binary, classes = (shares > 0.5).astype(np.uint8), head()[1]
+    data = load(pairs_of(tmp_path / "a", shares, binary, binary * 255, binary * 0), tmp_path)
+    assert data.masks and data.classes == ("background", "mask")
+    for entry, sum_ in zip(
+        data.entries, [(shares > shares.max() / 2).sum(), binary.sum(), binary.sum(), 0], strict=True
+    ):
+        assert data.classes_of(entry.labels(), entry).sum() == sum_
+    spec = pairs_of(tmp_path / "b", classes, shares, classes)
+    with pytest.raises(
+        DataError, match=r"labels/1.nii.gz: holds 0.\d+ at voxel \(0, 0, 0\), expected whole .* as in 0"
+    ):
+        load(spec, tmp_path)
+    assert load(spec, tmp_path, skip_bad=True).values == (0, 1, 2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["mask", "labels", "auto"])
+def test_labels_and_masks_are_finite(value, kind):
+    labels = head()[1].astype(np.float32)
+    labels[1, 2, 3] = value
+    with pytest.raises(DataError, match=rf"x.nii: holds {value} at voxel \(1, 2, 3\), expected"):
+        decode_labels(labels, Path("x.nii"), kind)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "affine", "apart_mm"),
+    [
+        ((400, 3, 3), np.diag([0.908, 0.9, 0.9, 1.0]), 3.2),
+        ((400, 3, 3), np.diag([0.9, 0.9, 0.9, 1.0]) + 0.02 * np.eye(4, k=3), None),
+        ((400, 3, 3), np.diag([0.9002, 0.9, 0.9, 1.0]), None),  # 0.08 mm at the far end
+        ((4, 3, 3), np.diag([0.9, 0.9, 0.9, 1.0]) + 0.1 * np.eye(4, k=3), 0.1),
+        ((4, 3, 1), np.diag([0.9, 0.9, 1.9, 1.0]), 0.5),  # the thickness of a slice
+    ],
+)
+def test_places_are_compared_in_mm_at_the_corners(tmp_path, voxels, affine, apart_mm):
+    save(tmp_path / "d/images/0.nii.gz", np.zeros(voxels, np.uint8), np.diag([0.9, 0.9, 0.9, 1.0]))
+    save(tmp_path / "d/labels/0.nii.gz", np.eye(3, dtype=np.uint8)[0][:, None] * np.ones(voxels, np.uint8), affine)
+    spec = f"pairs:{tmp_path}/d/images/*.nii.gz,{tmp_path}/d/labels/*.nii.gz"
+    if apart_mm is None:
+        assert len(load(spec, tmp_path).entries) == 1
+    else:
+        with pytest.raises(
+            DataError, match=f"differ in place: corners are {apart_mm:.3g} mm apart, expected at most 0.09"
+        ):
+            load(spec, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,18 +22,23 @@ pytest.importorskip("nilearn", reason="the benchmarks need nilearn")
 pytest.importorskip("rich", reason="the benchmarks need rich")
 pytest.importorskip("scipy", reason="the benchmarks need scipy")
 
+import nibabel
 from click.testing import CliRunner
+from scipy import ndimage
 from torch import nn
 
 from bench.__main__ import cli
 from bench.losses.registry import LOSSES
 from bench.machine import ROOT
-from bench.training.datasets import open_dataset, prepare
+from bench.training.datasets import Prepared, open_dataset, prepare
+from bench.training.datasets.reading import IGNORED
+from bench.training.datasets.store import Entry
 from bench.training.plan import Plan, keep
 from bench.training.results import mean_of_known, read_runs, rows_of
 from bench.training.run import Run, Samples
-from bench.training.scores import predict, score, spread, summarise
+from bench.training.scores import hd95_mm, predict, score, spread, summarise
 from bench.training.settings import Settings
+from fastloss.metrics import surface_distances
 
 SMALL = ["--widths", "2,2,4", "--threads", "1", "--batch-size", "8"]
 
@@ -98,21 +105,42 @@ def environment():
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def test_a_killed_run_goes_on_with_nothing_lost(cache, tmp_path):
-    more = ["--losses", "dice_ce", "--epochs", "15"]
+def run_command(arguments):
+    torch.set_num_threads(1)
+    cli(arguments, standalone_mode=False)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_times_ends_with_the_same_numbers(cache, tmp_path, kills):
+    more = ["--losses", "dice_ce", "--epochs", str(12 * kills)]
     train(cache, tmp_path / "whole", *more)
-    out = tmp_path / "killed"
-    process = subprocess.Popen(command("-m", "bench", *arguments(cache, out, *more)), env=environment(), cwd=ROOT)
-    checkpoint, end = out / "runs/dice_ce-seed0/checkpoint.pt", time.monotonic() + 120
-    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (out / "runs/dice_ce-seed0/result.json").exists()
-    at = torch.load(checkpoint, weights_only=True)["progress"]
-    assert 0 < at["epoch"] < 15
-    assert f"goes on at epoch {at['epoch'] + 1}" in train(cache, out, *more)
-    assert history(out) == history(tmp_path / "whole")
+    out, random, reached = tmp_path / "killed", np.random.default_rng(kills), [0]
+    checkpoint, result = (out / "runs/dice_ce-seed0" / name for name in ("checkpoint.pt", "result.json"))
+    processes = get_context("forkserver")  # a fresh process for each, but for the imports
+    processes.set_forkserver_preload(["bench.__main__", "bench.training.plan"])
+    for _ in range(kills):
+        process = processes.Process(target=run_command, args=(arguments(cache, out, *more),))
+        process.start()
+        before, end = checkpoint.stat().st_mtime_ns if checkpoint.is_file() else 0, time.monotonic() + 120
+        late = random.random() < 0.8  # or while it starts
+        while late and time.monotonic() < end and process.is_alive():
+            if checkpoint.is_file() and checkpoint.stat().st_mtime_ns > before:
+                break
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.1 if late else 1.0))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL and not result.exists()
+        at = torch.load(checkpoint, weights_only=True)["progress"] if checkpoint.is_file() else {"epoch": 0}
+        assert at["epoch"] >= reached[-1] + late
+        reached.append(at["epoch"])
+    assert 0 < reached[-1] < 12 * kills
+    assert f"goes on at epoch {reached[-1] + 1}" in train(cache, out, *more)
+    whole = tmp_path / "whole/runs/dice_ce-seed0"
+    for key in ("history", "scores"):
+        assert json.loads(result.read_text())[key] == json.loads((whole / "result.json").read_text())[key]
+    states = [torch.load(file, weights_only=True)["model"] for file in (checkpoint, whole / "checkpoint.pt")]
+    assert all(torch.equal(state, other) for state, other in zip(*(s.values() for s in states), strict=True))
 
 
 def test_two_processes_train_as_one(cache, tmp_path):
@@ -165,8 +193,54 @@ def make_run(cache, folder, dims, spec="synthetic:5,16", **more):
 class Bright(nn.Module):
     """Class 1 where the image is above a threshold."""
 
+    def __init__(self, threshold=0.5):
+        super().__init__()
+        self.threshold = threshold
+
     def forward(self, images):
-        return torch.cat([0.5 - images[:, :1], images[:, :1] - 0.5], 1)
+        return torch.cat([self.threshold - images[:, :1], images[:, :1] - self.threshold], 1)
+
+
+def ball(shape, centre, radii):
+    place = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    return ((((place - centre) / radii) ** 2).sum(-1) <= 1).astype(np.uint8)
+
+
+def test_hd95_of_some_slices_is_of_the_whole_volumes_surfaces():
+    """A cut through both would be a surface that they share, where all distances are 0."""
+    spacing, shape = (3.0, 1.0, 1.5), (20, 32, 32)
+    truth, ours = ball(shape, (10, 16, 16), (9, 12, 10)), ball(shape, (12, 15, 18), (6, 13, 9))
+    data = Prepared("two", (), ("background", "x"), (0, 1))
+    tested = np.zeros(20, bool)
+    tested[[5, 6, 13, 14, 15]] = True
+    mm = np.array(spacing)
+    surfaces = [np.argwhere(m & ~ndimage.binary_erosion(m)) for m in (ours > 0, truth > 0)]
+    distances = np.linalg.norm((surfaces[0][:, None] - surfaces[1][None]) * mm, axis=-1)
+    to, back = distances.min(1)[tested[surfaces[0][:, 0]]], distances.min(0)[tested[surfaces[1][:, 0]]]
+    expected = max(np.percentile(to, 95), np.percentile(back, 95))
+    found = hd95_mm(ours, truth, tested, spacing, data)
+    assert found[1] == pytest.approx(expected, rel=1e-6)
+    of_cuts = surface_distances(*(torch.from_numpy(m[13:16])[None, None] for m in (ours, truth)), spacing, classes=2)
+    assert float(of_cuts.hausdorff(95)) < 0.7 * expected
+    all_of_it = surface_distances(*(torch.from_numpy(m)[None, None] for m in (ours, truth)), spacing, classes=2)
+    assert hd95_mm(ours, truth, ~np.zeros(20, bool), spacing, data)[1] == float(all_of_it.hausdorff(95))
+
+
+def test_hd95_where_a_class_is_absent():
+    entry = Entry("a", "a", Path(), (4, 1, 5, 5), (1.0, 1.0, 1.0), (0, 1, 2, IGNORED), "", 0.0)
+    data = Prepared("three", (entry,), ("background", "x", "y"), (0, 1, 2))
+    truth, ours = np.zeros((4, 5, 5), np.uint8), np.zeros((4, 5, 5), np.uint8)
+    truth[0, 2, 2] = ours[3, 2, 2] = truth[2, 0, 0] = 1
+    ours[2, 4, 4] = 2
+    first, third, fourth = ([z == own for z in range(4)] for own in (0, 2, 3))
+
+    def of(tested):
+        return hd95_mm(ours, truth, np.array(tested), (1.0, 1.0, 1.0), data)[1:]
+
+    assert of(first)[0] == 3.0 and math.isnan(of(first)[1])  # of one side alone, to what lies in another slice
+    assert of(fourth)[0] == pytest.approx(3.0) and of(third)[1] == math.inf
+    truth[2] = 255  # ignored
+    assert math.isnan(of(third)[0]) and math.isnan(of(third)[1])
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -190,6 +264,71 @@ def test_three_dimensions_train(cache, tmp_path):
     assert row["runs"][0]["settings"]["dims"] == 3 and row["steps"] == 1
     refused = CliRunner().invoke(cli, ["train", "--dims", "3", "--patch", "8,8,9", "--widths", "2,2,4"])
     assert refused.exit_code == 2 and "expected three multiples of 4" in refused.output
+
+
+def write_pairs(folder, shape, count, top=1):
+    for number in range(count):
+        labels = np.random.default_rng(number).integers(0, top + 1, shape).astype(np.uint8)
+        for kind, voxels in (("images", labels * np.float32(9)), ("labels", labels)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), folder / kind / f"{number}.nii")
+    return f"pairs:{folder}/images/*.nii,{folder}/labels/*.nii"
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "more"),
+    [
+        ((16, 16, 1), 5, []),  # files of one slice
+        ((16, 16), 5, []),
+        ((4, 3, 15), 1, []),  # a test run of one slice, and the least of images: one voxel at the network's bottom
+        ((16, 16, 1), 5, ["--dims", "3", "--patch", "4,8,4", "--patches", "1"]),
+        ((16, 16, 5), 1, ["--dims", "3", "--patch", "4,8,4", "--patches", "1"]),
+    ],
+)
+def test_single_slices_train_and_are_scored(tmp_path, shape, count, more):
+    data = ["--data", write_pairs(tmp_path / "d", shape, count), "--cache", str(tmp_path), "--out", str(tmp_path / "o")]
+    done = CliRunner().invoke(cli, ["train", *data, *SMALL, "--epochs", "1", "--losses", "dice_ce", *more])
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads((tmp_path / "o/results.json").read_text())
+    assert 0 <= row["dice"] <= 1 and all("hd95_mm" in line for line in row["runs"][0]["scores"])
+
+
+@pytest.mark.parametrize(("dims", "slices"), [("2", 1), ("2", 4), ("3", 1), ("3", 3)])
+def test_too_few_slices_are_refused_before_training(tmp_path, dims, slices):
+    data = ["--data", write_pairs(tmp_path / "d", (16, 16, slices), 1), "--cache", str(tmp_path)]
+    done = CliRunner().invoke(cli, ["train", *data, "--out", str(tmp_path / "o"), "--dims", dims, "--losses", "dice"])
+    assert done.exit_code == 1 and f"1 volumes of {slices} slices leave none for" in done.output
+    assert (
+        "expected volumes of three persons, or one of at least 5 slices" in done.output
+        and not (tmp_path / "o/runs").exists()
+    )
+
+
+def test_patches_of_one_voxel_at_the_bottom_are_refused():
+    refused = CliRunner().invoke(cli, ["train", "--dims", "3", "--patch", "4,4,4", "--widths", "2,2,4"])
+    assert refused.exit_code == 2 and "expected three multiples of 4, not all 4" in refused.output
+
+
+def test_ignored_voxels_are_in_no_loss_and_no_score(tmp_path):
+    """nnU-Net's ignored label fills half of each volume, where the image says something."""
+    root = tmp_path / "d"
+    for case in range(5):
+        image = np.random.default_rng(case).normal(0, 1, (16, 16, 6)).astype(np.float32)
+        above = image > image[image > image.min()].mean()  # which the reader makes 0
+        labels = np.where(np.arange(16)[:, None, None] < 8, 2, above).astype(np.uint8)
+        for path, voxels in ((f"imagesTr/{case}_0000.nii", image), (f"labelsTr/{case}.nii", labels)):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), root / path)
+    about = {"channel_names": ["T1"], "labels": {"background": 0, "x": 1, "ignore": 2}, "file_ending": ".nii"}
+    (root / "dataset.json").write_text(json.dumps(about))
+    options = ["--data", f"nnunet:{root}", "--cache", str(tmp_path), "--out", str(tmp_path / "o"), "--epochs", "1"]
+    done = CliRunner().invoke(cli, ["train", *options, *SMALL, "--losses", "dice_ce,boundary,topk"])
+    assert done.exit_code == 0, done.output  # label 255 is an error to a loss that counts it
+    run = make_run(tmp_path, tmp_path / "run", 2, f"nnunet:{root}")
+    run.net, run.plain = Bright(threshold=0.0), lambda logits, labels: torch.zeros(())
+    rows, slices = score(run)
+    assert [(row["dice"], row["hd95_mm"]) for row in rows] == [(1.0, 0.0)] * 2 and run.validate() == (0.0, 1.0)
+    assert slices["about0"][0] == 1.0
 
 
 def test_spread_and_summary_worked_by_hand():

@@ -15,8 +15,11 @@ pytest.importorskip("nibabel", reason="the benchmarks need nibabel")
 pytest.importorskip("nilearn", reason="the benchmarks need nilearn")
 pytest.importorskip("tensorboard", reason="the benchmarks need tensorboard")
 
+import nibabel
+import numpy as np
 import torch
 from click.testing import CliRunner
+from markupsafe import escape
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bench.__main__ import cli
@@ -46,6 +49,28 @@ def test_report_holds_the_numbers_and_pictures_and_loads_nothing(folder):
     assert page.count("data:image/png;base64,") == 1 + len(rows)
     assert "0.970" in page and "TypeError" not in page
     assert not re.search(r"(src|href)=.(?!data:)|@import|<script", page)
+
+
+def test_names_from_files_are_text_on_the_page_and_in_the_terminal(tmp_path):
+    classes = ["background", "<script>alert(1)</script>", "[/red]\"'&"]
+    about = {"name": "</title><img src=x onerror=alert(2)>[bold", "labels": {str(i): c for i, c in enumerate(classes)}}
+    for number in range(4):
+        labels = np.random.default_rng(number).integers(0, 3, (16, 16, 2)).astype(np.uint8)
+        for kind in ("imagesTr", "labelsTr"):
+            (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
+            file = tmp_path / "d" / kind / f"<i>[b]{number}.nii"
+            nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), file)
+    file.write_bytes(b"nothing")  # the last labels are left out with a note
+    (tmp_path / "d/dataset.json").write_text(json.dumps(about))
+    options = ["--losses", "dice", "--epochs", "1", "--widths", "2,4", "--batch-size", "8", "--skip-bad"]
+    places = ["--data", f"msd:{tmp_path / 'd'}", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    done = CliRunner().invoke(cli, ["train", *options, *places])
+    assert done.exit_code == 0, done.output
+    assert "onerror=alert(2)>[bold" in done.output and "[/red]" in done.output and "<i>[b]3.nii" in done.output
+    page = (tmp_path / "out/report.html").read_text()
+    assert "<script" not in page and "<img src" not in page and "<i>" not in page and page.count("<title>") == 1
+    for text in (about["name"], *classes, "<i>[b]3.nii: cannot be read"):
+        assert str(escape(text)) in page
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")

@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 class Bright:
     """A volume whose label is its brightness."""
 
-    subject = "bright"
+    subject = group = "bright"
 
     def key(self):
         return "bright"

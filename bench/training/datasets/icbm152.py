@@ -4,10 +4,10 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from scipy import ndimage
 
+from bench.training.datasets.nifti import NiftiFile
 from bench.training.datasets.reading import Volume
 
 CLASSES = ("background", "CSF", "GM", "WM")
@@ -29,7 +29,8 @@ def icbm152_files() -> dict[str, Path]:
 
 def read_canonical(path: Path) -> np.ndarray:
     """The volume's voxels with axes turned to right-anterior-superior."""
-    return np.asarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj)
+    file = NiftiFile.open(path)
+    return file.canonical(file.voxels())
 
 
 def tissue_labels(t1: np.ndarray, grey: np.ndarray, white: np.ndarray) -> np.ndarray:
@@ -63,6 +64,7 @@ class Icbm152:
 
     task: str
     subject: str = "icbm152"
+    group: str = "icbm152"
 
     def key(self) -> str:
         return repr((self.task, [(str(path), path.stat().st_size) for path in icbm152_files().values()]))

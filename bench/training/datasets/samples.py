@@ -25,21 +25,25 @@ class Part:
 
 
 def split(data: Prepared, dims: int, seed: int = 0) -> dict[str, list[Part]]:
-    """60/20/20 of the subjects, shuffled; of the slices of each where there are fewer than three.
+    """60/20/20 of the persons, shuffled, with all their volumes; of each volume's slices where there are fewer than 3.
 
     Slices are dealt out in blocks, since neighbours look alike, and for patches in three slabs, which hold them.
     """
     entries = data.entries
-    if len(entries) < 3:
+    groups = list(dict.fromkeys(entry.group for entry in entries))
+    if len(groups) < 3:
         parts: dict[str, list[Part]] = {name: [] for name in SPLITS}
         for number, entry in enumerate(entries):
             for name, runs in _within(entry.shape[0], dims).items():
-                parts[name] += [Part(number, start, stop) for start, stop in runs]
+                parts[name] += [Part(number, start, stop) for start, stop in runs if stop > start]
         return parts
-    order = np.random.default_rng(seed).permutation(len(entries)).tolist()
-    held_out = max(1, round(0.2 * len(entries)))
-    ends = {"test": order[:held_out], "val": order[held_out : 2 * held_out], "train": order[2 * held_out :]}
-    return {name: [Part(i, 0, entries[i].shape[0]) for i in sorted(ends[name])] for name in SPLITS}
+    order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    held_out = max(1, round(0.2 * len(groups)))
+    chosen = {"test": order[:held_out], "val": order[held_out : 2 * held_out], "train": order[2 * held_out :]}
+    return {
+        name: [Part(i, 0, entry.shape[0]) for i, entry in enumerate(entries) if entry.group in chosen[name]]
+        for name in SPLITS
+    }
 
 
 def blocks(slices: int) -> dict[str, list[int]]:
@@ -63,8 +67,9 @@ def _within(slices: int, dims: int) -> dict[str, list[tuple[int, int]]]:
 
 
 def common_size(data: Prepared, multiple: int) -> tuple[int, int]:
-    """The least in-plane size that holds every subject, as a multiple."""
-    return tuple(-(-max(entry.shape[axis] for entry in data.entries) // multiple) * multiple for axis in (2, 3))
+    """The least in-plane size that holds every subject, as a multiple, and two of them where norms need two voxels."""
+    first, second = (-(-max(entry.shape[axis] for entry in data.entries) // multiple) for axis in (2, 3))
+    return max(first, 2 if second == 1 else 1) * multiple, second * multiple
 
 
 def window(array: np.ndarray, start: Sequence[int], size: Sequence[int], fill: float) -> np.ndarray:

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.training.datasets.kinds import Dataset, Subject, listing
-from bench.training.datasets.reading import DataError
+from bench.training.datasets.nifti import DataError
+from bench.training.datasets.reading import IGNORED
 
-FORMAT = 3  # of the files below; a change of what is written reads everything again
+FORMAT = 4  # of the files below; a change of what is written reads everything again
+NO_CLASS = 255  # instead of a class, of voxels that do not count
 REMEMBERED = 4096  # voxels of the foreground, for patches to be centred on
 
 
@@ -22,11 +24,12 @@ class Entry:
     """A subject on disk."""
 
     subject: str
+    group: str
     folder: Path
     shape: tuple[int, int, int, int]  # Z, channels, X, Y
     spacing: tuple[float, float, float]
     values: tuple[int, ...]
-    fractional: bool
+    fractional: str  # of a mask: where it holds no whole number
     floor: float  # the background's intensity, to pad with
 
     def image(self) -> np.ndarray:
@@ -34,12 +37,17 @@ class Entry:
         return _mapped(self.folder / "image.npy")
 
     def labels(self) -> np.ndarray:
-        """int16 `[Z, X, Y]` as in the file, mapped."""
+        """int16 `[Z, X, Y]` as in the file, or IGNORED, mapped."""
         return _mapped(self.folder / "labels.npy")
 
     def foreground(self) -> np.ndarray:
         """Some voxels of the foreground, int32 `[n, 3]`."""
         return _mapped(self.folder / "foreground.npy")
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether there is no more than a background, 0, and one label."""
+        return bool(self.fractional) or (min(self.values) >= 0 and len({*self.values} - {0}) <= 1)
 
 
 @lru_cache(maxsize=64)
@@ -59,15 +67,22 @@ class Prepared:
     problems: list[str] = field(default_factory=list)
 
     @property
+    def ignore_index(self) -> int | None:
+        """Of losses and metrics: the class of voxels that do not count, where there are any."""
+        return NO_CLASS if any(IGNORED in entry.values for entry in self.entries) else None
+
+    @property
     def channels(self) -> int:
         """Of the images."""
         return self.entries[0].shape[1]
 
     def classes_of(self, labels: np.ndarray, entry: Entry) -> np.ndarray:
-        """uint8 classes of a part of an entry's labels."""
+        """uint8 classes of a part of an entry's labels, NO_CLASS where they are ignored."""
         if self.masks:
             return (labels > max(entry.values) / 2).astype(np.uint8)
-        return np.searchsorted(self.values, labels).astype(np.uint8)
+        classes = np.searchsorted(self.values, labels).astype(np.uint8)
+        classes[labels == IGNORED] = NO_CLASS
+        return classes
 
 
 def prepare(
@@ -84,6 +99,17 @@ def prepare(
         except DataError as error:
             bad.append(str(error))
         advance(subject.subject)
+    masks = dataset.values is None and any(entry.fractional for entry in entries)
+    if masks and not all(entry.is_mask for entry in entries):  # then it is the fractions that are wrong
+        labelled = next(entry.subject for entry in entries if not entry.is_mask)
+        bad += [f"{e.fractional}, expected whole numbers as in {labelled}" for e in entries if e.fractional]
+        entries, masks = [entry for entry in entries if not entry.fractional], False
+    if dataset.values is not None:
+        strange = {entry: sorted({*entry.values} - {*dataset.values, IGNORED}) for entry in entries}
+        bad += [
+            f"{e.subject} holds the labels {own}, expected {list(dataset.values)}" for e, own in strange.items() if own
+        ]
+        entries = [entry for entry, own in strange.items() if not own]
     if bad and not skip_bad:
         raise DataError(listing(bad))
     if not entries:
@@ -91,7 +117,6 @@ def prepare(
     channels = {entry.shape[1] for entry in entries}
     if len(channels) > 1:
         raise DataError(f"{dataset.name}: images of {sorted(channels)} channels, expected as many in all")
-    masks = any(entry.fractional for entry in entries) and dataset.values is None
     classes, values = _classes(dataset, entries, masks)
     return Prepared(dataset.name, tuple(entries), classes, values, masks, problems + bad)
 
@@ -100,13 +125,10 @@ def _classes(dataset: Dataset, entries: list[Entry], masks: bool) -> tuple[tuple
     """Names and values of the classes: those that the data set names, or that its files hold."""
     if masks:
         return ("background", "mask"), (0, 1)
-    held = {value for entry in entries for value in entry.values}
+    held = {value for entry in entries for value in entry.values} - {IGNORED}
     values = tuple(sorted(held | {0})) if dataset.values is None else dataset.values
-    if strange := sorted(held - set(values)):
-        where = next(entry.subject for entry in entries if strange[0] in entry.values)
-        raise DataError(f"{dataset.name}: {where} holds the labels {strange}, expected {list(values)}")
-    if not 2 <= len(values) <= 256:
-        raise DataError(f"{dataset.name}: the files hold {len(values)} labels, expected from 2 to 256")
+    if not 2 <= len(values) <= NO_CLASS:
+        raise DataError(f"{dataset.name}: the files hold {len(values)} labels, expected from 2 to {NO_CLASS}")
     return dataset.classes or tuple(f"label {value}" if value else "background" for value in values), values
 
 
@@ -147,6 +169,7 @@ def _entry(subject: Subject, cache: Path) -> Entry:
     about = json.loads((folder / "about.json").read_text())
     return Entry(
         subject.subject,
+        subject.group,
         folder,
         tuple(about["shape"]),
         tuple(about["spacing"]),
