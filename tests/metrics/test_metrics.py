@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -70,6 +72,16 @@ def test_volumes_of_many_slabs(space):
         assert torch.equal(found.false_negative, masks[1].flatten(2).sum(2) - both)
         total = sum(getattr(found, name) for name in FIELDS)
         assert torch.equal(total, torch.full((2, 4), math.prod(space)))
+
+
+def test_more_voxels_than_float32_counts():
+    voxels = 2**24 + 3
+    empty = torch.zeros(1, dtype=torch.uint8).expand(1, voxels)
+    truth = empty.clone()
+    truth[0, -1] = 1
+    counts = confusion_counts(empty, truth, classes=2)
+    assert_counts(counts, [[[voxels - 1, 0]], [[1, 0]], [[0, 1]], [[0, voxels - 1]]])
+    assert counts.specificity()[0, 1].item() == 1 and counts.dice()[0, 0].item() == 2 * (voxels - 1) / (2 * voxels - 1)
 
 
 @pytest.mark.parametrize("dtype", LABEL_DTYPES)
@@ -505,6 +517,56 @@ def test_a_bad_label_is_found_in_any_slab(space):
     index = f"1, {place + ', ' if place else ''}{space[-1] - 2}"
     with pytest.raises(ValueError, match=rf"target: label 9 at index \({index}\)"):
         confusion_counts(truth.clamp(0, 1), truth, classes=2)
+
+
+def test_merged_accumulators():
+    tables = torch.from_numpy(np.random.default_rng(0).random((5, 3)))
+    whole, parts = Accumulator(), [Accumulator(), Accumulator()]
+    whole.update(dice=tables, hd95=tables[:2])
+    parts[0].update(dice=tables[:2])
+    parts[1].update(dice=tables[2:], hd95=tables[:2])
+    parts[0].merge(parts[1])
+    for name, expected in whole.compute().items():
+        assert all(torch.equal(*pair) for pair in zip(parts[0].compute()[name], expected, strict=True))
+    assert parts[1].compute()["dice"].left_out.tolist() == [0, 0, 0] and len(parts[1]._tables["dice"]) == 1
+    with pytest.raises(ValueError, match="dice: got 4 classes, expected 3"):
+        other = Accumulator()
+        other.update(dice=torch.zeros(1, 4))
+        whole.merge(other)
+
+
+def each_rank(rank, folder):
+    """A share of the samples; one process has no distances."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    scores = Accumulator(process_group="world" if rank else dist.group.WORLD)
+    for row in TABLE[rank::2].split(2):
+        scores.update(dice=row)
+    if rank:
+        scores.update(hd95=TABLE[:1])
+    torch.save({name: tuple(found) for name, found in scores.compute().items()}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+TABLE = torch.tensor([[0.5, NAN], [0.25, 1.0], [0.75, NAN], [1.0, 0.5], [0.0, 0.25]], dtype=torch.float64)
+
+
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="no torch.distributed with gloo")
+def test_accumulators_of_several_processes(tmp_path):
+    torch.multiprocessing.start_processes(each_rank, (tmp_path,), nprocs=2, start_method="fork")
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        whole = Accumulator()
+        whole.update(dice=torch.cat([TABLE[0::2], TABLE[1::2]]), hd95=TABLE[:1])
+        for name, expected in whole.compute().items():
+            for value, right in zip(found[name], expected, strict=True):
+                torch.testing.assert_close(value, right, rtol=0, atol=0, equal_nan=True)
+
+
+def test_accumulator_of_a_group_that_is_none():
+    with pytest.raises(TypeError, match="process_group: got 3"):
+        Accumulator(process_group=3)
+    with pytest.raises(RuntimeError, match=r"process_group: 'world', but torch\.distributed is not initialised"):
+        Accumulator(process_group="world").compute()
 
 
 def test_accumulator_wants_as_many_classes_as_before():

@@ -322,6 +322,14 @@ def test_all_foreground():
     assert_close(surface_distances(full, full).surface_dice(0), [[1.0]])
 
 
+@pytest.mark.parametrize("shape", [(1500, 3, 4), (3, 4, 1500), (30_000,)])
+def test_long_axes(shape):
+    guess, truth = (torch.zeros(1, 1, *shape, dtype=torch.bool) for _ in range(2))
+    guess.view(-1)[0] = truth.view(-1)[-1] = True
+    expected = math.sqrt(sum((size - 1) ** 2 for size in shape))
+    assert_close(surface_distances(guess, truth).hausdorff(95), [[expected]])
+
+
 def test_two_voxels_by_hand():
     guess, truth = (torch.zeros(1, 1, 10, 10, dtype=torch.bool) for _ in range(2))
     guess[0, 0, 2, 3] = truth[0, 0, 5, 7] = True
