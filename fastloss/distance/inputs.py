@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 MAX_AXES = 3
+Spacing = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor | None
 
 _INTEGRAL = {torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
 _INTEGRAL |= {torch.int8, torch.int16, torch.int32, torch.int64}
@@ -73,14 +74,11 @@ def is_double(dtype: Any) -> bool:
     return bool(found == np.float64)
 
 
-def spacing_per_axis(spacing: float | Sequence[float] | None, axes: int, name: str) -> list[float]:
+def spacing_per_axis(spacing: Spacing, axes: int, name: str) -> list[float]:
     """One positive, finite voxel size in mm for each spatial axis."""
     if spacing is None:
         return [1.0] * axes
-    try:
-        sizes_mm = np.asarray(spacing, np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"spacing: expected numbers in mm, got {spacing!r}") from error
+    sizes_mm = numbers(spacing, "spacing", "numbers in mm")
     if sizes_mm.ndim == 0:
         sizes_mm = np.full(axes, sizes_mm)
     if sizes_mm.shape != (axes,):
@@ -88,6 +86,27 @@ def spacing_per_axis(spacing: float | Sequence[float] | None, axes: int, name: s
     if not (np.isfinite(sizes_mm).all() and (sizes_mm > 0).all()):
         raise ValueError(f"spacing: expected positive finite sizes in mm, got {spacing!r}")
     return cast("list[float]", sizes_mm.tolist())
+
+
+def spacing_per_sample(spacing: Spacing, samples: int, axes: int, name: str) -> list[list[float]]:
+    """:func:`spacing_per_axis` of each sample: ``[B, axes]`` has a row for each, anything else is for all."""
+    rows = None if spacing is None else numbers(spacing, "spacing", "numbers in mm")
+    if rows is None or rows.ndim != 2:
+        return [spacing_per_axis(spacing, axes, name)] * samples
+    if len(rows) != samples:
+        raise ValueError(f"spacing: expected {samples} rows, one for each sample of {name}, got {spacing!r}")
+    return [spacing_per_axis(row, axes, name) for row in rows]
+
+
+def numbers(value: Any, name: str, expected: str) -> np.ndarray:
+    """Real numbers of Python, NumPy or torch, in nested sequences or not, as a float64 array of as many axes."""
+    try:
+        array = value.detach().cpu().double().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        if array.dtype.kind in "iuf":
+            return array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(f"{name}: expected {expected}, got {value!r}")
 
 
 def thread_bound(threads: int | None) -> int:

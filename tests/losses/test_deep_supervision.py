@@ -89,8 +89,8 @@ def test_any_factors(size, factors):
 
 def test_default_weights_halve_and_add_up_to_one():
     wrapper = fastloss.DeepSupervision(fastloss.DiceLoss())
-    assert wrapper.level_weights(1) == (1.0,)
-    assert wrapper.level_weights(3) == pytest.approx((4 / 7, 2 / 7, 1 / 7))
+    assert wrapper.level_weights(1) == [1.0]
+    assert wrapper.level_weights(3) == pytest.approx([4 / 7, 2 / 7, 1 / 7])
     logits, labels = levels(ANISOTROPIC[:2]), torch.randint(0, 3, (2, 8, 12, 4))
     close(wrapper(logits, labels), fastloss.DeepSupervision(fastloss.DiceLoss(), [2 / 3, 1 / 3])(logits, labels))
 
@@ -120,8 +120,8 @@ def test_compiles_without_breaks():
 
 Y = torch.zeros(2, 8, 12, dtype=torch.uint8)
 ERRORS = {
-    "size that does not divide": ([(8, 12), (3, 6)], None, ValueError, r"logits\[1\]: got spatial size \[3, 6\]"),
-    "larger than the target": ([(16, 12)], None, ValueError, r"logits\[0\]: .* target of \[8, 12\], expected sizes"),
+    "size that no stride gives": ([(8, 12), (5, 6)], None, ValueError, r"logits\[1\]: got spatial size \[5, 6\]"),
+    "larger than the target": ([(16, 12)], None, ValueError, r"logits\[0\]: .* target of \[8, 12\], expected"),
     "other number of axes": ([(8, 12), (4, 6, 1)], None, ValueError, r"logits\[1\]: got spatial size \[4, 6, 1\]"),
     "wrong number of weights": ([(8, 12)], [1, 2], ValueError, "weights: got 2, expected 1"),
     "no levels": ([], None, TypeError, "logits: got nothing, expected a sequence"),
@@ -138,8 +138,6 @@ def test_errors_are_named(case):
 
 
 def test_other_errors_are_named():
-    with pytest.raises(TypeError, match="logits: got a tensor, expected a sequence"):
-        fastloss.DeepSupervision(fastloss.DiceLoss())(torch.zeros(2, 3, 8, 12), Y)
     with pytest.raises(TypeError, match=r"logits\[1\]: got NoneType"):
         fastloss.DeepSupervision(fastloss.DiceLoss())([torch.zeros(2, 3, 8, 12), None], Y)
     with pytest.raises(TypeError, match="loss: got str"):
