@@ -198,9 +198,12 @@ class SegmentationLoss(nn.Module):
 
     def extra_repr(self) -> str:
         shown = {name: getattr(self, name, None) for name in option_names(type(self)) if name != "terms"}
-        shown["activation"] = repr(None if self.activation == "none" else self.activation)
-        given = {name: value for name, value in shown.items() if value is not None and not isinstance(value, tuple)}
-        return ", ".join(f"{name}={value}" for name, value in given.items())
+        said = {
+            name: repr(value) for name, value in shown.items() if isinstance(value, Tensor) or value not in (None, ())
+        }
+        if self.activation == "none":
+            said["activation"] = "None"
+        return ", ".join(f"{name}={text}" for name, text in said.items())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         before = {name: getattr(self, name) for name in self._class_vectors}

@@ -32,8 +32,8 @@ class DeepSupervision(nn.Module):
     Shapes: logits a sequence of ``[B, C, *S_i]``, or such levels of one size stacked, ``[B, levels, C, *S]``, as
     MONAI's DynUNet has them. One tensor ``[B, C, *S]``, what most networks give in evaluation, is the loss itself,
     without a weight. The target is ``[B, *S]``, ``[B, 1, *S]`` or dense ``[B, C, *S]``; mask and weight_map as the loss
-    takes them, of full resolution. Where a tensor could be both, logits ``[B, 2D levels, C, X, Y]`` with an integer
-    target ``[B, C, X, Y]``, it is read as 3D: pass ``logits.unbind(1)``.
+    takes them, of full resolution. Where a tensor could be both, as a stack of 2D levels ``[B, levels, C, X, Y]`` with
+    a dense target ``[B, C, X, Y]``, it is one level: pass ``logits.unbind(1)``.
 
     Raises:
         ValueError, TypeError: naming the level and the sizes that do not fit, or a wrong number of weights.
@@ -72,6 +72,8 @@ class DeepSupervision(nn.Module):
         weight_map: Tensor | None = None,
     ) -> Tensor:
         """The loss, for logits from the finest to the coarsest level."""
+        if not isinstance(target, Tensor):
+            raise TypeError(f"target: got {type(target).__name__}, expected a torch.Tensor")
         given = {"mask": mask, "weight_map": weight_map}
         volumes = {name: volume for name, volume in given.items() if volume is not None}
         if isinstance(logits, Tensor):
@@ -103,10 +105,10 @@ class DeepSupervision(nn.Module):
 
 def _is_stack(logits: Tensor, target: Tensor) -> bool:
     """Whether a tensor is levels of one size ``[B, levels, C, *S]``, rather than one level ``[B, C, *S]``."""
-    space = logits.shape[2:]
-    labels = not target.is_floating_point() and target.shape[1:] == space
-    one = labels or target.shape[1:] in (logits.shape[1:], (1, *space))
-    return not one and logits.ndim > 3 and target.shape[3 - logits.ndim :] == logits.shape[3:]
+    shape, space, stacked = tuple(target.shape[1:]), tuple(logits.shape[2:]), tuple(logits.shape[3:])
+    if logits.ndim > 5 or shape in (space, (1, *space), tuple(logits.shape[1:])):
+        return logits.ndim > 5
+    return logits.ndim > 3 and shape in (stacked, (1, *stacked))
 
 
 def _factors(levels: Sequence[Tensor], target: Tensor) -> list[tuple[int, ...]]:

@@ -43,7 +43,8 @@ def as_number(value: Any, name: str) -> Any:
         ValueError: for a tensor that requires a gradient and is no parameter, of which a loss has a copy without one.
     """
     if isinstance(value, (list, tuple)):
-        return type(value)([as_number(item, name) for item in value])
+        items = [as_number(item, name) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     if isinstance(value, nn.Parameter):
         return value
     if isinstance(value, Tensor) and value.requires_grad:
@@ -188,7 +189,10 @@ def check_factors(weights: Any, name: str = "weights") -> Factors:
     if isinstance(weights, nn.Parameter) and weights.ndim == 1:
         return weights
     if isinstance(weights, Tensor):
-        weights = as_number(weights, name).tolist()
+        weights = as_number(weights, name)
+        weights = weights.tolist() if isinstance(weights, Tensor) else weights
+    if not isinstance(weights, Iterable):
+        raise TypeError(f"{name}: got {weights!r}, expected a sequence of numbers")
     factors = [as_number(weight, name) for weight in weights]
     for factor in factors:
         if not (isinstance(factor, nn.Parameter) and factor.numel() == 1):

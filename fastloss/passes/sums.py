@@ -63,16 +63,16 @@ def voxel_sums(
 
 def checked_sums(inputs: Inputs, terms: tuple[str, ...], activation: str) -> Tensor:
     """:func:`voxel_sums` of checked inputs and options."""
-    return ops.sums(*inputs[:4], _options(inputs, terms, activation))
+    return ops.sums(*_arguments(inputs, terms, activation))
 
 
 def checked_sums_of_terms(inputs: Inputs, terms: tuple[str, ...], activation: str) -> tuple[Tensor, ...]:
     """The same, ``[B, C]`` for each term; those of the target alone have no gradient."""
-    return ops.sums_of_terms(*inputs[:4], _options(inputs, terms, activation))
+    return ops.sums_of_terms(*_arguments(inputs, terms, activation))
 
 
-def _options(inputs: Inputs, terms: tuple[str, ...], activation: str) -> tuple[Any, ...]:
-    """The options of the operator."""
+def _arguments(inputs: Inputs, terms: tuple[str, ...], activation: str) -> tuple[Any, ...]:
+    """The arguments of the operator, its options in one tuple."""
     if (inputs.weight_map is not None) != reads_map(terms):
         if inputs.weight_map is None:
             raise ValueError(f"weight_map: is None, expected a map for the terms {terms}")
@@ -80,7 +80,8 @@ def _options(inputs: Inputs, terms: tuple[str, ...], activation: str) -> tuple[A
             f"weight_map: given, but none of the terms {terms} reads it, expected terms 'map*NAME'; to weight voxels "
             "pass mask=, a float weight of each"
         )
-    return terms, activation, inputs.ignore, inputs.dense, inputs.validate, ops.forced_backend()
+    options = (terms, activation, inputs.ignore, inputs.dense, inputs.validate, ops.forced_backend())
+    return inputs.logits, inputs.target, inputs.mask, inputs.weight_map, options
 
 
 def reads_map(terms: tuple[str, ...]) -> bool:
