@@ -147,7 +147,7 @@ class SegmentationLoss(nn.Module):
             cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        made = self.modules() if "_made" in vars(self) else ()
+        made = self.modules() if "_made" in vars(self) and name not in self._parameters else ()
         parts = [type(part) for part in made if isinstance(part, SegmentationLoss)]
         if parts and any(name in option_names(cls) for cls in (*parts, SegmentationLoss)):
             raise AttributeError(

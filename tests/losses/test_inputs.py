@@ -7,6 +7,7 @@ from oracle import close, value_and_gradient
 from rows import LOSSES, ONE_OF_EACH, RANKED, loss_class
 
 import fastloss
+from fastloss.passes.ops import BACKENDS
 
 SPACE = (4, 6)
 NAMES = [name for name in fastloss.__all__ if name.endswith("Loss") and name not in ("SegmentationLoss", "SumLoss")]
@@ -21,6 +22,18 @@ def make(name, activation="softmax", **options):
 
 EVERY = [*dict.fromkeys(row.name for row in (*ONE_OF_EACH, *RANKED)), *STENCILS]
 every_name = pytest.mark.parametrize("name", EVERY)
+
+
+def on_back_ends(*names, others=()):
+    """Some losses on every back end, others on the reference alone."""
+    cases = [(back_end, name) for back_end in BACKENDS for name in names]
+    return pytest.mark.parametrize("back_end, name", [*cases, *(("reference", name) for name in others)])
+
+
+def run_on(back_end):
+    if back_end == "triton":
+        pytest.importorskip("triton", reason="Triton is Linux only")
+    return fastloss.backend(back_end)
 
 
 def batch(channels=3, samples=2):
@@ -42,15 +55,17 @@ def same(found, expected):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
-@pytest.mark.parametrize("name", ["dice_ce", "topk", "lovasz", "soft_cl_dice", "hausdorff_dt", "distance_penalty"])
-def test_unsigned_labels(name, dtype, each_backend):
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64], ids=str)
+@on_back_ends("dice_ce", "lovasz", "soft_cl_dice", others=["topk", "hausdorff_dt", "distance_penalty", "shape_aware"])
+def test_unsigned_labels(back_end, name, dtype):
     logits, labels = batch()
     far = torch.iinfo(dtype).max  # beyond what the signed dtype of as many bits holds
     labels[:, :2, :2] = 9
-    target = torch.from_numpy(np.where(labels == 9, far, labels).astype(str(dtype)[6:]))
-    found = value_and_gradient(make(name, ignore_index=far), logits, target)
-    same(found, value_and_gradient(make(name, ignore_index=9), logits, labels.long()))
+    target = labels.numpy().astype(str(dtype)[6:])
+    target[labels.numpy() == 9] = far
+    with run_on(back_end):
+        found = value_and_gradient(make(name, ignore_index=far), logits, torch.from_numpy(target))
+        same(found, value_and_gradient(make(name, ignore_index=9), logits, labels.long()))
 
 
 IGNORED = [
@@ -64,14 +79,16 @@ IGNORED = [
 
 
 @pytest.mark.parametrize("dtype, label", IGNORED)
-@pytest.mark.parametrize("name", ["focal", "topk", "lovasz", "soft_cl_dice", "hausdorff_dt", "structural_similarity"])
-def test_an_ignored_label_of_any_value(name, dtype, label, each_backend):
+@on_back_ends("focal", "lovasz", "soft_cl_dice", others=["topk", "hausdorff_dt", "structural_similarity"])
+def test_an_ignored_label_of_any_value(back_end, name, dtype, label):
     logits, labels = batch()
     mask = torch.rand(2, *SPACE) > 0.3
-    ours = value_and_gradient(make(name, ignore_index=label), logits, labels.to(dtype).masked_fill(~mask, label))
-    plain = value_and_gradient(make(name), logits, labels.masked_fill(~mask, 0), mask=mask)
-    if name in ("hausdorff_dt", "soft_cl_dice"):  # an ignored label is background, a masked one is not
-        plain = value_and_gradient(make(name, ignore_index=99), logits, labels.masked_fill(~mask, 99))
+    with run_on(back_end):
+        ours = value_and_gradient(make(name, ignore_index=label), logits, labels.to(dtype).masked_fill(~mask, label))
+        if name == "hausdorff_dt":  # to which an ignored label is background, and a masked one what it is
+            plain = value_and_gradient(make(name, ignore_index=99), logits, labels.masked_fill(~mask, 99))
+        else:
+            plain = value_and_gradient(make(name), logits, labels.masked_fill(~mask, 0), mask=mask)
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b)
     assert not ours[1][(~mask).unsqueeze(1).expand_as(logits)].any()
@@ -149,34 +166,38 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", ["dice_ce", "boundary", "topk", "hausdorff_erosion", "structural_similarity"])
+@on_back_ends("dice_ce", others=["boundary", "topk", "hausdorff_erosion", "structural_similarity", "soft_cl_dice"])
 @pytest.mark.parametrize("case", BAD)
-def test_validate_names_a_value_out_of_range(case, name, each_backend):
+def test_validate_names_a_value_out_of_range(case, back_end, name):
     activation, values, message = BAD[case]
     tensors = {"logits": torch.rand(2, 3, *SPACE), "target": torch.rand(2, 3, *SPACE), "mask": torch.rand(2, *SPACE)}
     for argument, value in values.items():
         tensors[argument][(1, 3, 0) if argument == "mask" else (1, 2, 3, 0)] = value
     if "mask" not in values:
         del tensors["mask"]
-    with pytest.raises(ValueError, match=message):
+    with run_on(back_end), pytest.raises(ValueError, match=message):
         make(name, activation, validate=True)(*(tensors.pop(key) for key in ("logits", "target")), **tensors)
 
 
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-@every_name
-def test_nan_is_not_hidden(name, activation, each_backend):
-    logits, labels = batch()
-    one = logits.clone()
-    one[1, 1, 2, 3] = torch.nan
-    for bad in (one, torch.full_like(logits, torch.nan)):
-        assert make(name, activation)(bad, labels).isnan().all()
+HIDDEN = [(back_end, "softmax", name) for back_end in BACKENDS for name in EVERY]
+HIDDEN += [("reference", "sigmoid", name) for name in EVERY]
+QUICK = ("dice_ce", "lovasz", "soft_cl_dice", "hausdorff_erosion")
 
 
-@every_name
-def test_an_infinite_logit_is_not_hidden(name, each_backend):
+@pytest.mark.parametrize(
+    "back_end, activation, name",
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case[0] == "triton" and case[2] not in QUICK else ())
+        for case in HIDDEN
+    ],
+)
+def test_nan_and_infinite_logits_are_not_hidden(back_end, activation, name):
     logits, labels = batch()
-    logits[1, 1, 2, 3] = torch.inf  # torch's softmax is NaN there
-    assert make(name)(logits, labels).isnan()
+    with run_on(back_end):
+        assert make(name, activation)(torch.full_like(logits, torch.nan), labels).isnan()
+        for value in (torch.nan, torch.inf)[: 1 + (activation == "softmax")]:  # of which torch's softmax makes NaN
+            logits[1, 1, 2, 3] = value
+            assert make(name, activation)(logits, labels).isnan()
 
 
 # Arguments that are not read

@@ -186,6 +186,8 @@ def test_learned_weights_move_copy_compile_and_warm_up():
         close(other(logits, labels), loss(logits, labels))
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     close(compiled(logits, labels), loss(logits, labels))
+    loss.load_state_dict({name: 2 * value for name, value in loss.state_dict().items()}, assign=True)
+    assert loss.losses[0].class_weight.tolist() == [2.0, 4.0, 6.0]
 
 
 def test_tensors_whose_gradient_would_be_cut_are_refused():
