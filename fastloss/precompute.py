@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import tempfile
@@ -21,7 +20,8 @@ from .losses.spatial.boundary import DistanceLoss
 
 # Attributes of a loss that have no part in a map of labels. Any other has, such as an option of a loss of your own.
 _NOT_IN_MAPS = {"alpha", "batch", "class_weight", "needs_spacing", "one_sided", "process_group", "reduction", "terms"}
-_NOT_IN_MAPS |= {"spacing", "validate", "_class_vectors", "_made", *vars(torch.nn.Module())}  # spacing: see _digest
+_NOT_IN_MAPS |= {"validate", "_class_vectors", "_made", *vars(torch.nn.Module())}
+_NOT_IN_MAPS |= {"spacing"}  # which the sample may have in its place: the digest has that which holds
 
 
 class LabelMaps:
@@ -81,12 +81,12 @@ class LabelMaps:
 
     def __call__(self, sample: Any) -> Any:
         """The sample with its map, float32 ``[C, *S]`` or ``[1, *S]``; the sample itself is not modified."""
-        labels, loss = as_tensor(_item(sample, "label", self.label), "label"), self.loss
-        if self.spacing is not None:
-            loss = copy.copy(loss)
-            vars(loss)["spacing"] = _item(sample, "spacing", self.spacing)
-        labels = self._batch_of_one(labels, axes_of_spacing(loss.spacing))
-        found = self._compute(loss, labels) if self.cache is None else self._cached(loss, labels, self._path(sample))
+        labels = as_tensor(_item(sample, "label", self.label), "label")
+        spacing = self.loss.spacing if self.spacing is None else _item(sample, "spacing", self.spacing)
+        labels = self._batch_of_one(labels, axes_of_spacing(spacing))
+        spacing_mm = spacing_per_axis(spacing, labels.ndim - 2, "label")
+        cached = self.cache is not None
+        found = self._cached(labels, spacing_mm, self._path(sample)) if cached else self._compute(labels, spacing_mm)
         return {**sample, self.maps: found} if isinstance(sample, Mapping) else (*sample, found)
 
     def _batch_of_one(self, labels: Tensor, axes: int | None) -> Tensor:
@@ -100,8 +100,8 @@ class LabelMaps:
             raise ValueError(f"label: got shape {got}, expected {self.spatial_axes} spatial axes, as spatial_axes says")
         return batch
 
-    def _compute(self, loss: DistanceLoss, labels: Tensor) -> Tensor:
-        return loss.label_map(labels, self.channels)[0]
+    def _compute(self, labels: Tensor, spacing_mm: list[float]) -> Tensor:
+        return self.loss.label_map(labels, self.channels, spacing=spacing_mm)[0]
 
     def _path(self, sample: Any) -> Path:
         path = self.cache(sample) if callable(self.cache) else _item(sample, "cache", self.cache)
@@ -109,12 +109,12 @@ class LabelMaps:
             raise TypeError(f"cache: got {path!r}, expected the path of the sample's label file")
         return Path(path)
 
-    def _cached(self, loss: DistanceLoss, labels: Tensor, source: Path) -> Tensor:
-        path = source.with_name(f"{source.name}.maps-{self._digest(loss, labels)}.npy")
+    def _cached(self, labels: Tensor, spacing_mm: list[float], source: Path) -> Tensor:
+        path = source.with_name(f"{source.name}.maps-{self._digest(labels, spacing_mm)}.npy")
         try:
             return torch.from_numpy(np.load(path)).to(labels.device)
         except FileNotFoundError:
-            found = self._compute(loss, labels)
+            found = self._compute(labels, spacing_mm)
         except (ValueError, EOFError) as error:
             raise ValueError(f"cache: {path} holds no map ({error}), expected an array: delete it") from error
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -127,11 +127,10 @@ class LabelMaps:
             raise
         return found
 
-    def _digest(self, loss: DistanceLoss, labels: Tensor) -> str:
+    def _digest(self, labels: Tensor, spacing_mm: list[float]) -> str:
         """Of all that the map follows from: the labels, and what the loss has that is not known to have no part."""
-        kind = type(loss)
+        loss, kind = self.loss, type(self.loss)
         name = vars(kind).get("map_name", f"{kind.__module__}.{kind.__qualname__}")
-        spacing_mm = spacing_per_axis(loss.spacing, labels.ndim - 2, "label")
         of_call = (__version__, name, self.channels, spacing_mm)
         parts = {**vars(loss), **dict(loss.named_buffers()), **dict(loss.named_parameters())}
         options = sorted((key, value) for key, value in parts.items() if key not in _NOT_IN_MAPS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,22 +14,26 @@ from fastloss.terms import Plan
 def spatial_layout(tensor: Tensor, first: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Sizes and strides (elements) of the axes from ``first`` on, as three axes, outermost first.
 
-    Neighbouring axes that one stride can walk are merged, so that a contiguous volume (or a channels_last one,
-    or a slice of channels) is a single long axis: ``(1, 1, N), (0, 0, stride)``.
+    A contiguous volume, or a channels_last one, or a slice of channels, is ``(1, 1, N), (0, 0, stride)``.
     """
     if tensor.is_contiguous():
         return (1, 1, math.prod(tensor.shape[first:])), (0, 0, 1)
+    return three_axes(tensor.shape[first:], tensor.stride()[first:])
+
+
+def three_axes(shape: Sequence[int], stride: Sequence[int]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """The same of 1 to 3 axes: neighbours that one stride can walk are merged."""
     sizes: list[int] = []
     strides: list[int] = []
-    for size, stride in zip(tensor.shape[first:], tensor.stride()[first:], strict=True):
+    for size, step in zip(shape, stride, strict=True):
         if size == 1:
             continue
-        if sizes and strides[-1] == stride * size:
+        if sizes and strides[-1] == step * size:
             sizes[-1] *= size
-            strides[-1] = stride
+            strides[-1] = step
         else:
             sizes.append(size)
-            strides.append(stride)
+            strides.append(step)
     if not sizes:
         sizes, strides = [1], [1]
     missing = 3 - len(sizes)

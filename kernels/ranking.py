@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-UNCOUNTED = -1.0  # marks the loss of a voxel that does not count; the others are at least 0
+NO_LOSS = -1.0  # marks the loss of a voxel that does not count; the others are at least 0
 
 
 def select_largest(losses: Tensor, k: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,7 +42,7 @@ def jaccard_of_class(errors: Tensor, foreground: Tensor, weight: Tensor) -> tupl
     Jaccard loss of all before it. ``weight`` is 0 where a voxel does not count; float64 results.
     """
     w = weight.to(_sum_dtype(errors))
-    order = torch.where(w != 0, errors, UNCOUNTED).sort(descending=True, stable=True).indices
+    order = torch.where(w != 0, errors, NO_LOSS).sort(descending=True, stable=True).indices
     true, w = foreground[order], w[order]
     inside, outside = (w * true).cumsum(0), (w * ~true).cumsum(0)
     total = inside[-1:]

@@ -82,7 +82,7 @@ def make(activation, channels, space, *, batch=2, dtype=torch.float32, scale=2.0
     logits = torch.randn(batch, channels, *space, dtype=torch.float64) * scale
     if activation is None:
         logits = logits.sigmoid() if channels == 1 else logits.softmax(1)
-    labels = torch.randint(0, max(2, channels), (batch, *space), dtype=torch.uint8)
+    labels = torch.randint(0, max(2, channels), (batch, *space), dtype=torch.uint8 if channels <= 256 else torch.int16)
     return logits.to(dtype), labels
 
 

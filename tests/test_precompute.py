@@ -135,12 +135,15 @@ HARMLESS = set(OPTIONS) - set().union(*CHANGING.values())
 
 
 def options_of(kind):
-    """Of a loss, those of its bases included."""
+    """Of a loss, and of the bases to which it hands on what it does not know."""
     names = set()
-    for base in kind.__mro__[: kind.__mro__.index(torch.nn.Module)]:
-        parameters = inspect.signature(base.__init__).parameters.values()
-        names |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return names - {"terms", "complement_terms"}  # which losses give their bases
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+                return names
+    raise AssertionError(f"{kind.__name__} takes any option")
 
 
 def kept(transform, truth, folder):

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..passes.distributed import WORLD, check_process_group
+from ..passes.distributed import check_process_group, existing_group
 
 
 class Summary(NamedTuple):
@@ -35,8 +35,7 @@ class Accumulator:
 
     def __init__(self, *, process_group: Any = None) -> None:
         self._tables: dict[str, list[Tensor]] = {}
-        check_process_group(process_group)
-        self._process_group = process_group
+        self._process_group = check_process_group(process_group)
 
     def update(self, **tables: Tensor) -> None:
         """Adds tables ``[B, C]`` under their names."""
@@ -61,12 +60,7 @@ class Accumulator:
         return {name: _summary(torch.cat(rows)) for name, rows in merged._tables.items()}
 
     def _of_all_processes(self) -> Accumulator:
-        if not (dist.is_available() and dist.is_initialized()):
-            raise RuntimeError(
-                f"process_group: {self._process_group!r}, but torch.distributed is not initialised; expected "
-                "torch.distributed.init_process_group() before compute()"
-            )
-        group = None if self._process_group == WORLD else self._process_group
+        group = existing_group(self._process_group)
         parts: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(parts, self._tables, group=group)
         merged = Accumulator()

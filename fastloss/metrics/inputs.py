@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..distance.inputs import MAX_AXES, Spacing, as_tensor, axes_of_spacing, has_channel_axis, whole_number
-from ..passes.inputs import check_choice, check_ignore_index
+from ..passes.inputs import as_int64, check_choice, check_ignore_index
 
 Place = tuple[slice, ...]  # of the first one or two spatial axes
 
@@ -66,7 +66,7 @@ class Segmentations:
         prediction, nan = self._hard(self.prediction, sample, place)
         target, _ = self._hard(self.target, sample, place)
         counted = None if self.mask is None else self.mask[sample][place].bool()
-        for label in _as_int64(self.ignore, self.target.dtype):
+        for label in as_int64(self.ignore, self.target.dtype == torch.uint64):
             kept = target != label
             counted = kept if counted is None else counted & kept
         self._check_numbers(nan, counted, sample, place)
@@ -118,12 +118,6 @@ class Segmentations:
         if found is not None:
             index = _index(found, sample, place)
             raise ValueError(f"prediction: NaN at index {index} (sample, then axes), expected logits that are numbers")
-
-
-def _as_int64(labels: Iterable[int], dtype: torch.dtype) -> list[int]:
-    """The labels that the dtype holds, as the numbers that ``long()`` makes of them."""
-    least, greatest = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-    return [(label + 2**63) % 2**64 - 2**63 for label in labels if least <= label <= greatest]
 
 
 def _first(bad: Tensor, counted: Tensor | None) -> tuple[int, ...] | None:

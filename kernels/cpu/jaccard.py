@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from .compiling import INNER, no_inline
+from .forms import UNCOUNTED
 from .loops import Loop, array, number, part
 
 _BLOCK = 65536  # voxels of a block, at least; there are at most _BLOCKS
@@ -23,7 +24,7 @@ _PARTS = 256
 _BUCKETS = 4096
 _SHIFT = 19  # of 31 bits, these are left to the sort within a part
 _DIGIT = 11  # bits of a pass of that sort, at most
-_UNCOUNTED = np.uint32(0x7F7FFFFF)  # the bits of the largest float32
+_UNCOUNTED = np.float32(UNCOUNTED).view(np.uint32)
 _KEY = np.uint32(0x7FFFFFFF)
 _fast = njit(**INNER)
 

@@ -6,7 +6,9 @@ of threads. Importing this module imports Numba.
 
 from __future__ import annotations
 
+import math
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +23,12 @@ from .codes import plan_code
 from .forms import GRADIENT, LOSSES, SUMS, WEIGHTS, form_of
 from .lanes import MOST_LANES, REGISTER
 from .rows import convert_code, copy_code, labels_code
-from .tensors import in_huge_pages, real_of, walk
+from .tensors import Layout, Walk, in_huge_pages, real_of
 from .threads import run
 
 _FEW_TILE, _MANY_TILE = 32 * MOST_LANES, 256  # voxels
 _LOGITS, _TARGET, _MASK, _MAP, _OUT = range(5)
-_Lie = tuple[torch.dtype | None, int]  # a tensor's dtype, and whether its voxels lie in a row
+_ADDRESSES = [len(Pass._fields) + k * len(Walk._fields) for k in range(5)]  # of the tensors, among the arguments
 _SKEW = 136  # numbers between rows: at a power of two they would share the sets of the L1 cache
 
 
@@ -107,54 +109,51 @@ def _run(
     """
     like = out if logits is None else logits
     assert like is not None
-    batch, channels = like.shape[:2]
-    size = like.numel()
-    voxels = size // (batch * channels)
     if label is None:
+        channels = like.shape[1]
         label, labels = first_label(channels), label_count(channels)
     tensors = (logits, target, mask, weight_map if plan.mapped else None, out)
-    walks = [walk(x, k in (_LOGITS, _MAP, _OUT) or (k == _TARGET and plan.dense)) for k, x in enumerate(tensors)]
-    lie = tuple([(x if x is None else x.dtype, w.in_place) for x, w in zip(tensors, walks, strict=True)])
-    code, numbers, codes = _prepare(output, plan, channels, voxels, label, labels, lie)
-    arguments = [table.ctypes.data, *numbers]
-    for w, found in zip(walks, codes, strict=True):
-        arguments += w[:-2]
-        arguments += found
-    return run(code, np.array(arguments, np.int64), batch * -(-voxels // CHUNK), size)
+    layouts = tuple([x if x is None else (x.dtype, x.shape, x.stride()) for x in tensors])
+    code, chunks, prepared = _prepare(output, plan, label, labels, layouts)
+    arguments = prepared.copy()
+    arguments[0] = table.ctypes.data
+    for place, x in zip(_ADDRESSES, tensors, strict=True):
+        if x is not None:
+            arguments[place] = x.data_ptr()
+    return run(code, arguments, chunks, like.numel())
 
 
 @lru_cache(maxsize=1024)
 def _prepare(
-    output: int, plan: Plan, channels: int, voxels: int, label: int, labels: int, lie: tuple[_Lie, ...]
-) -> tuple[int, tuple[int, ...], list[tuple[int, int]]]:
-    """The code of a chunk, the numbers of a :class:`Pass` but for the table, and the codes of each tensor's Walk."""
-    of_logits, of_target, *_, of_out = (dtype for dtype, _ in lie)
-    real = real_of(of_logits or of_out)
-    form = form_of(plan, channels, labels, output, *(str(dtype)[6:] for dtype in (real, of_logits or real)))
+    output: int, plan: Plan, label: int, labels: int, layouts: tuple[tuple[Any, ...] | None, ...]
+) -> tuple[int, int, np.ndarray]:
+    """The code of a chunk, how many there are, and its arguments, a :class:`Pass` and each tensor's Walk, but for the
+    addresses of table and tensors; ``layouts``: a :class:`Layout` of each tensor."""
+    found = [layout and Layout(*layout) for layout in layouts]
+    like, of_target = found[_LOGITS] or found[_OUT], found[_TARGET]
+    assert like is not None and of_target is not None
+    (batch, channels), voxels, real = like.shape[:2], math.prod(like.shape[2:]), real_of(like.dtype)
+    chunks = -(-voxels // CHUNK)
+    logits_dtype = like.dtype if found[_LOGITS] else real
+    form = form_of(plan, channels, labels, output, *(str(dtype)[6:] for dtype in (real, logits_dtype)))
     lanes = registers(form.classes) * REGISTER // real.itemsize
     tile = min(_FEW_TILE if form.classes <= FEW else _MANY_TILE, -(-voxels // lanes) * lanes)
-    whole = voxels % lanes == 0
     pitch = (tile + _SKEW) * real.itemsize
-    codes, rows = [], []
-    for k, (dtype, in_place) in enumerate(lie):
-        in_classes = k in (_LOGITS, _MAP, _OUT) or (k == _TARGET and plan.dense)
-        convert = convert_code(dtype, real) if dtype and (k in (_MASK, _MAP) or (k == _TARGET and plan.dense)) else 0
-        moves = k == _MASK or (in_classes and not whole)  # to where it can be written to, or filled up
-        copy = dtype and (not in_place or (moves and not convert))
-        codes.append((copy_code(dtype.itemsize, k != _OUT) if dtype and copy else 0, convert))
-        rows.append(form.classes + 2 if in_classes and (copy or convert) else 0)
-    # After the weights, the labels, and the labels as they are; of logits, target, map and results
-    places = np.cumsum([4 * pitch, *(pitch * n for k, n in enumerate(rows) if k != _MASK)]).tolist()
+    walks = [_walk(k, layout, plan.dense, voxels % lanes == 0, real) for k, layout in enumerate(found)]
+    moved = [walks[k].copy or walks[k].convert for k in (_LOGITS, _TARGET, _MAP, _OUT)]
+    moved[1] = moved[1] and plan.dense
+    # Their rows follow the weights, the labels, and the labels as they are
+    places = np.cumsum([4 * pitch, *(pitch * (form.classes + 2) if moves else 0 for moves in moved)]).tolist()
     scratch = 3 * real.itemsize * form.classes * len(form.groups()) if output == GRADIENT else 0
-    ignored = _ignored(labels_within(plan, of_target))
+    ignored = _ignored(labels_within(plan, of_target.dtype))
     numbers = Pass(
         table=0,
         code=plan_code(form),
-        labels=0 if plan.dense else labels_code(of_target, form.narrow, real),
+        labels=0 if plan.dense else labels_code(of_target.dtype, form.narrow, real),
         table_row=8 * len(plan.terms),
         by_chunk=output != GRADIENT,
         voxels=voxels,
-        chunks=-(-voxels // CHUNK),
+        chunks=chunks,
         tile=tile,
         lanes=lanes,
         channels=channels,
@@ -173,7 +172,20 @@ def _prepare(
         scratch=places[4] - places[0],
         memory=places[4] + scratch,
     )
-    return chunk_code(str(real)[6:]), numbers[1:], codes
+    arguments = [number for part in (numbers, *walks) for number in part]
+    return chunk_code(str(real)[6:]), batch * chunks, np.array(arguments, np.int64)
+
+
+def _walk(k: int, layout: Layout | None, dense: bool, whole: bool, real: torch.dtype) -> Walk:
+    """Of tensor k, with its codes; ``whole``: a sample's voxels fill registers."""
+    if layout is None:
+        return Walk()
+    in_classes = k in (_LOGITS, _MAP, _OUT) or (k == _TARGET and dense)
+    walk = layout.walk(in_classes)
+    convert = convert_code(layout.dtype, real) if k in (_MASK, _MAP) or (k == _TARGET and dense) else 0
+    moves = k == _MASK or (in_classes and not whole)  # to where it can be written to, or filled up
+    copies = not walk.in_place or (moves and not convert)
+    return walk._replace(copy=copy_code(layout.dtype.itemsize, k != _OUT) if copies else 0, convert=convert)
 
 
 @cache  # for good: others keep its address

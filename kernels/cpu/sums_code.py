@@ -9,13 +9,12 @@ from llvmlite import ir
 from fastloss.terms import Term
 
 from .block import Block, Code
-from .classes import CHAINS, Kept, Memory
+from .classes import CHAINS, FEW, Kept, Memory
 from .forms import ERRORS, LOSSES, PROBABILITIES, SQUARES, SUMS, TARGETS, UNCOUNTED, WEIGHTS
 from .lanes import BYTES, DOUBLE, counted
 from .products import is_costly
 
 _FOLD = 32  # sums of exponentials of at most FEW classes whose product still has a logarithm: 4^32 = 2e19
-_BITS = 8  # of the number of voxels of a class in a lane: rows have at most 255 voxels a lane
 
 
 def emit_sums(code: Code) -> None:
@@ -84,14 +83,15 @@ class _FewSums(_Sums):
             for k in (*self.own, *self.each, *self.folded):
                 self.kept.start((k, c), lanes.zero)
             self.kept.start(("product", c), lanes.one)
-        self.kept.start("voxels", lanes.wholes(0))  # of each class: _BITS of every lane
+        self.bits = 8 * lanes.size // FEW  # of the voxels of a class in a lane: at most 128 or, of doubles, 256
+        self.kept.start("voxels", lanes.wholes(0))  # of each class
 
     def add(self, block: Block, index: Any) -> None:
         b, lanes, form, kept = self.builder, self.lanes, self.form, self.kept
         if self.code.weighted:
             kept.add("weight", block.weight)
         if self.trues:
-            shift = b.mul(block.label, lanes.wholes(_BITS))
+            shift = b.mul(block.label, lanes.wholes(self.bits))
             kept.put("voxels", b.add(kept.get("voxels"), b.shl(lanes.wholes(1), shift)))
         own = {k: block.weigh(block.own.value(form.terms[k])) for k in self.own}
         for c in range(form.classes):
@@ -128,8 +128,8 @@ class _FewSums(_Sums):
             for k in self.counts:
                 self.table.add(c, k, count)
             for k in self.trues:
-                voxels = b.lshr(self.kept.get("voxels"), lanes.wholes(_BITS * c))
-                voxels = b.and_(voxels, lanes.wholes(2**_BITS - 1))
+                voxels = b.lshr(self.kept.get("voxels"), lanes.wholes(self.bits * c))
+                voxels = b.and_(voxels, lanes.wholes(2**self.bits - 1))
                 self.table.add(c, k, lanes.over_lanes(b.sitofp(voxels, lanes.of_reals)))
             for k in (*self.own, *self.each, *self.folded):
                 self.table.add(c, k, lanes.over_lanes(self.kept.get((k, c))))

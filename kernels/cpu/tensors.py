@@ -12,7 +12,7 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from ..layout import spatial_layout
+from ..layout import three_axes
 from .compiling import INNER
 
 _MAPPED_FROM = 32 << 20  # bytes: glibc takes larger blocks from the system, and gives them back, each time
@@ -23,7 +23,7 @@ _HUGE = 2 << 20  # bytes of a page
 class Walk(NamedTuple):
     """Of a tensor ``[B, C, *S]``: its address, 0 for none; strides in elements; the codes that bring it into rows."""
 
-    address: int = 0
+    address: int = 0  # the first: it alone does not follow from the tensor's dtype, shape and strides
     size: int = 0  # bytes of an element
     batch: int = 0
     channel: int = 0
@@ -37,19 +37,21 @@ class Walk(NamedTuple):
     convert: int = 0  # address of the code that converts a gathered row; 0 where none is needed
 
 
-_NONE = Walk()
+class Layout(NamedTuple):
+    """What a tensor's walk follows from."""
 
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
-def walk(tensor: Tensor | None, channels: bool) -> Walk:
-    """The walk of ``[B, C, *S]`` (``channels``; C of 1 is broadcast) or ``[B, *S]``, without codes; ``in_place`` says
-    whether the voxels lie in a row."""
-    if tensor is None:
-        return _NONE
-    (n0, n1, n2), spatial = spatial_layout(tensor, 2 if channels else 1)
-    strides = tensor.stride()
-    channel = strides[1] if channels and tensor.shape[1] > 1 else 0
-    together = n0 == n1 == 1 and (spatial[2] == 1 or n2 == 1)
-    return Walk(tensor.data_ptr(), tensor.element_size(), strides[0], channel, n1, n2, *spatial, together)
+    def walk(self, channels: bool) -> Walk:
+        """Of ``[B, C, *S]`` (``channels``; C of 1 is broadcast) or ``[B, *S]``, without address and codes; ``in_place``
+        says whether the voxels lie in a row."""
+        first = 2 if channels else 1
+        (n0, n1, n2), spatial = three_axes(self.shape[first:], self.strides[first:])
+        channel = self.strides[1] if channels and self.shape[1] > 1 else 0
+        together = n0 == n1 == 1 and (spatial[2] == 1 or n2 == 1)
+        return Walk(0, self.dtype.itemsize, self.strides[0], channel, n1, n2, *spatial, together)
 
 
 def in_huge_pages(tensor: Tensor) -> Tensor:

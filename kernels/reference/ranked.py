@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastloss.terms import Plan
 
-from ..ranking import UNCOUNTED, jaccard_of_groups, select_largest
+from ..ranking import NO_LOSS, jaccard_of_groups, select_largest
 from . import sums as reference
 from .sums import _Voxels
 
@@ -29,7 +29,7 @@ def voxel_losses(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan
         losses = losses.sum(1, keepdim=True)
     else:
         losses = losses + torch.where(v.y != 1, (1 - v.y) * v.m, 0)
-    return torch.where(v.counted, v.weight * losses.abs(), UNCOUNTED)
+    return torch.where(v.counted, v.weight * losses.abs(), NO_LOSS)
 
 
 def jaccard(
