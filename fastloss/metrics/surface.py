@@ -86,7 +86,8 @@ class SurfaceDistances:
         """The average distance in mm over both surfaces, or only from the prediction's to the truth's."""
 
         def mean(to: Direction, back: Direction, _: int) -> float:
-            return float(np.average(*(to if one_sided else _both(to, back))))
+            mm, area = to if one_sided else _both(to, back)
+            return float(np.average(mm, weights=area))
 
         return self._table(mean, math.inf)
 
@@ -186,8 +187,8 @@ def surface_distances(
         pairs = ([x[c] if given.overlapping else x == c for x in volumes] for c in columns)
         rows.append([_between_surfaces(*pair, spacing_mm, use_subvoxels) for pair in pairs])
     fields = [[[found[i] for found in row] for row in rows] for i in range(4 if use_subvoxels else 2)]
-    areas = fields[2:] if use_subvoxels else [None, None]
-    return SurfaceDistances(*fields[:2], *areas, columns, given.target.device)
+    prediction_area, target_area = fields[2:] if use_subvoxels else (None, None)
+    return SurfaceDistances(*fields[:2], prediction_area, target_area, columns, given.target.device)
 
 
 def _volumes(given: Segmentations, sample: int) -> list[np.ndarray]:
