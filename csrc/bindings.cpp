@@ -39,6 +39,12 @@ fastloss::Grid grid_of(const py::array& mask, const std::vector<double>& spacing
     return fastloss::Grid(axes);
 }
 
+// Ctrl-C and other signals, whose Python handlers run on the main thread alone, while a transform does.
+void check_signals() {
+    const py::gil_scoped_acquire acquired;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
 // Zero is zero and equal is equal, signed or unsigned: the width alone picks the type.
 template <class Out, Mode mode, bool with_sites>
 void run(const Batch<Out>& batch, py::ssize_t voxel_bytes) {
@@ -75,7 +81,7 @@ std::pair<py::array, py::object> transform(const py::array& mask, const std::vec
     }
     const auto leading = mask.ndim() - static_cast<py::ssize_t>(spacing.size());
     const Batch<Out> batch{static_cast<const char*>(mask.data()), volume_offsets(mask, leading), grid_of(mask, spacing),
-                           out.mutable_data(), site_numbers, finish, threads};
+                           out.mutable_data(), site_numbers, finish, threads, &check_signals};
     const py::ssize_t voxel_bytes = mask.itemsize();
     {
         const py::gil_scoped_release released;

@@ -11,6 +11,7 @@
 #include <deque>
 #include <vector>
 
+#include "checkpoint.hpp"
 #include "grid.hpp"
 #include "parallel.hpp"
 #include "planner.hpp"
@@ -26,10 +27,11 @@ inline std::int64_t scan_width(const Grid& grid) {
 }
 
 template <class Voxel, class Out, Mode mode>
-void scan_volumes(const Batch<Out>& batch, std::int64_t first, std::int64_t count, int workers) {
+void scan_volumes(const Batch<Out>& batch, std::int64_t first, std::int64_t count, int workers, Checkpoint& checkpoint) {
     const std::int64_t columns = batch.grid.axes[2].length, width = scan_width(batch.grid);
     const std::int64_t blocks = (columns + width - 1) / width, per_volume = batch.grid.axes[1].length * blocks;
     parallel_for(workers, count * per_volume, [&](int, std::int64_t item) {
+        checkpoint.pass();
         const std::int64_t volume = first + item / per_volume, row = item % per_volume / blocks;
         const std::int64_t begin = item % blocks * width;
         const Columns<Out> block{batch.grid, batch.mask_of(volume), batch.out_of(volume), row, begin, std::min(begin + width, columns)};
@@ -53,11 +55,12 @@ void distance_transform(const Batch<Out>& batch) {
     const int workers = limited(size * together / kVoxelsPerThread);
     // two planes a worker, so that their scratch memory stays within one float32 volume
     const int plane_workers = std::min(workers, limited(plan.planes * together / 2));
+    Checkpoint checkpoint(batch.check);
     std::deque<Worker<Voxel, Out, mode, with_sites>> scratch;
-    for (int worker = 0; worker < plane_workers; ++worker) scratch.emplace_back(batch, plan);
+    for (int worker = 0; worker < plane_workers; ++worker) scratch.emplace_back(batch, plan, checkpoint);
     for (std::int64_t first = 0; first < volumes; first += together) {
         const std::int64_t count = std::min(together, volumes - first);
-        scan_volumes<Voxel, Out, mode>(batch, first, count, workers);
+        scan_volumes<Voxel, Out, mode>(batch, first, count, workers, checkpoint);
         parallel_for(plane_workers, count * plan.planes, [&](int worker, std::int64_t item) {
             scratch[static_cast<std::size_t>(worker)].run(first + item / plan.planes, item % plan.planes);
         });

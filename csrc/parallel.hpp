@@ -13,7 +13,8 @@
 namespace fastloss {
 
 // Calls work(worker, item) for every item of [0, count). Where the system refuses a thread the others do its
-// share; the first exception ends the work and is thrown again here.
+// share; the first exception ends the work and is thrown again here. Worker 0 is the caller, whose own exception goes
+// before those of the others, which it may have made stop.
 template <class Work>
 void parallel_for(int workers, std::int64_t count, const Work& work) {
     std::atomic<std::int64_t> next{0};
@@ -25,7 +26,7 @@ void parallel_for(int workers, std::int64_t count, const Work& work) {
         } catch (...) {
             next.store(count);
             const std::lock_guard<std::mutex> lock(failing);
-            if (!failure) failure = std::current_exception();
+            if (!failure || worker == 0) failure = std::current_exception();
         }
     };
     std::vector<std::thread> threads;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "buffer.hpp"
+#include "checkpoint.hpp"
 #include "grid.hpp"
 #include "minplus.hpp"
 #include "squares.hpp"
@@ -39,8 +40,8 @@ public:
     using Int = LaneInt<T>;
     using TakeLabels = void (*)(const Plane<Out>&, Int* to, std::int64_t pitch);
 
-    PlaneTransform(const PlaneShape& shape, const Squares<T>& squares, TakeLabels take_labels)
-        : shape_(shape), squares_(squares), take_labels_(take_labels), pitch_(whole_tiles(shape.columns)),
+    PlaneTransform(const PlaneShape& shape, const Squares<T>& squares, TakeLabels take_labels, Pace& pace)
+        : shape_(shape), squares_(squares), take_labels_(take_labels), pace_(pace), pitch_(whole_tiles(shape.columns)),
           numbers_(plane_of<T>()), line_(line_of<T>()), line_out_(line_of<T>()),
           pending_(std::max(shape.rows, shape.columns)) {
         if constexpr (mode == Mode::kLabels) {
@@ -155,6 +156,7 @@ private:
         Lines<T> lines = lines_along(1, rows);
         lines.out_pitch = pitch_;
         for (std::int64_t k = 0; k < shape_.columns; k += kLanes<T>) {
+            pace_.work(rows * kLanes<T>);
             const bool work = dispatch<TakeColumns<T>>(numbers_.get() + k, pitch_, rows, line_.get() + line_start());
             if (!work && mode == Mode::kMask) continue;
             if constexpr (mode == Mode::kLabels)
@@ -171,6 +173,7 @@ private:
         lines.out = line_out_.get();
         if constexpr (with_sites) lines.best = line_sites_.get();
         for (std::int64_t row = 0; row < rows; row += kLanes<T>) {
+            pace_.work(shape_.columns * kLanes<T>);
             T* numbers = numbers_.get() + row * pitch_;
             dispatch<TakeRows<T>>(numbers, pitch_, shape_.columns, line_.get() + line_start());
             if constexpr (mode == Mode::kLabels)
@@ -187,6 +190,7 @@ private:
     PlaneShape shape_;
     const Squares<T>& squares_;
     TakeLabels take_labels_;
+    Pace& pace_;
     std::int64_t pitch_;
     T greatest_{};
     bool no_site_ = false;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "checkpoint.hpp"
 #include "grid.hpp"
 #include "plane.hpp"
 #include "squares.hpp"
@@ -23,6 +24,7 @@ struct Batch {
     std::int64_t* sites;                  // like out, or null: C-order number of the nearest site in its volume
     Finish finish;
     int threads;
+    Checkpoint::Check check = nullptr;  // called now and then; throws to end the transform
 
     const char* mask_of(std::int64_t volume) const { return mask + volumes[static_cast<std::size_t>(volume)]; }
     Out* out_of(std::int64_t volume) const { return out + volume * grid.size(); }
@@ -72,6 +74,8 @@ private:
         }
         whole.emplace(grid, metric);
         constexpr std::int64_t kLongest = 0x7fff, kLargestStep = 181 / (kReach + 1);
+        // who has looked outwards in vain must know that from the squares, which beyond the range are all alike
+        static_assert(kLargestStep * kLargestStep * (kReach + 1) * (kReach + 1) < kFar<std::uint16_t>);
         bool fits = label_bytes <= 2 && shape.along_columns;
         for (std::size_t axis = 0; axis < 3; ++axis)
             fits = fits && grid.axes[axis].length <= kLongest && metric.multiple[axis] <= kLargestStep;

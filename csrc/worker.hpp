@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "checkpoint.hpp"
 #include "plane.hpp"
 #include "planner.hpp"
 #include "steps.hpp"
@@ -14,7 +15,8 @@ namespace fastloss {
 template <class Voxel, class Out, Mode mode, bool with_sites>
 class Worker {
 public:
-    Worker(const Batch<Out>& batch, const Plan& plan) : batch_(batch), plan_(plan), try_narrow_(plan.narrow.has_value()) {}
+    Worker(const Batch<Out>& batch, const Plan& plan, Checkpoint& checkpoint)
+        : batch_(batch), plan_(plan), pace_(checkpoint), try_narrow_(plan.narrow.has_value()) {}
 
     void run(std::int64_t volume, std::int64_t number) {
         const Plane<Out> plane = plan_.plane(batch_, volume, number);
@@ -35,7 +37,7 @@ private:
 
     template <class T>
     Transform<T>& made(std::optional<Transform<T>>& transform, const Squares<T>& squares) {
-        if (!transform) transform.emplace(plan_.shape, squares, &take_labels<LaneInt<T>>);
+        if (!transform) transform.emplace(plan_.shape, squares, &take_labels<LaneInt<T>>, pace_);
         return *transform;
     }
 
@@ -59,8 +61,8 @@ private:
     }
 
     template <class T>
-    static void write_sites(const Transform<T>& transform, const Plane<Out>& plane, std::int64_t* sites) {
-        for (std::int64_t row = 0; row < plane.rows; ++row)
+    void write_sites(const Transform<T>& transform, const Plane<Out>& plane, std::int64_t* sites) {
+        for (std::int64_t row = 0; row < plane.rows; ++row, pace_.work(plane.columns))
             for (std::int64_t k = 0; k < plane.columns; ++k) {
                 std::int64_t& site = sites[plane.first + row * plane.columns + k];
                 site = -1;
@@ -79,6 +81,7 @@ private:
 
     const Batch<Out>& batch_;
     const Plan& plan_;
+    Pace pace_;
     bool try_narrow_;
     std::optional<Transform<std::uint16_t>> narrow_;
     std::optional<Transform<std::int32_t>> whole_;

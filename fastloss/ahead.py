@@ -84,5 +84,5 @@ def _volume(classes: int, space: tuple[int, ...], label_dtype: torch.dtype) -> t
 
 def _step(loss: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> None:
     with torch.enable_grad():
-        value = loss(logits.detach().requires_grad_(), labels)
-        value.sum().backward()
+        leaf = logits.detach().requires_grad_()
+        torch.autograd.grad(loss(leaf, labels).sum(), leaf)  # parameters of the loss get no gradient

@@ -1,7 +1,8 @@
-"""Checks of what the distance transforms are given: the only place for their shapes, dtypes, spacings and threads."""
+"""Checks of volumes, numbers and spacings: the only place for what distance transforms, label maps and metrics take."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 MAX_AXES = 3
+Spacing = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor | None
 
 _INTEGRAL = {torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
 _INTEGRAL |= {torch.int8, torch.int16, torch.int32, torch.int64}
@@ -36,13 +38,12 @@ def _spatial_axes(shape: tuple[int, ...], spatial_axes: int | None, name: str) -
             hint = "; with leading axes say how many of the last are spatial_axes" if shape else ""
             raise ValueError(f"{name}: expected 1 to {MAX_AXES} axes, got {len(shape)} (shape {shape}){hint}")
         return len(shape)
-    if isinstance(spatial_axes, bool) or not isinstance(spatial_axes, int):
-        raise TypeError(f"spatial_axes: expected an int or None, got {spatial_axes!r}")
-    if not 1 <= spatial_axes <= MAX_AXES:
-        raise ValueError(f"spatial_axes: expected 1 to {MAX_AXES}, got {spatial_axes}")
-    if spatial_axes > len(shape):
-        raise ValueError(f"{name}: expected at least spatial_axes = {spatial_axes} axes, got shape {shape}")
-    return spatial_axes
+    axes = whole_number(spatial_axes, "spatial_axes", "None")
+    if not 1 <= axes <= MAX_AXES:
+        raise ValueError(f"spatial_axes: expected 1 to {MAX_AXES}, got {axes}")
+    if axes > len(shape):
+        raise ValueError(f"{name}: expected at least spatial_axes = {axes} axes, got shape {shape}")
+    return axes
 
 
 def as_labels(voxels: np.ndarray) -> np.ndarray:
@@ -73,14 +74,11 @@ def is_double(dtype: Any) -> bool:
     return bool(found == np.float64)
 
 
-def spacing_per_axis(spacing: float | Sequence[float] | None, axes: int, name: str) -> list[float]:
+def spacing_per_axis(spacing: Spacing, axes: int, name: str) -> list[float]:
     """One positive, finite voxel size in mm for each spatial axis."""
     if spacing is None:
         return [1.0] * axes
-    try:
-        sizes_mm = np.asarray(spacing, np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"spacing: expected numbers in mm, got {spacing!r}") from error
+    sizes_mm = numbers(spacing, "spacing", "numbers in mm")
     if sizes_mm.ndim == 0:
         sizes_mm = np.full(axes, sizes_mm)
     if sizes_mm.shape != (axes,):
@@ -90,12 +88,72 @@ def spacing_per_axis(spacing: float | Sequence[float] | None, axes: int, name: s
     return cast("list[float]", sizes_mm.tolist())
 
 
+def spacing_per_sample(spacing: Spacing, samples: int, axes: int, name: str) -> list[list[float]]:
+    """:func:`spacing_per_axis` of each sample: ``[B, axes]`` has a row for each, anything else is for all."""
+    rows = None if spacing is None else numbers(spacing, "spacing", "numbers in mm")
+    if rows is None or rows.ndim != 2:
+        return [spacing_per_axis(spacing, axes, name)] * samples
+    if len(rows) != samples:
+        raise ValueError(f"spacing: expected {samples} rows, one for each sample of {name}, got {spacing!r}")
+    return [spacing_per_axis(row, axes, name) for row in rows]
+
+
+def axes_of_spacing(spacing: Spacing) -> int | None:
+    """How many spatial axes a spacing tells of; None where it is one number for all, or none."""
+    sizes_mm = None if spacing is None else numbers(spacing, "spacing", "numbers in mm")
+    return None if sizes_mm is None or sizes_mm.ndim == 0 else sizes_mm.shape[-1]
+
+
+def has_channel_axis(shape: Sequence[int], spatial_axes: int | None) -> bool:
+    """Whether labels are ``[B, 1, *S]`` rather than ``[B, *S]``, which spatial axes that are known decide."""
+    return len(shape) > 2 and shape[1] == 1 and spatial_axes != len(shape) - 1
+
+
+def numbers(value: Any, name: str, expected: str) -> np.ndarray:
+    """Real numbers of Python, NumPy or torch, in nested sequences or not, as a float64 array of as many axes."""
+    try:
+        array = value.detach().cpu().double().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        if array.dtype.kind in "iuf":
+            return array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(f"{name}: expected {expected}, got {value!r}")
+
+
+def whole_number(value: Any, name: str, otherwise: str) -> int:
+    """An integer of Python, NumPy or a tensor without axes; ``otherwise`` is what else the argument may be."""
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except (TypeError, ValueError, RuntimeError):
+            pass
+    raise TypeError(f"{name}: expected an int or {otherwise}, got {value!r}")
+
+
+def as_tensor(value: Any, name: str) -> torch.Tensor:
+    """A tensor of real numbers, detached, on its own device; an array's memory is shared where torch can read it."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biuf":
+            raise TypeError(f"{name}: expected real numbers or bool, got {value.dtype}")
+        readable = value.flags.writeable and value.flags.aligned and value.dtype.isnative
+        if not readable or any(stride < 0 or stride % value.itemsize for stride in value.strides):
+            value = value.astype(value.dtype.newbyteorder("="), order="C")
+        try:
+            return torch.from_numpy(value)
+        except TypeError as error:  # such as float128
+            raise TypeError(f"{name}: expected a dtype that torch has, got {value.dtype}") from error
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name}: expected a NumPy array or a torch tensor, got {type(value).__name__}")
+    if value.dtype.is_complex:
+        raise TypeError(f"{name}: expected real numbers or bool, got {value.dtype}")
+    return value.detach().as_subclass(torch.Tensor)
+
+
 def thread_bound(threads: int | None) -> int:
     """The most threads that a transform may use."""
     if threads is None:
         return torch.get_num_threads()
-    if isinstance(threads, bool) or not isinstance(threads, int):
-        raise TypeError(f"threads: expected an int or None, got {threads!r}")
-    if threads < 1:
-        raise ValueError(f"threads: expected at least 1, got {threads}")
-    return threads
+    most = whole_number(threads, "threads", "None")
+    if most < 1:
+        raise ValueError(f"threads: expected at least 1, got {most}")
+    return min(most, 2**31 - 1)

@@ -21,6 +21,7 @@ def edt(
     *,
     spatial_axes: int | None = ...,
     dtype: Any = ...,
+    black_border: bool = ...,
     return_indices: Literal[False] = ...,
     threads: int | None = ...,
 ) -> Mask: ...
@@ -31,6 +32,7 @@ def edt(
     *,
     spatial_axes: int | None = ...,
     dtype: Any = ...,
+    black_border: bool = ...,
     return_indices: Literal[True],
     threads: int | None = ...,
 ) -> tuple[Mask, Mask]: ...
@@ -40,6 +42,7 @@ def edt(
     *,
     spatial_axes: int | None = None,
     dtype: Any = None,
+    black_border: bool = False,
     return_indices: bool = False,
     threads: int | None = None,
 ) -> Mask | tuple[Mask, Mask]:
@@ -56,14 +59,15 @@ def edt(
         spacing: Voxel size in mm, one number or one per spatial axis; 1 where ``None``.
         spatial_axes: How many of the last axes are a volume, 1 to 3; all of them where ``None``.
         dtype: float32 (where ``None``) or float64, of NumPy or torch.
+        black_border: Whether the voxels beyond the volume are zero, as if a layer of zeros lay around it.
         return_indices: Also return where the nearest zero voxel lies.
         threads: Upper bound of the threads used; ``torch.get_num_threads()`` where ``None``.
 
     Returns:
         ``[..., *S]`` of the dtype asked for, contiguous, in mm, of the same kind as ``mask``. With
         ``return_indices`` a pair of it and the int64 ``[..., *S]`` numbers, in C order within the volume
-        ``S``, of a nearest zero voxel (any of several that are as near): -1 where there is none,
-        ``np.unravel_index`` makes coordinates of them.
+        ``S``, of a nearest zero voxel (any of several that are as near): -1 where there is none, or the border is
+        nearer; ``np.unravel_index`` makes coordinates of them.
 
     Raises:
         TypeError: The mask is no array or tensor of integers, or another argument is of the wrong type.
@@ -74,7 +78,7 @@ def edt(
         Transforms in Linear Time, Mathematical Morphology and its Applications, 2000 (the axes one after another,
         the first as a scan). Later axes: csrc/minplus.hpp.
     """
-    return _of_mask(mask, spacing, spatial_axes, dtype, return_indices, threads, root=True)
+    return _of_mask(mask, spacing, spatial_axes, dtype, black_border, return_indices, threads, root=True)
 
 
 @overload
@@ -84,6 +88,7 @@ def edt_squared(
     *,
     spatial_axes: int | None = ...,
     dtype: Any = ...,
+    black_border: bool = ...,
     return_indices: Literal[False] = ...,
     threads: int | None = ...,
 ) -> Mask: ...
@@ -94,6 +99,7 @@ def edt_squared(
     *,
     spatial_axes: int | None = ...,
     dtype: Any = ...,
+    black_border: bool = ...,
     return_indices: Literal[True],
     threads: int | None = ...,
 ) -> tuple[Mask, Mask]: ...
@@ -103,6 +109,7 @@ def edt_squared(
     *,
     spatial_axes: int | None = None,
     dtype: Any = None,
+    black_border: bool = False,
     return_indices: bool = False,
     threads: int | None = None,
 ) -> Mask | tuple[Mask, Mask]:
@@ -115,7 +122,7 @@ def edt_squared(
     Returns:
         ``[..., *S]``, contiguous, in mm², of the same kind as ``mask``; with ``return_indices`` the indices as well.
     """
-    return _of_mask(mask, spacing, spatial_axes, dtype, return_indices, threads, root=False)
+    return _of_mask(mask, spacing, spatial_axes, dtype, black_border, return_indices, threads, root=False)
 
 
 def boundary_distance(
@@ -202,13 +209,34 @@ def _of_mask(
     spacing: float | Sequence[float] | None,
     spatial_axes: int | None,
     dtype: Any,
+    black_border: bool,
     return_indices: bool,
     threads: int | None,
     *,
     root: bool,
 ) -> Mask | tuple[Mask, Mask]:
     voxels, spacing_mm = _checked(mask, spacing, spatial_axes)
-    return _transform(mask, voxels, spacing_mm, dtype, threads, mode="mask", root=root, indices=bool(return_indices))
+    indices = bool(return_indices)
+    found = _transform(mask, voxels, spacing_mm, dtype, threads, mode="mask", root=root, indices=indices)
+    if black_border:
+        arrays = [np.asarray(array) for array in (found if indices else (found,))]  # the same memory
+        _limit_by_border(*arrays, spacing_mm=spacing_mm, root=root)
+    return found
+
+
+def _limit_by_border(
+    field: np.ndarray, sites: np.ndarray | None = None, *, spacing_mm: list[float], root: bool
+) -> None:
+    """Lowers distances, in place, to that from the layer around the volume, whose nearest voxel lies along an axis."""
+    for axis, size_mm in enumerate(spacing_mm, field.ndim - len(spacing_mm)):
+        steps = np.arange(1.0, field.shape[axis] + 1)
+        mm = (np.minimum(steps, steps[::-1]) * size_mm) ** 2
+        with np.errstate(over="ignore"):
+            border = (np.sqrt(mm) if root else mm).astype(field.dtype)
+        border = border.reshape(-1, *[1] * (field.ndim - axis - 1))
+        if sites is not None:
+            sites[field > border] = -1
+        np.minimum(field, border, out=field)
 
 
 def _checked(

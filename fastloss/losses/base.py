@@ -4,6 +4,7 @@ pass, ``CompoundLoss`` several of those in one pass."""
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,15 +13,22 @@ from torch import Tensor, nn
 
 from ..passes.distributed import check_process_group, gather_sums
 from ..passes.inputs import (
+    Factors,
+    Inputs,
+    as_number,
     check_activation,
     check_class_weight,
+    check_factors,
+    check_flag,
     check_ignore_index,
+    check_inputs,
     check_reduction,
     check_weight_length,
+    weighted_sum,
 )
 from ..passes.ops import by_term
-from ..passes.sums import checked_sums, checked_sums_of_terms
-from ..terms import check_terms, parse_term
+from ..passes.sums import checked_sums, checked_sums_of_terms, reads_map
+from ..terms import check_terms
 
 Sums = dict[str, Tensor]
 """The sums of a pass: for the name of each term a float64 tensor ``[B, C]``."""
@@ -50,12 +58,52 @@ def as_loss(value: Tensor, logits: Tensor) -> Tensor:
     return value if logits.dtype == torch.float64 else value.to(torch.float32)
 
 
-def _mapped(loss: SumLoss) -> bool:
-    return any(parse_term(name).mapped for name in loss.terms)
+def _of_this_package(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _option_names(cls: type) -> tuple[str, ...]:
+    """The options of a loss that this package knows: the parameters of its constructor and, if that hands on what it
+    does not know, of those of its bases."""
+    names: dict[str, None] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        _, *parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        if _of_this_package(base):
+            names |= dict.fromkeys(p.name for p in parameters if p.kind != p.VAR_KEYWORD)
+        if all(p.kind != p.VAR_KEYWORD for p in parameters):
+            break
+    return tuple(names)
+
+
+option_names: Callable[[type], tuple[str, ...]] = functools.cache(_option_names)
+
+
+def _constructor(cls: type) -> Callable[..., None]:
+    """The constructor of a loss, given plain numbers, after which the options are fixed."""
+    init = cls.__init__  # type: ignore[misc]
+    names = list(inspect.signature(init).parameters)[1:]
+
+    @functools.wraps(init)
+    def constructor(self: SegmentationLoss, *values: Any, **options: Any) -> None:
+        if _of_this_package(cls):
+            named = zip(names, values, strict=False)
+            values = (*(as_number(value, name) for name, value in named), *values[len(names) :])
+            options = {name: as_number(value, name) for name, value in options.items()}
+        init(self, *values, **options)
+        if type(self).__init__ is constructor:
+            self.__dict__["_made"] = True
+
+    return constructor
 
 
 class SegmentationLoss(nn.Module):
     """The options that all losses share, and the reduction of a table of values per sample and class.
+
+    Options may be NumPy scalars, or tensors without axes, as well as numbers. They are fixed when the loss is made, as
+    its terms and parts follow from them: setting one later raises AttributeError. An ``nn.Parameter`` as
+    ``class_weight`` (or as another option that says so) is learned: it is a parameter of the loss and gets a gradient.
 
     Args:
         activation: ``"softmax"``, ``"sigmoid"`` or None (the input holds probabilities).
@@ -82,6 +130,9 @@ class SegmentationLoss(nn.Module):
         validate: bool | None = None,
     ):
         super().__init__()
+        check_flag(include_background=include_background, batch=batch)
+        if validate is not None:
+            check_flag(validate=validate)
         self.activation = check_activation(activation)
         self.include_background = include_background
         self.batch = batch
@@ -90,16 +141,38 @@ class SegmentationLoss(nn.Module):
         self.validate = validate
         self.register_class_vector("class_weight", check_class_weight(class_weight))
 
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        made = self.modules() if "_made" in vars(self) and name not in self._parameters else ()
+        parts = [type(part) for part in made if isinstance(part, SegmentationLoss)]
+        if parts and any(name in option_names(cls) for cls in (*parts, SegmentationLoss)):
+            raise AttributeError(
+                f"{name}: is fixed when a {type(self).__name__} is made, since what it computes follows from it; "
+                "expected a new loss"
+            )
+        super().__setattr__(name, value)
+
     def register_class_vector(self, name: str, value: Tensor | None) -> None:
-        """A buffer of numbers for the channels: moves with the module and stays float64."""
+        """Numbers for the channels: a parameter, or a buffer that moves with the module and stays float64."""
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+            return
         self.register_buffer(name, value, persistent=False)
         self._class_vectors = (*self._class_vectors, name)
+
+    def inputs(self, logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None = None) -> Inputs:
+        """The checked tensors of a call."""
+        return check_inputs(logits, target, mask, weight_map, self.activation, self.ignore_index, self.validate)
 
     def exclusive(self, channels: int) -> bool:
         """Whether the channels are the classes of a voxel (softmax), rather than each a problem of its own."""
         return self.activation == "softmax" or (self.activation == "none" and channels > 1)
 
-    def check_target(self, target: Tensor) -> None:
+    def check_target(self, target: Tensor, dense: bool) -> None:
         """Raises ValueError for a target that the formula does not hold for."""
 
     def reduce(self, table: Tensor) -> Tensor:
@@ -124,21 +197,20 @@ class SegmentationLoss(nn.Module):
         return self.class_weight
 
     def extra_repr(self) -> str:
-        shown = {
-            "activation": None if self.activation == "none" else self.activation,
-            "include_background": self.include_background,
-            "batch": self.batch,
-            "ignore_index": self.ignore_index or None,
-            "reduction": self.reduction,
+        shown = {name: getattr(self, name, None) for name in option_names(type(self)) if name != "terms"}
+        said = {
+            name: repr(value) for name, value in shown.items() if isinstance(value, Tensor) or value not in (None, ())
         }
-        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        if self.activation == "none":
+            said["activation"] = "None"
+        return ", ".join(f"{name}={text}" for name, text in said.items())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         before = {name: getattr(self, name) for name in self._class_vectors}
         super()._apply(fn, recurse)
         for name, vector in before.items():
             if vector is not None:
-                setattr(self, name, vector.to(getattr(self, name).device))  # .half() must not round the weights
+                self._buffers[name] = vector.to(getattr(self, name).device)  # .half() must not round the weights
         return self
 
 
@@ -167,7 +239,7 @@ class SumLoss(SegmentationLoss):
     """
 
     terms: tuple[str, ...] = ()
-    makes_map = False  # whether voxel_map gives the map of the terms "map*NAME", rather than the caller
+    makes_map = False  # whether voxel_map gives the map of the terms "map*NAME", from distances, rather than the caller
 
     def __init__(self, *, process_group: Any = None, **options: Any):
         super().__init__(**options)
@@ -188,10 +260,12 @@ class SumLoss(SegmentationLoss):
         """With ``batch``, the sums over the samples, ``[1, C]``."""
         return {name: value.sum(0, keepdim=True) for name, value in sums.items()} if self.batch else sums
 
-    def voxel_map(self, logits: Tensor, target: Tensor, mask: Tensor | None, maps: Tensor | None) -> Tensor:
-        """The voxel weight map of a loss that makes its own, from ``maps`` where the caller has the labels' part."""
+    def voxel_map(self, inputs: Inputs, maps: Tensor | None, spacing: Any) -> Tensor:
+        """The voxel weight map of a loss that makes its own: from ``maps`` where the caller has the labels' part, and
+        with ``spacing`` where the caller has that of each sample."""
         raise NotImplementedError(f"{type(self).__name__} has no voxel_map")
 
+    @torch.jit.unused
     def forward(
         self,
         logits: Tensor,
@@ -200,24 +274,30 @@ class SumLoss(SegmentationLoss):
         mask: Tensor | None = None,
         weight_map: Tensor | None = None,
         maps: Tensor | None = None,
+        spacing: Any = None,
     ) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors.
 
+        ``weight_map``: for a loss with terms ``"map*NAME"`` of its own alone. To weight voxels in any loss pass
+        ``mask``, a float weight of each: all sums over voxels are weighted then, those that a mean divides by included.
         ``maps``: for a loss with distances, what its ``label_map(target, channels)`` gives, if that is known already.
+        ``spacing``: for a loss with distances, in place of its own, also ``[B, axes]``, a row for each sample.
         """
-        self.check_target(target)
+        inputs = self.inputs(logits, target, mask, weight_map)
+        self.check_target(inputs.target, inputs.dense)
         if self.makes_map:
             if weight_map is not None:
                 raise ValueError(f"weight_map: given, but {type(self).__name__} makes its own; expected maps= or mask=")
             with torch.no_grad():
-                weight_map = self.voxel_map(logits, target, mask, maps)
-        elif maps is not None:
-            raise ValueError(f"maps: given, but {type(self).__name__} takes no distances; expected None")
-        options = (self.terms, self.activation, self.ignore_index, self.validate)
-        if self.process_group is None:
-            sums = checked_sums_of_terms(logits, target, mask, weight_map, *options)
+                inputs = inputs._replace(weight_map=self.voxel_map(inputs, maps, spacing))
         else:
-            gathered = gather_sums(checked_sums(logits, target, mask, weight_map, *options), self.process_group)
+            for name, value in (("maps", maps), ("spacing", spacing)):
+                if value is not None:
+                    raise ValueError(f"{name}: given, but {type(self).__name__} takes no distances; expected None")
+        if self.process_group is None:
+            sums = checked_sums_of_terms(inputs, self.terms, self.activation)
+        else:
+            gathered = gather_sums(checked_sums(inputs, self.terms, self.activation), self.process_group)
             sums = by_term(gathered, self.terms)
         return as_loss(self.from_sums(dict(zip(self.terms, sums, strict=True))), logits)
 
@@ -227,13 +307,24 @@ class CompoundLoss(SumLoss):
 
     Args:
         losses: :class:`SumLoss` modules with the same activation, ignore_index, validate and process_group.
-        weights: one factor for each loss; 1 by default.
+        weights: one finite factor for each loss; 1 by default. Parameters (an ``nn.Parameter`` ``[N]``, an
+            ``nn.ParameterList``, or a list of numbers and parameters) are learned.
+
+    ``loss_weights`` are the factors, which may be changed between calls. ``include_background``, ``batch`` and
+    ``reduction`` are those of the parts that have such an option, None where these differ; class weights are the
+    parts' own.
 
     Raises:
         ValueError: losses that cannot share a pass, or a wrong number of weights.
     """
 
-    def __init__(self, losses: Iterable[SumLoss], weights: Sequence[float] | None = None):
+    loss_weights: Factors
+
+    def __init__(
+        self,
+        losses: Iterable[SumLoss],
+        weights: Sequence[float | nn.Parameter] | nn.ParameterList | Tensor | None = None,
+    ):
         members = list(losses)
         if not members or not all(isinstance(loss, SumLoss) for loss in members):
             kinds = [type(loss).__name__ for loss in members]
@@ -244,7 +335,7 @@ class CompoundLoss(SumLoss):
                     f"losses: {type(loss).__name__} has more than sums in its forward, expected losses that can share "
                     "a pass; add its value to that of the others"
                 )
-        factors = [1.0] * len(members) if weights is None else [float(weight) for weight in weights]
+        factors = [1.0] * len(members) if weights is None else check_factors(weights)
         if len(factors) != len(members):
             raise ValueError(f"weights: got {len(factors)}, expected {len(members)}, one for each loss")
         first = members[0]
@@ -253,7 +344,7 @@ class CompoundLoss(SumLoss):
             if any(value != values[0] for value in values):
                 raise ValueError(f"losses: {name} differs ({values}), expected the same in all, to share one pass")
         with_map = [type(loss).__name__ for loss in members if loss.makes_map]
-        if len(with_map) > 1 or (with_map and any(_mapped(loss) and not loss.makes_map for loss in members)):
+        if len(with_map) > 1 or (with_map and any(reads_map(loss.terms) and not loss.makes_map for loss in members)):
             raise ValueError(f"losses: {with_map} make a voxel map, expected at most one in a pass, and no other map")
         self.makes_map = bool(with_map)
         self.terms = tuple(dict.fromkeys(name for loss in members for name in loss.terms))
@@ -265,14 +356,20 @@ class CompoundLoss(SumLoss):
         )
         self.losses = nn.ModuleList(members)
         self.loss_weights = factors
+        for name in ("include_background", "batch", "reduction"):
+            having = [part for part in members if isinstance(part, CompoundLoss) or name in option_names(type(part))]
+            found = {getattr(part, name) for part in having or members}
+            setattr(self, name, found.pop() if len(found) == 1 else None)
+        del self.class_weight
+        self._class_vectors = ()
 
-    def check_target(self, target: Tensor) -> None:
+    def check_target(self, target: Tensor, dense: bool) -> None:
         for loss in self.losses:
-            loss.check_target(target)  # type: ignore[operator]
+            loss.check_target(target, dense)  # type: ignore[operator]
 
-    def voxel_map(self, logits: Tensor, target: Tensor, mask: Tensor | None, maps: Tensor | None) -> Tensor:
+    def voxel_map(self, inputs: Inputs, maps: Tensor | None, spacing: Any) -> Tensor:
         (member,) = (loss for loss in self.losses if loss.makes_map)
-        found: Tensor = member.voxel_map(logits, target, mask, maps)  # type: ignore[operator]
+        found: Tensor = member.voxel_map(inputs, maps, spacing)  # type: ignore[operator]
         return found
 
     def from_sums(self, sums: Sums) -> Tensor:
@@ -280,8 +377,9 @@ class CompoundLoss(SumLoss):
         shapes = [tuple(part.shape) for part in parts]
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"losses: their values have the shapes {shapes}, expected the same reduction in all")
-        pairs = zip(self.loss_weights, parts, strict=True)
-        return functools.reduce(torch.add, [part if weight == 1 else weight * part for weight, part in pairs])
+        return weighted_sum(self.loss_weights, parts)
 
     def extra_repr(self) -> str:
-        return f"weights={self.loss_weights}"
+        names = ("activation", "ignore_index", "include_background", "batch", "reduction")
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return options if isinstance(self.loss_weights, nn.ParameterList) else f"weights={self.loss_weights}, {options}"

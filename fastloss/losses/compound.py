@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..passes.inputs import check_at_least_zero, check_class_weight, check_fraction, check_weight_length
+from ..passes.inputs import (
+    as_number,
+    check_at_least_zero,
+    check_class_weight,
+    check_fraction,
+    check_part_weight,
+    check_weight_length,
+)
 from ..terms import EPSILON, term_name
 from .base import CompoundLoss, Sums, ratio
 from .distribution import CrossEntropyLoss, VoxelLoss
@@ -28,8 +35,8 @@ class DiceCELoss(CompoundLoss):
     .. math:: \lambda_D \cdot \text{DiceLoss} + \lambda_{CE} \cdot \text{CrossEntropyLoss}
 
     Args:
-        dice_weight: λ_D, at least 0.
-        ce_weight: λ_CE, at least 0.
+        dice_weight: λ_D, at least 0; an ``nn.Parameter`` is learned.
+        ce_weight: λ_CE, likewise.
         label_smoothing: of the cross-entropy.
         **options: ``activation``, ``ignore_index``, ``class_weight``, ``reduction``, ``validate`` of both parts (with
             ``reduction="none"`` the value is the table ``[B, C]`` of both); ``include_background``, ``batch``,
@@ -39,9 +46,14 @@ class DiceCELoss(CompoundLoss):
     """
 
     def __init__(
-        self, *, dice_weight: float = 1.0, ce_weight: float = 1.0, label_smoothing: float = 0.0, **options: Any
+        self,
+        *,
+        dice_weight: float | nn.Parameter = 1.0,
+        ce_weight: float | nn.Parameter = 1.0,
+        label_smoothing: float = 0.0,
+        **options: Any,
     ):
-        check_at_least_zero(dice_weight=dice_weight, ce_weight=ce_weight)
+        check_part_weight(dice_weight=dice_weight, ce_weight=ce_weight)
         cross_entropy = CrossEntropyLoss(label_smoothing=label_smoothing, **_voxel_options(options))
         super().__init__([DiceLoss(**options), cross_entropy], [dice_weight, ce_weight])
 
@@ -52,8 +64,8 @@ class DiceFocalLoss(CompoundLoss):
     .. math:: \lambda_D \cdot \text{DiceLoss} + \lambda_F \cdot \text{FocalLoss}
 
     Args:
-        dice_weight: λ_D, at least 0.
-        focal_weight: λ_F, at least 0.
+        dice_weight: λ_D, at least 0; an ``nn.Parameter`` is learned.
+        focal_weight: λ_F, likewise.
         gamma, alpha: of :class:`FocalLoss`.
         **options: as :class:`DiceCELoss`.
 
@@ -65,13 +77,13 @@ class DiceFocalLoss(CompoundLoss):
     def __init__(
         self,
         *,
-        dice_weight: float = 1.0,
-        focal_weight: float = 1.0,
+        dice_weight: float | nn.Parameter = 1.0,
+        focal_weight: float | nn.Parameter = 1.0,
         gamma: float = 2.0,
         alpha: float | Sequence[float] | Tensor | None = None,
         **options: Any,
     ):
-        check_at_least_zero(dice_weight=dice_weight, focal_weight=focal_weight)
+        check_part_weight(dice_weight=dice_weight, focal_weight=focal_weight)
         focal = FocalLoss(gamma=gamma, alpha=alpha, **_voxel_options(options))
         super().__init__([DiceLoss(**options), focal], [dice_weight, focal_weight])
 
@@ -167,8 +179,8 @@ class ExpLogLoss(CompoundLoss):
     classes, with their own frequencies, and the mean runs over the channels, too.
 
     Args:
-        dice_weight: λ_D, at least 0.
-        ce_weight: λ_CE, at least 0.
+        dice_weight: λ_D, at least 0; an ``nn.Parameter`` is learned.
+        ce_weight: λ_CE, likewise.
         gamma: γ, at least 0, or a pair (γ_D, γ_CE).
         class_frequency: f, one number a channel (for sigmoid its share of the voxels, from 0 to 1); None takes the
             batch's.
@@ -181,15 +193,17 @@ class ExpLogLoss(CompoundLoss):
     def __init__(
         self,
         *,
-        dice_weight: float = 0.8,
-        ce_weight: float = 0.2,
+        dice_weight: float | nn.Parameter = 0.8,
+        ce_weight: float | nn.Parameter = 0.2,
         gamma: float | Sequence[float] = 0.3,
         class_frequency: Sequence[float] | Tensor | None = None,
         smooth: float = 1.0,
         **options: Any,
     ):
-        check_at_least_zero(dice_weight=dice_weight, ce_weight=ce_weight)
-        pair = (gamma, gamma) if isinstance(gamma, (int, float)) else tuple(gamma)
+        check_part_weight(dice_weight=dice_weight, ce_weight=ce_weight)
+        pair = (
+            (gamma, gamma) if isinstance(gamma, (int, float)) else tuple(as_number(value, "gamma") for value in gamma)
+        )
         if len(pair) != 2:
             raise ValueError(f"gamma: got {gamma!r}, expected a number or a pair (of the Dice part, of cross-entropy)")
         for value in pair:

@@ -98,8 +98,8 @@ class SensitivitySpecificityLoss(SumLoss):
         super().__init__(**options)
         self.sensitivity_weight, self.variant, self.smooth = sensitivity_weight, variant, smooth
 
-    def check_target(self, target: Tensor) -> None:
-        if self.variant == "squared_error" and isinstance(target, Tensor) and target.is_floating_point():
+    def check_target(self, target: Tensor, dense: bool) -> None:
+        if self.variant == "squared_error" and dense and target.is_floating_point():
             raise ValueError(
                 f"target: got a {target.dtype} tensor, expected labels or a bool or integer dense target for "
                 "variant='squared_error' (its sums need y² = y); variant='ratio' takes soft targets"

@@ -97,7 +97,7 @@ class PolyLoss(CompoundLoss):
     Args:
         base: ``"ce"`` or ``"focal"``.
         epsilon: ε, a finite number; below 0 it lowers the leading term.
-        gamma: γ of the focal base, at least 0.
+        gamma: γ of the focal base, at least 0; 2 where None.
         alpha: α of the focal base, see :class:`FocalLoss`.
         **options: as :class:`FocalLoss`.
 
@@ -109,15 +109,18 @@ class PolyLoss(CompoundLoss):
         *,
         base: str = "ce",
         epsilon: float = 1.0,
-        gamma: float = 2.0,
+        gamma: float | None = None,
         alpha: float | Sequence[float] | Tensor | None = None,
         **options: Any,
     ):
         check_finite(epsilon=epsilon)
-        check_at_least_zero(gamma=gamma)
         plain = check_choice("base", base, ("ce", "focal")) == "ce"
         if plain and alpha is not None:
             raise ValueError(f"alpha: got {alpha!r} with base='ce', expected base='focal' or class_weight")
+        if plain and gamma is not None:
+            raise ValueError(f"gamma: got {gamma!r} with base='ce', expected base='focal'")
+        gamma = 2.0 if gamma is None else gamma
+        check_at_least_zero(gamma=gamma)
         power = 1.0 if plain else gamma + 1
         first: SumLoss = CrossEntropyLoss(**options) if plain else FocalLoss(gamma=gamma, alpha=alpha, **options)
         super().__init__([first, _ErrorPowerLoss(power, plain, **options)], [1.0, epsilon])

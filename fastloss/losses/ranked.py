@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..passes import ranked_ops
-from ..passes.inputs import check_at_least_zero, check_choice, check_inputs, validation_level
+from ..passes.inputs import check_choice, check_flag, check_part_weight, weighted_sum
 from ..passes.ops import by_term, forced_backend
 from .base import SegmentationLoss, Sums, as_loss
 from .region import DiceLoss
@@ -62,12 +62,10 @@ class TopKLoss(SegmentationLoss):
         super().__init__(activation=activation, ignore_index=ignore_index, validate=validate)
         self.k = _check_portion(k)
 
+    @torch.jit.unused
     def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
         return as_loss(_topk(self, self.k, (), logits, target, mask)[1], logits)
-
-    def extra_repr(self) -> str:
-        return f"k={self.k}, activation={self.activation!r}, ignore_index={self.ignore_index or None}"
 
 
 class DiceTopKLoss(SegmentationLoss):
@@ -77,8 +75,8 @@ class DiceTopKLoss(SegmentationLoss):
 
     Args:
         k: of :class:`TopKLoss`.
-        dice_weight: λ_D, at least 0.
-        topk_weight: λ_K, at least 0.
+        dice_weight: λ_D, at least 0; an ``nn.Parameter`` is learned.
+        topk_weight: λ_K, likewise.
         activation, ignore_index, validate: of both parts.
         **options: ``smooth``, ``squared``, ``include_background``, ``batch`` of :class:`DiceLoss`.
 
@@ -90,31 +88,32 @@ class DiceTopKLoss(SegmentationLoss):
         self,
         *,
         k: float = 0.1,
-        dice_weight: float = 1.0,
-        topk_weight: float = 1.0,
+        dice_weight: float | nn.Parameter = 1.0,
+        topk_weight: float | nn.Parameter = 1.0,
         activation: str | None = "softmax",
         ignore_index: int | Iterable[int] | None = None,
         validate: bool | None = None,
         **options: Any,
     ):
-        check_at_least_zero(dice_weight=dice_weight, topk_weight=topk_weight)
+        check_part_weight(dice_weight=dice_weight, topk_weight=topk_weight)
         for name in ("class_weight", "reduction"):
             if name in options:
                 raise TypeError(f"{name}: is no option of DiceTopKLoss, whose cross-entropy has no value of a class")
-        super().__init__(activation=activation, ignore_index=ignore_index, validate=validate)
+        of_dice = {name: options[name] for name in ("include_background", "batch") if name in options}
+        super().__init__(activation=activation, ignore_index=ignore_index, validate=validate, **of_dice)
         self.dice = DiceLoss(activation=activation, ignore_index=ignore_index, validate=validate, **options)
         self.k = _check_portion(k)
-        self.dice_weight, self.topk_weight = float(dice_weight), float(topk_weight)
+        self.dice_weight, self.topk_weight = dice_weight, topk_weight
 
+    @torch.jit.unused
     def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
         terms = self.dice.terms
         sums, hardest = _topk(self, self.k, terms, logits, target, mask)
         named: Sums = dict(zip(terms, by_term(sums, terms), strict=True))
-        return as_loss(self.dice_weight * self.dice.from_sums(named) + self.topk_weight * hardest, logits)
-
-    def extra_repr(self) -> str:
-        return f"k={self.k}, dice_weight={self.dice_weight}, topk_weight={self.topk_weight}"
+        return as_loss(
+            weighted_sum((self.dice_weight, self.topk_weight), (self.dice.from_sums(named), hardest)), logits
+        )
 
 
 class LovaszLoss(SegmentationLoss):
@@ -162,22 +161,23 @@ class LovaszLoss(SegmentationLoss):
         if "batch" in options:
             raise TypeError("batch: is no option of LovaszLoss, whose per_sample=False takes the batch as one volume")
         super().__init__(activation=activation, **options)
-        self.per_sample = bool(per_sample)
+        check_flag(per_sample=per_sample)
+        self.per_sample = per_sample
         self.classes = check_choice("classes", classes, ("present", "all"))
 
-    def check_target(self, target: Tensor) -> None:
-        if isinstance(target, Tensor) and target.is_floating_point():
+    def check_target(self, target: Tensor, dense: bool) -> None:
+        if dense and target.is_floating_point():
             raise ValueError(
                 f"target: got a {target.dtype} tensor, expected labels or a bool or integer dense target: the Lovász "
                 "extension is of a loss of sets, which a soft target has not"
             )
 
+    @torch.jit.unused
     def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
-        self.check_target(target)
-        inputs = check_inputs(logits, target, mask, None, self.activation, bool(self.ignore_index))
-        level = validation_level(self.validate, inputs.logits.device)
-        options = (self.activation, self.ignore_index, inputs.dense, level, forced_backend())
+        inputs = self.inputs(logits, target, mask)
+        self.check_target(inputs.target, inputs.dense)
+        options = (self.activation, inputs.ignore, inputs.dense, inputs.validate, forced_backend())
         table, sizes = ranked_ops.jaccard_extension(inputs.logits, inputs.target, inputs.mask, self.per_sample, options)
         return as_loss(self.reduce_counted(table, sizes > 0), logits)
 
@@ -195,15 +195,11 @@ class LovaszLoss(SegmentationLoss):
             return self.collapse(table)
         return (table.sum(1) / present.sum(1).clamp_min(1)).sum() / max(1, table.shape[0])
 
-    def extra_repr(self) -> str:
-        return f"per_sample={self.per_sample}, classes={self.classes!r}, {super().extra_repr()}"
-
 
 def _topk(
     loss: SegmentationLoss, k: float, terms: tuple[str, ...], logits: Tensor, target: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The sums of the terms and the mean of the largest voxel losses."""
-    inputs = check_inputs(logits, target, mask, None, loss.activation, bool(loss.ignore_index))
-    level = validation_level(loss.validate, inputs.logits.device)
-    options = (loss.activation, loss.ignore_index, inputs.dense, level, forced_backend())
+    inputs = loss.inputs(logits, target, mask)
+    options = (loss.activation, inputs.ignore, inputs.dense, inputs.validate, forced_backend())
     return ranked_ops.topk_sums(inputs.logits, inputs.target, inputs.mask, k, terms, options)

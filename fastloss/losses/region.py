@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.inputs import check_at_least_zero, check_positive
+from ..passes.inputs import check_at_least_zero, check_flag, check_positive
 from ..terms import EPSILON
 from .base import SumLoss, Sums, never_zero, ratio
 
@@ -50,6 +50,7 @@ class DiceLoss(SumLoss):
 
     def __init__(self, *, smooth: float = 1e-5, squared: bool = False, **options: Any):
         check_at_least_zero(smooth=smooth)
+        check_flag(squared=squared)
         if squared:
             self.terms = ("py", "p2", "y2")
         super().__init__(**options)

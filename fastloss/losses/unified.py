@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.inputs import check_at_least_zero, check_fraction
+from ..passes.inputs import check_at_least_zero, check_flag, check_fraction
 from ..terms import EPSILON, term_name
 from .base import CompoundLoss, SumLoss, Sums
 from .distribution import VoxelLoss
@@ -107,6 +107,7 @@ class UnifiedFocalLoss(CompoundLoss):
     ):
         check_fraction(weight=weight, delta=delta, gamma=gamma)
         check_at_least_zero(smooth=smooth)
+        check_flag(symmetric=symmetric)
         if gamma == 1:
             raise ValueError("gamma: got 1, expected a number from 0 to below 1 (the power of 1 - T is 1 - gamma)")
         cross_entropy = _UnifiedCrossEntropyLoss(delta, gamma, symmetric, **options)

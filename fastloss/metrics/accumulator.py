@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from ..passes.distributed import check_process_group, existing_group
 
 
 class Summary(NamedTuple):
@@ -23,10 +26,16 @@ class Accumulator:
     for prediction, labels in batches:
         scores.update(dice=confusion_counts(prediction, labels, classes=4).dice())
     scores.compute()["dice"].mean                                       # [C]
+
+    Args:
+        process_group: None, ``"world"`` or a group of ``torch.distributed``, over whose processes the data set is
+            spread: :meth:`compute`, which all of them call, then is over the samples of all. A sample that a sampler
+            gives to two processes, to even them out, counts twice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, process_group: Any = None) -> None:
         self._tables: dict[str, list[Tensor]] = {}
+        self._process_group = check_process_group(process_group)
 
     def update(self, **tables: Tensor) -> None:
         """Adds tables ``[B, C]`` under their names."""
@@ -39,9 +48,27 @@ class Accumulator:
                 raise ValueError(f"{name}: got {table.shape[1]} classes, expected {rows[0].shape[1]} as before")
             rows.append(table.detach().to("cpu", torch.float64, copy=True))
 
+    def merge(self, other: Accumulator) -> None:
+        """Adds the tables of another accumulator, after those that are here."""
+        for name, rows in other._tables.items():
+            for table in rows:
+                self.update(**{name: table})
+
     def compute(self) -> dict[str, Summary]:
         """Mean and standard deviation of each class over all samples so far, without the NaN."""
-        return {name: _summary(torch.cat(rows)) for name, rows in self._tables.items()}
+        merged = self if self._process_group is None else self._of_all_processes()
+        return {name: _summary(torch.cat(rows)) for name, rows in merged._tables.items()}
+
+    def _of_all_processes(self) -> Accumulator:
+        group = existing_group(self._process_group)
+        parts: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(parts, self._tables, group=group)
+        merged = Accumulator()
+        for tables in parts:  # in the order of the ranks
+            part = Accumulator()
+            part._tables = tables
+            merged.merge(part)
+        return merged
 
 
 def _summary(table: Tensor) -> Summary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -16,7 +15,7 @@ from .inputs import Segmentations, check_segmentations
 class ConfusionCounts:
     """Voxels of each sample and class, int64 ``[B, C]``, and the metrics of overlap, float64 ``[B, C]``.
 
-    A metric is NaN where it is 0/0, and where the class is absent from prediction and truth.
+    A metric is NaN where it is 0/0, and nowhere else.
     """
 
     true_positive: Tensor
@@ -29,24 +28,28 @@ class ConfusionCounts:
         return ConfusionCounts(*(getattr(self, field.name).sum(0) for field in fields(self)))
 
     def dice(self) -> Tensor:
-        """``2 TP / (2 TP + FP + FN)``. Dice 1945, Sørensen 1948."""
-        return self._ratio(2 * self.true_positive, self.false_positive + self.false_negative)
+        """``2 TP / (2 TP + FP + FN)``; NaN where prediction and truth lack the class. Dice 1945, Sørensen 1948."""
+        return _ratio(2 * self.true_positive, self.false_positive + self.false_negative)
 
     def jaccard(self) -> Tensor:
-        """``TP / (TP + FP + FN)``, the intersection over the union. Jaccard 1901."""
-        return self._ratio(self.true_positive, self.false_positive + self.false_negative)
+        """``TP / (TP + FP + FN)``, the intersection over the union; NaN where :meth:`dice` is. Jaccard 1901."""
+        return _ratio(self.true_positive, self.false_positive + self.false_negative)
 
     def sensitivity(self) -> Tensor:
-        """``TP / (TP + FN)``, the recall; NaN also where the truth alone lacks the class."""
-        return self._ratio(self.true_positive, self.false_negative)
+        """``TP / (TP + FN)``, the recall; NaN where the truth lacks the class."""
+        return _ratio(self.true_positive, self.false_negative)
 
     def specificity(self) -> Tensor:
-        """``TN / (TN + FP)``; NaN also where the class fills the truth."""
-        return self._ratio(self.true_negative, self.false_positive)
+        """``TN / (TN + FP)``; NaN where the class fills the truth."""
+        return _ratio(self.true_negative, self.false_positive)
 
-    def _ratio(self, hits: Tensor, misses: Tensor) -> Tensor:
-        present = self.true_positive + self.false_positive + self.false_negative > 0
-        return torch.where(present, hits.double() / (hits + misses), math.nan)
+    def precision(self) -> Tensor:
+        """``TP / (TP + FP)``, the positive predictive value; NaN where the prediction lacks the class."""
+        return _ratio(self.true_positive, self.false_positive)
+
+
+def _ratio(hits: Tensor, misses: Tensor) -> Tensor:
+    return hits.double() / (hits + misses)
 
 
 def confusion_counts(
@@ -58,26 +61,29 @@ def confusion_counts(
     include_background: bool = True,
     ignore_index: int | Iterable[int] | None = None,
     mask: Tensor | None = None,
+    spatial_axes: int | None = None,
 ) -> ConfusionCounts:
     """True and false positives and negatives of each sample and class, as exact integers.
 
     Args:
-        prediction: with ``classes`` labels, ``[B, *S]`` or ``[B, 1, *S]`` (an axis 1 of size 1 is the channels'), bool
-            or any integer dtype; with ``activation`` logits ``[B, C, *S]`` of any float dtype; with neither bool masks
-            ``[B, C, *S]``. 1 to 3 spatial axes, any strides.
+        prediction: a tensor, or a NumPy array, as all that follow. With ``classes`` labels, ``[B, *S]`` or
+            ``[B, 1, *S]``, bool or any integer dtype; with ``activation`` logits ``[B, C, *S]`` of any float dtype;
+            with neither bool masks ``[B, C, *S]``. 1 to 3 spatial axes, any strides.
         target: labels ``[B, *S]`` or ``[B, 1, *S]``, bool or any integer dtype; or, where the prediction has C > 1
-            channels, masks ``[B, C, *S]``. For C = 1 the labels are 0 and 1.
+            channels, masks ``[B, C, *S]``, bool or integers (true where not 0). For C = 1 the labels are 0 and 1.
         classes: how many classes a prediction of labels has, the background included; None where it has channels.
         activation: ``"softmax"``: the class of the largest logit; ``"sigmoid"``: each channel on its own, p > 0.5.
         include_background: False leaves out class 0 where there are several.
         ignore_index: label or labels of the target whose voxels do not count, whatever is predicted there.
         mask: ``[B, *S]`` or ``[B, 1, *S]``, bool or integers; voxels of 0 do not count.
+        spatial_axes: how many axes a volume has, for a prediction of labels ``[B, 1, ...]``, whose axis 1 is taken for
+            the channels' otherwise.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what was expected; labels of voxels that count are
-            checked on every device.
+        ValueError, TypeError: naming the argument, what came and what was expected; labels and logits of voxels that
+            count are checked on every device: a NaN would pass for background.
     """
-    given = check_segmentations(prediction, target, classes, activation, ignore_index, mask)
+    given = check_segmentations(prediction, target, classes, activation, ignore_index, mask, spatial_axes)
     count = _count_masks if given.overlapping else _count_labels
     batch = given.target.shape[0]
     table = torch.zeros((batch, 4, given.classes), dtype=torch.int64, device=given.target.device)
@@ -87,13 +93,44 @@ def confusion_counts(
     return ConfusionCounts(hits, predicted - hits, true - hits, voxels - predicted - true + hits)
 
 
-def _count_labels(given: Segmentations, sample: int, table: Tensor) -> None:
-    """Adds hits, predicted, true and all voxels ``[4, C]``: a count of the pairs of labels."""
+def confusion_matrix(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    classes: int | None = None,
+    activation: str | None = None,
+    ignore_index: int | Iterable[int] | None = None,
+    mask: Tensor | None = None,
+    spatial_axes: int | None = None,
+) -> Tensor:
+    """How many voxels of each true class (rows) are predicted as which (columns): int64 ``[B, C, C]``.
+
+    Prediction and target say one class for each voxel: labels with ``classes``, or logits with ``"softmax"``, against
+    labels. Arguments and errors are those of :func:`confusion_counts`.
+    """
+    given = check_segmentations(prediction, target, classes, activation, ignore_index, mask, spatial_axes)
+    if given.overlapping:
+        raise ValueError(
+            "prediction, target: got a mask for each class, which may overlap, expected labels with classes=, or "
+            "activation='softmax' and a target of labels"
+        )
+    samples = [_pairs(given, sample) for sample in range(given.target.shape[0])]
+    side = (given.classes, given.classes)
+    return torch.stack(samples) if samples else torch.zeros((0, *side), dtype=torch.int64, device=given.target.device)
+
+
+def _pairs(given: Segmentations, sample: int) -> Tensor:
+    """Voxels of each true and predicted label, ``[C, C]``."""
     side = given.classes + 1  # the last: voxels that do not count
-    pairs = torch.zeros(side * side, dtype=torch.int64, device=table.device)
+    pairs = torch.zeros(side * side, dtype=torch.int64, device=given.target.device)
     for slab in given.slabs(sample):
         pairs += torch.bincount(slab.target.mul(side).add_(slab.prediction).flatten(), minlength=side * side)
-    square = pairs.view(side, side)[:-1, :-1]
+    return pairs.view(side, side)[:-1, :-1]
+
+
+def _count_labels(given: Segmentations, sample: int, table: Tensor) -> None:
+    """Adds hits, predicted, true and all voxels ``[4, C]``."""
+    square = _pairs(given, sample)
     table += torch.stack([square.diagonal(), square.sum(0), square.sum(1), square.sum().expand(given.classes)])
 
 

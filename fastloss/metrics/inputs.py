@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..passes.inputs import check_choice, check_ignore_index
+from ..distance.inputs import MAX_AXES, Spacing, as_tensor, axes_of_spacing, has_channel_axis, whole_number
+from ..passes.inputs import as_int64, check_choice, check_ignore_index
 
-MAX_AXES = 3
 Place = tuple[slice, ...]  # of the first one or two spatial axes
 
 
@@ -63,11 +63,13 @@ class Segmentations:
             yield self._slab(sample, tuple(slice(a, a + step) for a, step in zip(start, steps, strict=False)))
 
     def _slab(self, sample: int, place: Place) -> Slab:
-        prediction, target = (self._hard(volume, sample, place) for volume in (self.prediction, self.target))
+        prediction, nan = self._hard(self.prediction, sample, place)
+        target, _ = self._hard(self.target, sample, place)
         counted = None if self.mask is None else self.mask[sample][place].bool()
-        for label in self.ignore:
+        for label in as_int64(self.ignore, self.target.dtype == torch.uint64):
             kept = target != label
             counted = kept if counted is None else counted & kept
+        self._check_numbers(nan, counted, sample, place)
         self._check_range("prediction", prediction, counted, sample, place)
         self._check_range("target", target, counted, sample, place)
         return Slab(
@@ -77,14 +79,17 @@ class Segmentations:
             target.shape[-len(self.space) :].numel() if counted is None else int(counted.sum()),
         )
 
-    def _hard(self, volume: Tensor, sample: int, place: Place) -> Tensor:
-        """int64 labels or bool masks."""
+    def _hard(self, volume: Tensor, sample: int, place: Place) -> tuple[Tensor, Tensor | None]:
+        """int64 labels or bool masks; and of logits the voxels with a NaN, which would pass for background."""
         if volume.ndim == len(self.space) + 1:
-            return volume[sample][place].long()
+            return volume[sample][place].long(), None
         part = volume[sample][(slice(None), *place)]
         if not part.dtype.is_floating_point:
-            return part.bool()
-        return _largest_channel(part) if self.activation == "softmax" else part > 0
+            return part.bool(), None
+        if self.activation == "softmax":
+            index, best = _largest_channel(part)
+            return index, best.isnan()
+        return part > 0, part.isnan().any(0)
 
     def _only_counted(self, volume: Tensor, counted: Tensor | None) -> Tensor:
         if volume.dtype == torch.bool:
@@ -99,19 +104,32 @@ class Segmentations:
         last = max(self.classes - 1, 1)  # of one class: its background and itself
         if labels.dtype == torch.bool or (int(labels.min()) >= 0 and int(labels.max()) <= last):
             return
-        bad = (labels < 0) | (labels > last)
-        if counted is not None:
-            bad &= counted
-        if not bad.any():
+        found = _first((labels < 0) | (labels > last), counted)
+        if found is None:
             return
-        found = tuple(bad.nonzero()[0].tolist())
-        first = [*(part.start for part in place), 0, 0]
-        index = (sample, *(a + b for a, b in zip(found, first, strict=False)))
         ignore = f" or an ignore_index {self.ignore or '(none is set)'}" if name == "target" else ""
         raise ValueError(
-            f"{name}: label {labels[found].item()} at index {index} (sample, then axes) "
+            f"{name}: label {labels[found].item()} at index {_index(found, sample, place)} (sample, then axes) "
             f"is no class, expected 0 to {last}{ignore}"
         )
+
+    def _check_numbers(self, nan: Tensor | None, counted: Tensor | None, sample: int, place: Place) -> None:
+        found = _first(nan, counted) if nan is not None and nan.any() else None
+        if found is not None:
+            index = _index(found, sample, place)
+            raise ValueError(f"prediction: NaN at index {index} (sample, then axes), expected logits that are numbers")
+
+
+def _first(bad: Tensor, counted: Tensor | None) -> tuple[int, ...] | None:
+    """Where the first bad voxel that counts is."""
+    places = (bad if counted is None else bad & counted).nonzero()
+    return tuple(places[0].tolist()) if len(places) else None
+
+
+def _index(found: tuple[int, ...], sample: int, place: Place) -> tuple[int, ...]:
+    """Of a slab's voxel in its batch."""
+    first = [*(part.start for part in place), 0, 0]
+    return (sample, *(a + b for a, b in zip(found, first, strict=False)))
 
 
 def check_segmentations(
@@ -121,17 +139,24 @@ def check_segmentations(
     activation: str | None,
     ignore_index: int | Iterable[int] | None,
     mask: Tensor | None,
+    spatial_axes: int | None,
+    spacing: Spacing = None,
 ) -> Segmentations:
     """Checks the arguments of :func:`fastloss.metrics.confusion_counts`, without copying."""
-    prediction, target = _tensor("prediction", prediction), _tensor("target", target)
+    prediction, target = as_tensor(prediction, "prediction"), as_tensor(target, "target")
+    classes = None if classes is None else whole_number(classes, "classes", "None")
+    if spatial_axes is not None:
+        spatial_axes = whole_number(spatial_axes, "spatial_axes", "None")
+    known = axes_of_spacing(spacing) if spatial_axes is None else spatial_axes
     channels = classes is None
     _check_form(prediction, classes, activation)
-    if not channels and prediction.ndim > 2 and prediction.shape[1] == 1:
+    if not channels and has_channel_axis(prediction.shape, known):
         prediction = prediction.squeeze(1)
     shape, axes = prediction.shape, prediction.ndim - (2 if channels else 1)
-    if not 1 <= axes <= MAX_AXES:
+    if not 1 <= axes <= MAX_AXES or (spatial_axes is not None and axes != spatial_axes):
         form = "[B, C, *S]" if channels else "labels [B, *S] or [B, 1, *S]"
-        raise ValueError(f"prediction: got shape {list(shape)}, expected {form} with 1 to {MAX_AXES} spatial axes")
+        wanted = f"1 to {MAX_AXES}" if spatial_axes is None else f"just {spatial_axes}"
+        raise ValueError(f"prediction: got shape {list(shape)}, expected {form} with {wanted} spatial axes")
     batch, space, count = shape[0], tuple(shape[-axes:]), shape[1] if classes is None else classes
     if count < 1 or (count == 1 and activation == "softmax"):
         raise ValueError(f"prediction: got {count} channels, expected at least {'two for softmax' if count else 'one'}")
@@ -144,7 +169,7 @@ def check_segmentations(
     if not dense:
         target = _volume("target", target, batch, space, f", or masks {list(shape)}" if channels else "")
     if mask is not None:
-        mask = _tensor("mask", mask)
+        mask = as_tensor(mask, "mask")
         if mask.dtype.is_floating_point:
             raise TypeError(f"mask: got {mask.dtype}, expected bool (or integers: 0 leaves a voxel out)")
         mask = _volume("mask", mask, batch, space)
@@ -154,13 +179,14 @@ def check_segmentations(
     return Segmentations(prediction, target, mask, count, space, activation, ignore)
 
 
-def _largest_channel(logits: Tensor) -> Tensor:
-    """The first channel of the largest logit; ``max`` over channels starts threads for every slab, argmax is slower."""
+def _largest_channel(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The first channel of the largest logit, and that (NaN where there is one); ``max`` over channels starts threads
+    for every slab, argmax is slower."""
     best, index = logits[0], torch.zeros(logits.shape[1:], dtype=torch.int64, device=logits.device)
     for channel in range(1, logits.shape[0]):
         index.masked_fill_(logits[channel] > best, channel)
         best = torch.maximum(best, logits[channel])
-    return index
+    return index, best
 
 
 def _check_form(prediction: Tensor, classes: int | None, activation: str | None) -> None:
@@ -182,18 +208,8 @@ def _check_form(prediction: Tensor, classes: int | None, activation: str | None)
             raise ValueError(
                 f"classes: got None for a prediction of labels ({prediction.dtype}), expected their number"
             )
-    elif isinstance(classes, bool) or not isinstance(classes, int):
-        raise TypeError(f"classes: got {classes!r}, expected an int or None")
     elif classes < 2:
         raise ValueError(f"classes: got {classes}, expected at least 2 (the background is one)")
-
-
-def _tensor(name: str, tensor: Tensor) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")
-    if tensor.dtype.is_complex:
-        raise TypeError(f"{name}: got {tensor.dtype}, expected a real dtype")
-    return tensor.detach().as_subclass(Tensor)
 
 
 def _volume(name: str, tensor: Tensor, batch: int, space: tuple[int, ...], other: str = "") -> Tensor:

@@ -5,15 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..distance import edt
-from ..distance.inputs import spacing_per_axis
-from ..passes.inputs import check_factor, check_weight_length
+from ..distance.inputs import Spacing, numbers, spacing_per_sample
+from .elements import areas_of_codes, cell_codes
 from .inputs import Segmentations, check_segmentations
+
+
+class Direction(NamedTuple):
+    """From the parts of one surface to the other surface; no parts where there is no surface."""
+
+    mm: np.ndarray  # float32 distances
+    area: np.ndarray  # float64, what each part weighs
+
+    def share(self, near: np.ndarray) -> float:
+        return float(self.area[near].sum() / self.area.sum())
+
+    def percentile(self, percent: float, weighted: bool) -> float:
+        if not weighted:
+            return float(np.percentile(self.mm.astype(np.float64), percent))
+        order = np.argsort(self.mm)
+        shares = np.cumsum(self.area[order])
+        reached = np.searchsorted(shares, percent / 100 * shares[-1])
+        return float(self.mm[order[min(reached, len(order) - 1)]])
 
 
 @dataclass(frozen=True)
@@ -21,88 +40,125 @@ class SurfaceDistances:
     """Distances in mm between the surfaces of prediction and truth, and the metrics of them, float64 ``[B, C]``.
 
     A surface is the foreground voxels with a face neighbour outside, where the volume's edge is outside, too; distances
-    are between voxel centres. A metric is NaN where the class is absent from prediction and truth; where it is in one
-    of them alone, distances are +inf and the surface Dice is 0.
+    are between voxel centres. With ``use_subvoxels`` it is the cells between neighbouring voxels that are not all on
+    one side, in which its area is that of marching cubes; distances are between cells' centres, and means, percentiles
+    and shares are over the area.
+
+    A metric is NaN where the class is absent from prediction and truth; where it is in one of them alone, distances are
+    +inf and the surface Dice is 0.
 
     Attributes:
         to_target, to_prediction: of each sample and class the distance from every surface voxel of the prediction to
             the truth's surface, and the reverse: float32 NumPy vectors, empty where there is no surface.
+        prediction_area, target_area: the surface's area in each cell, alike: float64 NumPy vectors, mm² in 3D, mm in
+            2D; None where the surfaces are voxels.
         classes: the classes of the tables' columns.
         device: of the tables.
     """
 
     to_target: list[list[np.ndarray]]
     to_prediction: list[list[np.ndarray]]
+    prediction_area: list[list[np.ndarray]] | None
+    target_area: list[list[np.ndarray]] | None
     classes: range
     device: torch.device
 
-    def hausdorff(self, percentile: float | None = None, *, one_sided: bool = False) -> Tensor:
+    def hausdorff(self, percentile: float | None = None, *, one_sided: bool = False, pooled: bool = False) -> Tensor:
         """The largest distance in mm, of both directions: the Hausdorff distance, or a percentile of it, as in HD95.
 
         Args:
-            percentile: 0 to 100: the larger of the two directions' percentiles, interpolated linearly.
+            percentile: 0 to 100: the larger of the two directions' percentiles, interpolated linearly; over areas the
+                least distance within which so much of the surface lies.
             one_sided: only from the prediction's surface to the truth's.
+            pooled: the percentile of the distances of both directions together, as MedPy's ``hd95`` has it.
         """
-        if percentile is not None and not (isinstance(percentile, (int, float)) and 0 <= percentile <= 100):
-            raise ValueError(f"percentile: got {percentile!r}, expected None or a number from 0 to 100")
+        percent = 100.0 if percentile is None else _percent(percentile)
+        if one_sided and pooled:
+            raise ValueError("pooled: got True with one_sided=True, expected one of them: one side has nothing to pool")
 
-        def largest(mm: np.ndarray) -> float:
-            return float(mm.max() if percentile is None else np.percentile(mm.astype(np.float64), percentile))
+        def largest(to: Direction, back: Direction, _: int) -> float:
+            directions = (to,) if one_sided else (_both(to, back),) if pooled else (to, back)
+            return max(each.percentile(percent, self.weighted) for each in directions)
 
-        return self._table(lambda to, back, _: largest(to) if one_sided else max(largest(to), largest(back)), math.inf)
+        return self._table(largest, math.inf)
 
     def average(self, *, one_sided: bool = False) -> Tensor:
-        """The average distance in mm over the voxels of both surfaces, or only from the prediction's to the truth's."""
+        """The average distance in mm over both surfaces, or only from the prediction's to the truth's."""
 
-        def mean(to: np.ndarray, back: np.ndarray, _: int) -> float:
-            total, count = to.sum(dtype=np.float64), to.size
-            if not one_sided:
-                total, count = total + back.sum(dtype=np.float64), count + back.size
-            return float(total / count)
+        def mean(to: Direction, back: Direction, _: int) -> float:
+            mm, area = to if one_sided else _both(to, back)
+            return float(np.average(mm, weights=area))
 
         return self._table(mean, math.inf)
 
     def surface_dice(self, tolerance_mm: float | Sequence[float] | Tensor) -> Tensor:
-        """The share of both surfaces' voxels that are at most the tolerance from the other surface.
+        """The share of both surfaces that is at most the tolerance from the other surface.
 
         Args:
             tolerance_mm: one number, or one for each of all C classes.
 
-        Source: Nikolov et al. 2018, arXiv:1809.04430, with voxels for their areas; Seidlitz et al. 2021,
+        Source: Nikolov et al. 2018, arXiv:1809.04430, whose areas come with ``use_subvoxels``; Seidlitz et al. 2021,
         arXiv:2111.05408.
         """
-        tolerances = check_factor(tolerance_mm, "tolerance_mm")
-        if tolerances.ndim:
-            check_weight_length(tolerances, self.classes.stop, "tolerance_mm")
-        per_class = tolerances.expand(self.classes.stop).float().numpy()  # rounded as the distances are
+        tolerances = numbers(tolerance_mm, "tolerance_mm", "a number or one for each class")
+        classes = self.classes.stop
+        if tolerances.shape not in ((), (classes,)):
+            raise ValueError(f"tolerance_mm: got {tolerance_mm!r}, expected a number or {classes}, one for each class")
+        if not (np.isfinite(tolerances) & (tolerances >= 0)).all():
+            raise ValueError(f"tolerance_mm: got {tolerance_mm!r}, expected finite numbers of at least 0")
+        per_class = np.broadcast_to(tolerances, classes).astype(np.float32)  # rounded as the distances are
 
-        def share(to: np.ndarray, back: np.ndarray, label: int) -> float:
-            near = np.count_nonzero(to <= per_class[label]) + np.count_nonzero(back <= per_class[label])
-            return near / (to.size + back.size)
+        def share(to: Direction, back: Direction, label: int) -> float:
+            both = _both(to, back)
+            return both.share(both.mm <= per_class[label])
 
         return self._table(share, 0.0)
 
-    def _table(self, metric: Callable[[np.ndarray, np.ndarray, int], float], in_one_alone: float) -> Tensor:
-        values = torch.full((len(self.to_target), len(self.classes)), math.nan, dtype=torch.float64)
-        for b, (row, reverse) in enumerate(zip(self.to_target, self.to_prediction, strict=True)):
-            for column, (to, back) in enumerate(zip(row, reverse, strict=True)):
-                if to.size and back.size:
-                    values[b, column] = metric(to, back, self.classes[column])
-                elif to.size or back.size:
+    @property
+    def weighted(self) -> bool:
+        """Whether surfaces have areas."""
+        return self.prediction_area is not None
+
+    def _table(self, metric: Callable[[Direction, Direction, int], float], in_one_alone: float) -> Tensor:
+        values = torch.full((len(self.to_target), len(self.classes)), math.nan, dtype=torch.float64, device="cpu")
+        for b, row in enumerate(self.to_target):
+            for column, label in enumerate(self.classes):
+                to = _direction(row[column], self.prediction_area, b, column)
+                back = _direction(self.to_prediction[b][column], self.target_area, b, column)
+                if to.mm.size and back.mm.size:
+                    values[b, column] = metric(to, back, label)
+                elif to.mm.size or back.mm.size:
                     values[b, column] = in_one_alone
         return values.to(self.device)
+
+
+def _direction(mm: np.ndarray, areas: list[list[np.ndarray]] | None, sample: int, column: int) -> Direction:
+    return Direction(mm, np.ones(len(mm)) if areas is None else areas[sample][column])
+
+
+def _both(to: Direction, back: Direction) -> Direction:
+    return Direction(*(np.concatenate(pair) for pair in zip(to, back, strict=True)))
+
+
+def _percent(percentile: float) -> float:
+    percent = numbers(percentile, "percentile", "None or a number from 0 to 100")
+    if percent.ndim or not 0 <= percent <= 100:
+        raise ValueError(f"percentile: got {percentile!r}, expected None or a number from 0 to 100")
+    return float(percent)
 
 
 def surface_distances(
     prediction: Tensor,
     target: Tensor,
-    spacing: float | Sequence[float] | None = None,
+    spacing: Spacing = None,
     *,
     classes: int | None = None,
     activation: str | None = None,
     include_background: bool = False,
     ignore_index: int | Iterable[int] | None = None,
     mask: Tensor | None = None,
+    spatial_axes: int | None = None,
+    use_subvoxels: bool = False,
 ) -> SurfaceDistances:
     """Distances between the surfaces of prediction and truth: computed once for all metrics of them.
 
@@ -110,27 +166,29 @@ def surface_distances(
     box, on the CPU wherever the tensors are.
 
     Args:
-        spacing: voxel size in mm, one number or one per spatial axis; 1 where None.
+        spacing: voxel size in mm, one number or one per spatial axis, or ``[B, axes]``, a row for each sample; 1 where
+            None. It tells how many axes are spatial: with three numbers, labels ``[B, 1, X, Y]`` are volumes of one
+            slice, else the axis of size 1 is the channels'.
         ignore_index, mask: a voxel that does not count is outside of every class, in prediction and truth.
+        spatial_axes: how many axes a volume has, where ``spacing`` does not say it.
+        use_subvoxels: surfaces as areas between voxels, rather than as voxels: see :class:`SurfaceDistances`.
 
     The other arguments and the errors are those of :func:`fastloss.metrics.confusion_counts`.
 
-    Surfaces and metrics are MONAI's (``get_mask_edges``, ``SurfaceDiceMetric(use_subvoxels=False)``), except that a
-    percentile of infinite distances is +inf, where MONAI has NaN.
+    Surfaces and metrics are MONAI's (``get_mask_edges``, ``SurfaceDiceMetric``), except that a percentile of infinite
+    distances is +inf, where MONAI has NaN; with ``use_subvoxels`` those of DeepMind's ``surface-distance``.
     """
-    given = check_segmentations(prediction, target, classes, activation, ignore_index, mask)
-    spacing_mm = spacing_per_axis(spacing, len(given.space), "prediction")
+    given = check_segmentations(prediction, target, classes, activation, ignore_index, mask, spatial_axes, spacing)
+    spacings_mm = spacing_per_sample(spacing, given.target.shape[0], len(given.space), "prediction")
     columns = given.columns(include_background)
-    to_target, to_prediction = [], []
-    for sample in range(given.target.shape[0]):
+    rows = []
+    for sample, spacing_mm in enumerate(spacings_mm):
         volumes = _volumes(given, sample)
-        pairs = []
-        for label in columns:
-            predicted, true = (volume[label] if given.overlapping else volume == label for volume in volumes)
-            pairs.append(_between_surfaces(predicted, true, spacing_mm))
-        to_target.append([to for to, _ in pairs])
-        to_prediction.append([back for _, back in pairs])
-    return SurfaceDistances(to_target, to_prediction, columns, given.target.device)
+        pairs = ([x[c] if given.overlapping else x == c for x in volumes] for c in columns)
+        rows.append([_between_surfaces(*pair, spacing_mm, use_subvoxels) for pair in pairs])
+    fields = [[[found[i] for found in row] for row in rows] for i in range(4 if use_subvoxels else 2)]
+    prediction_area, target_area = fields[2:] if use_subvoxels else (None, None)
+    return SurfaceDistances(*fields[:2], prediction_area, target_area, columns, given.target.device)
 
 
 def _volumes(given: Segmentations, sample: int) -> list[np.ndarray]:
@@ -145,16 +203,23 @@ def _volumes(given: Segmentations, sample: int) -> list[np.ndarray]:
 
 
 def _between_surfaces(
-    predicted: np.ndarray, true: np.ndarray, spacing_mm: list[float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The distances from the surface of each mask to that of the other."""
+    predicted: np.ndarray, true: np.ndarray, spacing_mm: list[float], use_subvoxels: bool
+) -> tuple[np.ndarray, ...]:
+    """The distances from the surface of each mask to that of the other, and the areas of both."""
     box = _bounding_box(predicted | true)
-    surfaces = [_surface(mask[box]) for mask in (predicted, true)]
-    to_target, to_prediction = (
+    if use_subvoxels:
+        codes = [cell_codes(mask[box]) for mask in (predicted, true)]
+        areas = areas_of_codes(spacing_mm)
+        surfaces = [(code > 0) & (code < len(areas) - 1) for code in codes]
+        area = [areas[code[surface]] for code, surface in zip(codes, surfaces, strict=True)]
+    else:
+        surfaces = [_surface(mask[box]) for mask in (predicted, true)]
+        area = []
+    distances = (
         edt(~there, spacing_mm)[here] if there.any() else np.full(np.count_nonzero(here), np.inf, np.float32)
         for here, there in (surfaces, surfaces[::-1])
     )
-    return to_target, to_prediction
+    return (*distances, *area)
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:

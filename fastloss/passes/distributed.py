@@ -8,51 +8,131 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .ops import apply_function
+
 WORLD = "world"
 
+_library = torch.library.Library("fastloss", "FRAGMENT")
+_library.define(
+    "gather_sums(Tensor sums, str group, int world, bool alike) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "own_sums(Tensor gathered, Tensor first, int count) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 
-def check_process_group(process_group: object) -> Any:
-    """None, ``"world"``, or a process group of torch."""
-    known = dist.is_available() and isinstance(process_group, dist.ProcessGroup)
-    if process_group is None or process_group == WORLD or known:
+
+def check_process_group(process_group: object) -> str | None:
+    """None, or the name of the group, by which a loss can be copied and saved: ``"world"`` for all processes."""
+    if process_group is None or process_group == WORLD:
+        return process_group
+    if dist.is_available() and isinstance(process_group, dist.ProcessGroup):
+        return WORLD if process_group is dist.group.WORLD else str(process_group.group_name)
+    if isinstance(process_group, str) and _group_of(process_group) is not None:
         return process_group
     raise TypeError(
-        f"process_group: got {process_group!r}, expected None, 'world', or a torch.distributed.ProcessGroup"
+        f"process_group: got {process_group!r}, expected None, 'world', or a torch.distributed.ProcessGroup (or its "
+        "name, in a process that has such a group)"
     )
 
 
-def gather_sums(sums: Tensor, process_group: Any) -> Tensor:
+def _group_of(name: str) -> Any:
+    """The group of a name in this process, or None."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    if name == WORLD:
+        return dist.group.WORLD
+    try:
+        return dist.distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type, attr-defined]
+    except (RuntimeError, ValueError, KeyError):
+        return None
+
+
+def gather_sums(sums: Tensor, process_group: str) -> Tensor:
     """The sums ``[B, C, K]`` of the samples of all processes, in the order of their ranks.
 
-    Each process may have another number of samples. The gradient of a process's own sums comes times the number of
-    processes, since DistributedDataParallel divides by it: each process has the loss of the whole batch, and the
-    parameters' gradient is that of one process with all of it. Backward needs no communication.
+    Each process may have another number of samples, unless torch.compile has traced the call. The gradient of a
+    process's own sums comes times the number of processes, since DistributedDataParallel divides by it: each process
+    has the loss of the whole batch, and the parameters' gradient is that of one process with all of it. Backward needs
+    no communication.
     """
+    gathered: Tensor = apply_function(_Gather, _Gather, sums, process_group, _world_size(process_group))
+    return gathered
+
+
+@torch.compiler.assume_constant_result
+def _world_size(process_group: str) -> int:
+    return dist.get_world_size(existing_group(process_group))
+
+
+def existing_group(process_group: str) -> Any:
+    """The group of a name that :func:`check_process_group` gave; RuntimeError where this process has none."""
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError(
             f"process_group: {process_group!r}, but torch.distributed is not initialised; expected "
             "torch.distributed.init_process_group() before the loss is called"
         )
-    gathered: Tensor = _Gather.apply(sums, None if process_group == WORLD else process_group)
-    return gathered
+    group = _group_of(process_group)
+    if group is None:
+        raise RuntimeError(
+            f"process_group: this process has no group {process_group!r}, expected one made before the call"
+        )
+    return group
+
+
+def _gather_sums(sums: Tensor, name: str, world: int, alike: bool) -> tuple[Tensor, Tensor]:
+    """All sums, and the place of this process's first sample among them (on the CPU)."""
+    group = _group_of(name)
+    rows = torch.tensor([sums.shape[0]], device=sums.device)
+    each = [torch.empty_like(rows) for _ in range(world)]
+    dist.all_gather(each, rows, group=group)
+    counts = [int(count) for count in each]
+    if alike and len(set(counts)) > 1:
+        raise ValueError(
+            f"process_group: the processes have {counts} samples, expected as many in each under torch.compile"
+        )
+    padded = sums.new_zeros((max(counts), *sums.shape[1:]))  # all_gather takes equal shapes
+    padded[: sums.shape[0]] = sums
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded, group=group)
+    first = torch.tensor(sum(counts[: dist.get_rank(group)]))
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]), first
+
+
+def _own_sums(gathered: Tensor, first: Tensor, count: int) -> Tensor:
+    start = int(first)
+    return gathered[start : start + count].clone()
+
+
+for _key in ("CPU", "CUDA", "MPS", "XPU"):
+    _library.impl("gather_sums", _gather_sums, _key)
+    _library.impl("own_sums", _own_sums, _key)
+torch.library.register_fake(
+    "fastloss::gather_sums",
+    lambda sums, name, world, alike: (
+        sums.new_empty((world * sums.shape[0], *sums.shape[1:])),
+        torch.empty((), dtype=torch.int64),
+    ),
+    lib=_library,
+)
+torch.library.register_fake(
+    "fastloss::own_sums",
+    lambda gathered, first, count: gathered.new_empty((count, *gathered.shape[1:])),
+    lib=_library,
+)
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, sums: Tensor, group: Any) -> Tensor:
-        world, rank = dist.get_world_size(group), dist.get_rank(group)
-        rows = torch.tensor([sums.shape[0]], device=sums.device)
-        each = [torch.empty_like(rows) for _ in range(world)]
-        dist.all_gather(each, rows, group=group)
-        counts = [int(count) for count in each]
-        padded = sums.new_zeros((max(counts), *sums.shape[1:]))  # all_gather takes equal shapes
-        padded[: sums.shape[0]] = sums
-        parts = [torch.empty_like(padded) for _ in range(world)]
-        dist.all_gather(parts, padded, group=group)
-        ctx.own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
-        ctx.world = world
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    def forward(ctx: Any, sums: Tensor, name: str, world: int) -> Tensor:
+        gathered, first = torch.ops.fastloss.gather_sums(sums, name, world, torch.compiler.is_compiling())
+        ctx.save_for_backward(first)
+        ctx.count, ctx.world = sums.shape[0], world
+        return gathered
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0][ctx.own] * ctx.world, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (first,) = ctx.saved_tensors
+        own = torch.ops.fastloss.own_sums(gradients[0].contiguous(), first, ctx.count)
+        return own * ctx.world, None, None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..terms import ACTIVATIONS, VALIDATE_ALL, VALIDATE_LABELS, VALIDATE_NOTHING
+from .values import whole_labels
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32)
 _validate_everywhere = os.environ.get("FASTLOSS_VALIDATE", "") == "1"
 
 
@@ -25,6 +28,31 @@ class Inputs(NamedTuple):
     mask: Tensor | None  # [B, *S]
     weight_map: Tensor | None  # [B, 1 or C, *S]
     dense: bool
+    ignore: tuple[int, ...]  # the ignored labels, as int64
+    validate: int  # a level of terms.py
+
+
+# Options
+
+
+def as_number(value: Any, name: str) -> Any:
+    """A NumPy scalar, or an array or tensor without axes, as the number that it is, in a list or tuple as well;
+    anything else, parameters included, as it came.
+
+    Raises:
+        ValueError: for a tensor that requires a gradient and is no parameter, of which a loss has a copy without one.
+    """
+    if isinstance(value, (list, tuple)):
+        items = [as_number(item, name) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, nn.Parameter):
+        return value
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise ValueError(
+            f"{name}: got a tensor that requires a gradient, expected numbers, or an nn.Parameter where they are to be "
+            "learned"
+        )
+    return value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.ndim == 0 else value
 
 
 def check_activation(activation: str | None) -> str:
@@ -37,9 +65,11 @@ def check_activation(activation: str | None) -> str:
 
 def check_ignore_index(ignore_index: int | Iterable[int] | None) -> tuple[int, ...]:
     """One label, several or none, as a tuple."""
-    if ignore_index is None:
+    given = as_number(ignore_index, "ignore_index")
+    if given is None:
         return ()
-    labels = (ignore_index,) if isinstance(ignore_index, int) else tuple(ignore_index)
+    several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+    labels = tuple(as_number(label, "ignore_index") for label in given) if several else (given,)
     for label in labels:
         if not isinstance(label, int) or isinstance(label, bool):
             raise TypeError(f"ignore_index: got {label!r}, expected an integer or several")
@@ -50,6 +80,13 @@ def check_reduction(reduction: str) -> str:
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: got {reduction!r}, expected 'mean', 'sum' or 'none'")
     return reduction
+
+
+def check_flag(**values: bool) -> None:
+    """Raises TypeError naming the first of the options that is neither True nor False."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: got {value!r}, expected True or False")
 
 
 def check_at_least_zero(**values: float) -> None:
@@ -106,7 +143,11 @@ def _check_number(name: str, value: object, good: bool, expected: str) -> None:
 
 
 def check_factor(value: float | Sequence[float] | Tensor, name: str) -> Tensor:
-    """A number, or one for each channel, as a float64 tensor of 0 or 1 axes."""
+    """A number, or one for each channel, as a float64 tensor of 0 or 1 axes; a parameter as it is."""
+    value = as_number(value, name)
+    if isinstance(value, nn.Parameter) and value.ndim == 0:
+        _check_weights(value, name)
+        return value
     if isinstance(value, (int, float)):
         check_at_least_zero(**{name: value})
         return torch.tensor(float(value), dtype=torch.float64)
@@ -117,15 +158,62 @@ def check_factor(value: float | Sequence[float] | Tensor, name: str) -> Tensor:
 
 
 def check_class_weight(class_weight: Sequence[float] | Tensor | None, name: str = "class_weight") -> Tensor | None:
-    """A float64 vector; its length is checked against the logits by :func:`check_weight_length`."""
-    if class_weight is None:
+    """A float64 vector, or the parameter that was given; its length is checked by :func:`check_weight_length`."""
+    weight = as_number(class_weight, name)
+    if weight is None:
         return None
-    weight = torch.as_tensor(class_weight, dtype=torch.float64).detach()
+    if isinstance(weight, (list, tuple, nn.ParameterList)) and any(isinstance(item, Tensor) for item in weight):
+        raise ValueError(f"{name}: got several tensors, expected numbers or one tensor or nn.Parameter, [C]")
+    if not isinstance(weight, nn.Parameter):
+        try:
+            weight = torch.as_tensor(weight, dtype=torch.float64).as_subclass(Tensor)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name}: got {class_weight!r}, expected one weight a class, [C]") from error
     if weight.ndim != 1:
         raise ValueError(f"{name}: got shape {list(weight.shape)}, expected one weight a class, [C]")
+    _check_weights(weight, name)
+    return weight
+
+
+def _check_weights(weight: Tensor, name: str) -> None:
     if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
         raise ValueError(f"{name}: got {weight.tolist()}, expected finite weights of at least 0")
-    return weight
+
+
+Factors = list[float] | nn.Parameter | nn.ParameterList
+
+
+def check_factors(weights: Any, name: str = "weights") -> Factors:
+    """A finite number for each part of a sum, as a list. Parameters stay what they are: one ``[N]``, or a list of them
+    and of numbers, each parameter of one element."""
+    if isinstance(weights, nn.Parameter) and weights.ndim == 1:
+        return weights
+    if isinstance(weights, Tensor):
+        weights = as_number(weights, name)
+        weights = weights.tolist() if isinstance(weights, Tensor) else weights
+    if not isinstance(weights, Iterable):
+        raise TypeError(f"{name}: got {weights!r}, expected a sequence of numbers")
+    factors = [as_number(weight, name) for weight in weights]
+    for factor in factors:
+        if not (isinstance(factor, nn.Parameter) and factor.numel() == 1):
+            check_finite(**{name: factor})
+    return nn.ParameterList(factors) if any(isinstance(factor, nn.Parameter) for factor in factors) else factors
+
+
+def check_part_weight(**values: float | nn.Parameter) -> None:
+    """Raises ValueError naming the first of the weights that is no finite number of at least 0, nor a parameter of one
+    element that is."""
+    for name, value in values.items():
+        number: Any = value.item() if isinstance(value, nn.Parameter) and value.numel() == 1 else value
+        check_at_least_zero(**{name: number})
+
+
+def weighted_sum(weights: Iterable[float | Tensor], parts: Iterable[Tensor]) -> Tensor:
+    """The sum of the parts, each times its weight."""
+    factors = [weight.reshape(()) if isinstance(weight, Tensor) else weight for weight in weights]
+    pairs = zip(factors, parts, strict=True)
+    scaled = [part if not isinstance(weight, Tensor) and weight == 1 else weight * part for weight, part in pairs]
+    return functools.reduce(torch.add, scaled)
 
 
 def check_weight_length(weight: Tensor, classes: int, name: str = "class_weight") -> None:
@@ -133,8 +221,11 @@ def check_weight_length(weight: Tensor, classes: int, name: str = "class_weight"
         raise ValueError(f"{name}: got {weight.shape[0]} weights, expected {classes}, one for each channel")
 
 
+# Tensors
+
+
 def validation_level(validate: bool | None, device: torch.device) -> int:
-    """None: labels where it costs nothing, on the CPU; True: labels and logits; False: nothing."""
+    """None: labels where it costs nothing, on the CPU; True: all values; False: nothing."""
     if validate is None:
         if _validate_everywhere:
             return VALIDATE_ALL
@@ -143,9 +234,16 @@ def validation_level(validate: bool | None, device: torch.device) -> int:
 
 
 def check_inputs(
-    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, activation: str, ignored: bool
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    activation: str,
+    ignore: tuple[int, ...],
+    validate: bool | None,
 ) -> Inputs:
-    """Checks the tensors of a pass and gives them the operators' shapes, without copying.
+    """Checks the tensors of a pass and gives them the operators' shapes. Nothing is copied, but for float labels, which
+    become integers, and integers of a dense target or a mask, which become bool: whether they are not 0.
 
     Args:
         logits: ``[B, C, *S]`` with 1 to 3 spatial axes.
@@ -153,7 +251,8 @@ def check_inputs(
         mask: ``[B, *S]`` or ``[B, 1, *S]``.
         weight_map: ``[B, *S]``, ``[B, 1, *S]`` or ``[B, C, *S]``.
         activation: as :func:`check_activation` gives it.
-        ignored: whether labels are ignored, which a dense target cannot have.
+        ignore: as :func:`check_ignore_index` gives it; a dense target cannot have any.
+        validate: None, True or False.
     """
     logits, target = _plain(logits, "logits"), _plain(target, "target")
     if logits.dtype not in _FLOATS:
@@ -167,17 +266,29 @@ def check_inputs(
             "logits: one channel with activation='softmax' (whose probability is always 1), expected at least two "
             "channels, or activation='sigmoid'"
         )
-    target, dense = _target(logits, target)
-    if dense and ignored:
+    level = validation_level(validate, logits.device)
+    if mask is not None:
+        mask = _yes_or_no(_volume(logits, _plain(mask, "mask"), "mask", False))
+    if weight_map is not None:
+        weight_map = _volume(logits, _plain(weight_map, "weight_map"), "weight_map", True)
+    unsigned, (target, dense) = target.dtype == torch.uint64, _target(logits, target, mask, level)
+    if dense and ignore:
         raise ValueError(
             f"ignore_index: set, but target of shape {list(target.shape)} is dense, expected labels; leave voxels of "
             "a dense target out with mask="
         )
-    if mask is not None:
-        mask = _volume(logits, _plain(mask, "mask"), "mask", False)
-    if weight_map is not None:
-        weight_map = _volume(logits, _plain(weight_map, "weight_map"), "weight_map", True)
-    return Inputs(logits, target, mask, weight_map, dense)
+    return Inputs(logits, target, mask, weight_map, dense, as_int64(ignore, unsigned), level)
+
+
+def as_int64(ignore: tuple[int, ...], unsigned: bool) -> tuple[int, ...]:
+    """The labels that 64 bits hold, as the int64 of the same bits."""
+    if unsigned:
+        return tuple((label + 2**63) % 2**64 - 2**63 for label in ignore if 0 <= label < 2**64)
+    return tuple(label for label in ignore if -(2**63) <= label < 2**63)
+
+
+def _yes_or_no(volume: Tensor) -> Tensor:
+    return volume if volume.dtype in _FLOATS or volume.dtype == torch.bool else volume != 0
 
 
 def check_maps(maps: Tensor, logits: Tensor) -> Tensor:
@@ -191,6 +302,8 @@ def check_maps(maps: Tensor, logits: Tensor) -> Tensor:
 def _plain(tensor: Tensor, name: str) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")
+    if tensor.dtype == torch.uint64:  # of which torch can do next to nothing: the same bits, as int64
+        tensor = tensor.view(torch.int64)
     if type(tensor) is Tensor or torch.compiler.is_compiling():
         return tensor
     if type(tensor).__torch_function__ is torch._C._disabled_torch_function_impl:
@@ -198,7 +311,7 @@ def _plain(tensor: Tensor, name: str) -> Tensor:
     return tensor.as_subclass(Tensor)  # MONAI's MetaTensor and the like: same storage, same graph
 
 
-def _target(logits: Tensor, target: Tensor) -> tuple[Tensor, bool]:
+def _target(logits: Tensor, target: Tensor, mask: Tensor | None, level: int) -> tuple[Tensor, bool]:
     """The target in the operators' shape, and whether it is dense."""
     if target.dtype not in _FLOATS + _INTEGERS:
         raise TypeError(f"target: got {target.dtype}, expected integer or bool labels, or a float or bool dense target")
@@ -208,18 +321,19 @@ def _target(logits: Tensor, target: Tensor) -> tuple[Tensor, bool]:
     batch, channels, space = logits.shape[0], logits.shape[1], logits.shape[2:]
     floating = target.dtype in _FLOATS
     if target.shape == logits.shape and (floating or channels > 1):
-        return target, True
-    if not floating:
-        if target.shape == (batch, *space):
-            return target, False
-        if target.shape == (batch, 1, *space):
-            return target.squeeze(1), False
-    labels, dense = [batch, *space], [batch, channels, *space]
+        return _yes_or_no(target), True
+    if not floating and target.shape == (batch, *space):
+        return target, False
+    if target.shape == (batch, 1, *space):
+        labels = target.squeeze(1)
+        return (whole_labels(labels, mask, level > VALIDATE_NOTHING) if floating else labels), False
+    dense = [batch, channels, *space]
     form = "a float" if floating else f"an integer or bool ({target.dtype})"
-    expected = f"{dense}" if floating else f"labels {labels} or [{batch}, 1, ...], or a dense target {dense}"
+    expected = f"labels {[batch, *space]} or {[batch, 1, *space]}, or a dense target {dense}"
+    if floating and target.shape == (batch, *space):
+        expected += ": labels of floats need the axis 1 of size 1, or an integer dtype, target.long()"
     raise ValueError(
         f"target: got {form} tensor of shape {list(target.shape)} for logits {list(logits.shape)}, expected {expected}"
-        + (" (labels must have an integer dtype)" if floating and target.shape == (batch, *space) else "")
     )
 
 

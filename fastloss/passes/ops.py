@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..terms import VALIDATE_ALL, Plan, is_constant, label_count, make_plan
+from ..terms import Plan, is_constant, make_plan
+from .values import check_values
 
 BACKENDS = ("reference", "numba", "triton")
 _MODULES = {"reference": "reference", "numba": "cpu", "triton": "gpu"}
@@ -57,7 +58,9 @@ def _unavailable(name: str, device: torch.device) -> str:
     if name == "numba":
         if device.type != "cpu":
             return f"the numba back end takes CPU tensors, got {device}"
-        return "" if importlib.util.find_spec("numba") else "Numba is not installed"
+        if not importlib.util.find_spec("numba"):
+            return "Numba is not installed"
+        return "NUMBA_DISABLE_JIT is set" if importlib.import_module("numba").config.DISABLE_JIT else ""
     if name == "triton":
         if not importlib.util.find_spec("triton"):
             return "Triton is not installed"
@@ -127,11 +130,9 @@ def _voxel_sums(
         sums, bad_labels = module.forward_with_bad_labels(logits, target, mask, weight_map, plan)
     else:
         sums = module.forward(logits, target, mask, weight_map, plan)
-        bad_labels = validate and not dense
-    if validate and bad_labels:
-        check_labels(target, mask, plan, logits.shape[1])
-    if validate == VALIDATE_ALL and not bool(torch.isfinite(sums).all()):
-        check_logits(logits, target, mask, plan)
+        bad_labels = True
+    if validate:
+        check_values(logits, target, mask, plan, validate, bad_labels)
     return sums
 
 
@@ -169,42 +170,6 @@ for _key in ("CPU", "CUDA", "MPS", "XPU"):
     _library.impl("voxel_sums_backward", _voxel_sums_backward, _key)
 torch.library.register_fake("fastloss::voxel_sums", _voxel_sums_fake, lib=_library)
 torch.library.register_fake("fastloss::voxel_sums_backward", _voxel_sums_backward_fake, lib=_library)
-
-
-# Checks of values, made only where the fused pass has seen something wrong
-
-
-def _uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
-    target = target.long() if not plan.dense else target  # a small dtype would wrap the labels it is compared to
-    left_out = torch.zeros(target.shape[:1] + target.shape[2 if plan.dense else 1 :], dtype=torch.bool)
-    left_out = left_out.to(target.device)
-    for label in () if plan.dense else plan.ignore:
-        left_out = left_out | (target == label)
-    return left_out if mask is None else left_out | (mask == 0)
-
-
-def check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int) -> None:
-    """Raises ValueError for the first counted voxel whose label is no class."""
-    target = target.long()
-    bad = ((target < 0) | (target >= label_count(channels))) & ~_uncounted(target, mask, plan)
-    if bad.any():
-        index = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(
-            f"target: label {target[index].item()} at index {index} (sample, then axes) is no class, expected "
-            f"0 to {label_count(channels) - 1} or an ignore_index {plan.ignore or '(none is set)'}; "
-            f"{int(bad.sum())} voxels are affected. validate=False counts them as no class"
-        )
-
-
-def check_logits(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan) -> None:
-    """Raises ValueError for the first logit of a counted voxel that is not finite."""
-    bad = ~torch.isfinite(logits) & ~_uncounted(target, mask, plan).unsqueeze(1)
-    if bad.any():
-        index = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(
-            f"logits: {logits[index].item()} at index {index} (sample, class, then axes), expected finite values; "
-            f"{int(bad.sum())} values are affected"
-        )
 
 
 # Autograd
@@ -316,7 +281,12 @@ def first_derivative_only(gradient: Tensor, *inputs: Tensor | None) -> Tensor:
 
 
 def refuse_transforms() -> None:
-    """Raises NotImplementedError under torch.func."""
+    """Raises NotImplementedError under torch.func and torch.jit.trace."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        raise NotImplementedError(
+            "fastloss losses cannot be traced by torch.jit.trace, which would record their values: trace the network "
+            "without its loss, or use torch.compile"
+        )
     if torch._C._are_functorch_transforms_active():
         raise NotImplementedError(
             "fastloss losses do not run under torch.func transforms (grad, vmap, jvp, ...): use loss.backward() or "

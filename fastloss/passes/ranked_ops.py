@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..terms import VALIDATE_ALL, Plan, make_plan
-from .ops import NoForwardMode, apply_function, check_labels, check_logits, choose, choose_room, first_derivative_only
+from ..terms import make_plan
+from .ops import NoForwardMode, apply_function, choose, choose_room, first_derivative_only
+from .values import check_values, check_weights
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask"
@@ -20,17 +21,6 @@ _KEYS = ("CPU", "CUDA", "MPS", "XPU")
 def is_exclusive(activation: str, channels: int) -> bool:
     """Whether the channels are the classes of a voxel, rather than each a problem of its own."""
     return activation == "softmax" or (activation == "none" and channels > 1)
-
-
-def _check_values(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, validate: int, bad_labels: bool, value: Tensor
-) -> None:
-    if validate and bad_labels and not plan.dense:
-        check_labels(target, mask, plan, logits.shape[1])
-    if validate and mask is not None and mask.is_floating_point() and bool((mask < 0).any()):
-        raise ValueError(f"mask: got a weight of {float(mask.min())}, expected weights of at least 0 for a ranked loss")
-    if validate == VALIDATE_ALL and not bool(torch.isfinite(value).all()):
-        check_logits(logits, target, mask, plan)
 
 
 # Top-k cross-entropy, and voxel sums of the same pass
@@ -67,7 +57,9 @@ def _topk_sums(
     else:
         out = module.largest_losses(logits, target, mask, plan, exclusive, k)
     sums, mean, count, weights = out
-    _check_values(logits, target, mask, plan, validate, bad_labels, mean)
+    if validate:
+        check_weights(mask)
+        check_values(logits, target, mask, plan, validate, bad_labels)
     return sums, mean, count, weights
 
 
@@ -166,7 +158,9 @@ def _jaccard_extension(
     else:
         out = module.jaccard(logits, target, mask, plan, per_sample)
     values, sizes, slopes = out
-    _check_values(logits, target, mask, plan, validate, bad_labels, values)
+    if validate:
+        check_weights(mask)
+        check_values(logits, target, mask, plan, validate, bad_labels)
     return values, sizes, slopes
 
 

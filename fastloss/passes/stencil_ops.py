@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..terms import Plan, make_plan
-from .ops import NoForwardMode, apply_function, check_labels, choose_room, first_derivative_only, refuse_transforms
+from .ops import NoForwardMode, apply_function, choose_room, first_derivative_only, refuse_transforms
+from .values import check_values
 
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask, str activation, int[] ignore, bool dense, int validate"
 _SLOPE_TERMS = ["map*p2", "map*py"]  # whose difference is the derivative of a map times (p - y)^2
@@ -19,11 +20,6 @@ _library = torch.library.Library("fastloss", "FRAGMENT")
 
 def _plan(activation: str, ignore: Sequence[int], dense: bool) -> Plan:
     return make_plan((), activation, tuple(ignore), dense)
-
-
-def _check(bad: int, target: Tensor, mask: Tensor | None, plan: Plan, channels: int, validate: int) -> None:
-    if validate and bad and not plan.dense:
-        check_labels(target, mask, plan, channels)
 
 
 def _register(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> None:
@@ -63,7 +59,7 @@ def _hausdorff_erosion(
     plan = _plan(activation, ignore, dense)
     stencils = choose_room("stencils", backend, logits.device)
     sums, slope, bad = stencils.hausdorff_erosion(logits, target, mask, plan, alpha, erosions, derivative)
-    _check(bad, target, mask, plan, logits.shape[1], validate)
+    check_values(logits, target, mask, plan, validate, bad)
     return sums, slope
 
 
@@ -98,7 +94,7 @@ def _hausdorff_conv(
     plan = _plan(activation, ignore, dense)
     stencils = choose_room("stencils", backend, logits.device)
     sums, slope, bad = stencils.hausdorff_conv(logits, target, mask, plan, alpha, list(radii), hard, first)
-    _check(bad, target, mask, plan, logits.shape[1], validate)
+    check_values(logits, target, mask, plan, validate, bad)
     return sums, slope if derivative else slope.new_empty(0)
 
 
@@ -172,7 +168,7 @@ def _structural_map(
     plan = _plan(activation, ignore, dense)
     stencils = choose_room("stencils", backend, logits.device)
     field, selected, bad = stencils.structural_map(logits, target, mask, plan, list(taps), threshold, stability)
-    _check(bad, target, mask, plan, logits.shape[1], validate)
+    check_values(logits, target, mask, plan, validate, bad)
     return field, selected
 
 
@@ -215,7 +211,7 @@ def _cldice_sums(
     plan = _plan(activation, ignore, dense)
     stencils = choose_room("stencils", backend, logits.device)
     sums, bad = stencils.cldice_sums(logits, target, mask, plan, iterations, first)
-    _check(bad, target, mask, plan, logits.shape[1], validate)
+    check_values(logits, target, mask, plan, validate, bad)
     return sums
 
 

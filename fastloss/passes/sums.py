@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..terms import parse_term
+from ..terms import MAP_PREFIX, parse_term
 from . import ops
-from .inputs import check_activation, check_ignore_index, check_inputs, validation_level
+from .inputs import Inputs, check_activation, check_ignore_index, check_inputs
 
 
 def voxel_sums(
@@ -31,15 +31,19 @@ def voxel_sums(
 
     Args:
         logits: ``[B, C, *S]``, 1 to 3 spatial axes, float32, float64, float16 or bfloat16, any strides.
-        target: labels ``[B, *S]`` or ``[B, 1, *S]`` (bool or any integer dtype, read in place), or a dense target
-            ``[B, C, *S]``: soft labels (float), multi-label (bool) or one-hot (integer).
+        target: labels ``[B, *S]`` or ``[B, 1, *S]`` (bool or any integer dtype, read in place; whole numbers as floats
+            are taken as ``[B, 1, *S]`` where C > 1, and copied), or a dense target ``[B, C, *S]``: soft labels (float),
+            multi-label or one-hot (bool, or integers: whatever is not 0 is 1).
         terms: names of terms, each at most once; ``"map*NAME"`` multiplies a term by ``weight_map``.
         activation: ``"softmax"`` (C >= 2), ``"sigmoid"``, or None where the input holds probabilities.
         ignore_index: label or labels whose voxels have weight 0.
-        mask: ``[B, *S]`` or ``[B, 1, *S]``, bool or a weight, multiplied into ``w``.
-        weight_map: ``[B, *S]``, ``[B, 1, *S]`` or ``[B, C, *S]``; a constant (no gradient).
-        validate: True checks labels and logits and names the first bad value with its index; False checks nothing
-            (a label that is no class then counts as none); None checks labels on the CPU, where it is free.
+        mask: ``[B, *S]`` or ``[B, 1, *S]``, multiplied into ``w``: bool or integer (whatever is not 0 counts), or a
+            float weight of each voxel.
+        weight_map: ``[B, *S]``, ``[B, 1, *S]`` or ``[B, C, *S]``, a constant (no gradient) of the terms ``"map*NAME"``;
+            an error if there are none.
+        validate: True checks labels, logits (finite; as probabilities from 0 to 1), dense targets (from 0 to 1) and
+            weights (finite, at least 0), and names the first bad value with its index; False checks nothing (a label
+            that is no class then counts as none); None checks labels on the CPU, where it is free.
 
     Returns:
         float64 ``[B, C, K]``, on the logits' device.
@@ -48,45 +52,38 @@ def voxel_sums(
         ValueError, TypeError: naming the argument, what came and what was expected.
     """
     names = tuple(terms)
-    parsed = tuple(parse_term(name) for name in names)
+    for name in names:
+        parse_term(name)
     if not names or len(set(names)) != len(names):
         raise ValueError(f"terms: got {names}, expected at least one term, each once")
-    if weight_map is None and any(term.mapped for term in parsed):
-        raise ValueError(f"weight_map: is None, expected a map for the terms {names}")
-    return checked_sums(
-        logits,
-        target,
-        mask,
-        weight_map,
-        names,
-        check_activation(activation),
-        check_ignore_index(ignore_index),
-        validate,
-    )
+    activation, ignore = check_activation(activation), check_ignore_index(ignore_index)
+    inputs = check_inputs(logits, target, mask, weight_map, activation, ignore, validate)
+    return checked_sums(inputs, names, activation)
 
 
-def checked_sums(*arguments: Any) -> Tensor:
-    """:func:`voxel_sums` for options that are known to be good; they are those of :func:`_checked`."""
-    return ops.sums(*_checked(*arguments))
+def checked_sums(inputs: Inputs, terms: tuple[str, ...], activation: str) -> Tensor:
+    """:func:`voxel_sums` of checked inputs and options."""
+    return ops.sums(*_arguments(inputs, terms, activation))
 
 
-def checked_sums_of_terms(*arguments: Any) -> tuple[Tensor, ...]:
+def checked_sums_of_terms(inputs: Inputs, terms: tuple[str, ...], activation: str) -> tuple[Tensor, ...]:
     """The same, ``[B, C]`` for each term; those of the target alone have no gradient."""
-    return ops.sums_of_terms(*_checked(*arguments))
+    return ops.sums_of_terms(*_arguments(inputs, terms, activation))
 
 
-def _checked(
-    logits: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    weight_map: Tensor | None,
-    terms: tuple[str, ...],
-    activation: str,
-    ignore: tuple[int, ...],
-    validate: bool | None,
-) -> tuple[Any, ...]:
+def _arguments(inputs: Inputs, terms: tuple[str, ...], activation: str) -> tuple[Any, ...]:
     """The arguments of the operator, its options in one tuple."""
-    inputs = check_inputs(logits, target, mask, weight_map, activation, bool(ignore))
-    level = validation_level(validate, inputs.logits.device)
-    options = (terms, activation, ignore, inputs.dense, level, ops.forced_backend())
+    if (inputs.weight_map is not None) != reads_map(terms):
+        if inputs.weight_map is None:
+            raise ValueError(f"weight_map: is None, expected a map for the terms {terms}")
+        raise ValueError(
+            f"weight_map: given, but none of the terms {terms} reads it, expected terms 'map*NAME'; to weight voxels "
+            "pass mask=, a float weight of each"
+        )
+    options = (terms, activation, inputs.ignore, inputs.dense, inputs.validate, ops.forced_backend())
     return inputs.logits, inputs.target, inputs.mask, inputs.weight_map, options
+
+
+def reads_map(terms: tuple[str, ...]) -> bool:
+    """Whether a term is multiplied by the voxel weight map."""
+    return any(name.startswith(MAP_PREFIX) for name in terms)

@@ -22,6 +22,8 @@ _LABELS = {
     torch.int16: np.int16,
     torch.int32: np.int32,
     torch.int64: np.int64,
+    torch.uint16: np.uint16,
+    torch.uint32: np.uint32,
 }
 _REALS = {torch.float32: np.float32, torch.float64: np.float64}
 

@@ -64,7 +64,8 @@ def _truth(target: Tensor, channels: int, dense: bool) -> Callable[[slice, int],
     """Where a class is true in some samples: made one class at a time."""
     if dense:
         return lambda samples, c: target[samples, c] != 0
-    labels = target if channels <= 100 else target.int()  # a small dtype would wrap the label it is compared to
+    # a small dtype would wrap the label it is compared to
+    labels = target if channels <= 100 or target.dtype == torch.int64 else target.int()
     return lambda samples, c: labels[samples] == c + first_label(channels)
 
 

@@ -36,6 +36,8 @@ class Volumes:
         space = tuple(logits.shape[2:])
         self.axes, self.voxels, self.grid = len(space), math.prod(space), (*(1,) * (3 - len(space)), *space)
         self.weights = voxel_weight(target, mask, plan).to(self.real).view(self.batch, self.voxels)
+        if target.dtype in (torch.uint16, torch.uint32):  # which torch compares with no other dtype
+            self.target = target.long()
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.empty(shape, dtype=dtype or self.real, device=self.device)

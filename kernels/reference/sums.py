@@ -162,4 +162,4 @@ def _one_hot(logits: Tensor, target: Tensor, plan: Plan) -> Tensor:
     if plan.dense:
         return target
     classes = torch.arange(logits.shape[1], device=logits.device) + first_label(logits.shape[1])
-    return target.unsqueeze(1) == classes.reshape(-1, *([1] * (logits.ndim - 2)))
+    return target.unsqueeze(1).long() == classes.reshape(-1, *([1] * (logits.ndim - 2)))

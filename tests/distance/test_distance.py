@@ -68,30 +68,37 @@ def test_one_voxel(shape, value, expected):
     assert edt(np.full(shape, value, np.uint8)).item() == expected
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_axis_of_1500(axis):
-    mask = np.moveaxis(np.ones((1500, 3, 4), bool), 0, axis)
-    mask[0, 0, 0] = False
-    expected = sum(x.astype(np.int64) ** 2 for x in np.indices(mask.shape))
-    np.testing.assert_array_equal(edt_squared(mask), expected.astype(np.float32))
-
-
-@pytest.mark.parametrize("shape", [(30_000,), (5, 9_001), (9_001, 5)])
-def test_squared_distances_beyond_24_bits(shape):
-    mask = np.ones(shape, bool)
-    mask.flat[0] = False
-    squared = sum(x.astype(np.int64) ** 2 for x in np.indices(shape))
-    assert squared.max() > 2**24
-    np.testing.assert_array_equal(edt_squared(mask), squared.astype(np.float32))
-    np.testing.assert_array_equal(edt(mask), np.sqrt(squared.astype(np.float64)).astype(np.float32))
-
-
 def test_extreme_spacings_neither_fail_nor_hang():
     mask = random_mask((20, 20), 0.9)
     assert_exact(mask, (1e-30, 1e-30))  # squares below float32: zero
     with np.errstate(over="ignore"):
         assert_exact(mask, (1e30, 1e30))  # squares beyond float32: +inf
         assert np.isinf(edt(mask, 1e200)[mask]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), arrays(np.uint8, array_shapes(max_dims=3, max_side=9), elements=st.integers(0, 2)))
+def test_black_border_is_a_layer_of_zeros(data, mask):
+    spacing = data.draw(st.lists(SPACINGS, min_size=mask.ndim, max_size=mask.ndim))
+    inner = tuple(slice(1, -1) for _ in mask.shape)
+    squared = brute_force_squared(np.pad(mask, 1), spacing)[inner]
+    field, sites = edt_squared(mask, spacing, black_border=True, return_indices=True)
+    np.testing.assert_array_equal(field, squared.astype(np.float32))
+    np.testing.assert_array_equal(edt(mask, spacing, black_border=True), np.sqrt(squared).astype(np.float32))
+    free, near = edt_squared(mask, spacing, return_indices=True)
+    np.testing.assert_array_equal(sites, np.where(free <= field, near, -1))
+
+
+def test_black_border_of_leading_axes_and_tensors():
+    edt_library = pytest.importorskip("edt")
+    masks, spacing = random_mask((3, 14, 15, 16), 0.99), (3.0, 1.0, 0.7)
+    field = edt(torch.from_numpy(masks), spacing, spatial_axes=3, black_border=True, dtype=torch.float64)
+    assert field.is_contiguous() and field.dtype == torch.float64
+    for mask, found in zip(masks, field, strict=True):
+        expected = edt_library.edt(mask, anisotropy=spacing, black_border=True)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    full = edt(np.ones((5, 1), np.uint8), (2.0, 3.0), black_border=True)
+    assert full.ravel().tolist() == [2, 3, 3, 3, 2]
 
 
 @pytest.mark.parametrize("dtype", INTEGER_DTYPES)
@@ -148,6 +155,21 @@ def test_tensor_subclasses_are_unwrapped():
 def test_one_spacing_serves_every_axis():
     mask = random_mask((8, 9, 10), 0.8)
     np.testing.assert_array_equal(edt(mask, 0.7), edt(mask, (0.7, 0.7, 0.7)))
+
+
+def test_numbers_of_numpy_and_torch():
+    mask = random_mask((8, 9, 10), 0.8)
+    expected = edt(mask, (1.5, 2.0, 1.5), threads=2)
+    for row in (
+        (np.float32(1.5), np.int64(2), 1.5),
+        [torch.tensor(1.5), torch.tensor(2), 1.5],
+        torch.tensor([1.5, 2.0, 1.5], dtype=torch.bfloat16, requires_grad=True),
+        np.array([1.5, 2.0, 1.5], np.float16),
+    ):
+        found = edt(mask, row, spatial_axes=np.int64(3), threads=torch.tensor(2))
+        np.testing.assert_array_equal(found, expected)
+    for number in (np.float32(1.5), torch.tensor(1.5), np.array(1.5)):
+        np.testing.assert_array_equal(edt(mask, number, threads=10**30), edt(mask, 1.5))
 
 
 @pytest.mark.parametrize("shape", [(96, 80, 70), (700, 600), (300_000,), (2, 400, 300)])

@@ -93,6 +93,50 @@ def test_leading_axes_are_separate_volumes(spatial_axes, spacing):
             np.testing.assert_array_equal(got.numpy(), expected, err_msg=field.__name__)
 
 
+def to_the_first_voxel(shape):
+    """Squared distances in voxels."""
+    return sum(x.astype(np.int64) ** 2 for x in np.indices(shape))
+
+
+# axes beyond 1024, and squared distances beyond 2^24, which float32 does not hold
+@pytest.mark.parametrize("shape", [(1500, 3, 4), (3, 1500, 4), (3, 4, 1500), (30_000,), (5, 9_001), (9_001, 5)])
+def test_long_axes(shape):
+    mask = np.ones(shape, np.int32)
+    mask.flat[0] = 0
+    squared = to_the_first_voxel(shape)
+    distance = np.sqrt(squared.astype(np.float64)).astype(np.float32)
+    sides = np.where(mask, distance, np.float32(1))
+    np.testing.assert_array_equal(edt_squared(mask), squared.astype(np.float32))
+    np.testing.assert_array_equal(edt(mask), distance)
+    np.testing.assert_array_equal(boundary_distance(mask), sides)
+    np.testing.assert_array_equal(signed_edt(mask), np.where(mask, -sides, sides))
+    np.testing.assert_array_equal(label_edt(mask - 7), sides)
+    field, sites = edt(mask, return_indices=True, dtype=np.float64)
+    np.testing.assert_array_equal(field, np.sqrt(squared.astype(np.float64)))
+    assert not sites.any()
+
+
+def test_every_field_of_any_layout():
+    labels = np.random.default_rng(0).integers(0, 3, (12, 13, 14)).astype(np.int16)
+    spacing = (2.0, 0.7, 1.0)
+    layouts = {
+        "Fortran order": np.asfortranarray(labels),
+        "permuted": np.ascontiguousarray(labels.transpose(1, 2, 0)).transpose(2, 0, 1),
+        "strided": np.repeat(np.repeat(labels, 2, 0), 3, 2)[::2, :, ::3],
+        "negative strides": np.ascontiguousarray(labels[::-1, :, ::-1])[::-1, :, ::-1],
+        "unaligned": np.frombuffer(b"\0" + labels.tobytes(), np.uint8)[1:].view(np.int16).reshape(labels.shape),
+        "big-endian": labels.astype(">i2"),
+    }
+    for field in FIELDS:
+        expected = field(labels, spacing)
+        for name, view in layouts.items():
+            found = field(view, spacing)
+            np.testing.assert_array_equal(found, expected, err_msg=f"{field.__name__}, {name}")
+            assert found.flags.c_contiguous
+        plane = np.broadcast_to(labels[:1], labels.shape)
+        np.testing.assert_array_equal(field(plane, spacing), field(plane.copy(), spacing))
+
+
 def test_leading_axes_of_any_strides():
     volumes = random_mask((5, 6, 7, 2, 3), 0.8)
     view = torch.from_numpy(volumes).permute(4, 3, 2, 0, 1)  # [3, 2, 7, 5, 6]

@@ -160,11 +160,12 @@ def test_each_term_alone(each_backend):
     logits, labels = oracle.make("softmax", 3, (4, 5))
     y, weight, weight_map = oracle.one_hot(labels, 3), oracle.counted(labels), torch.rand(2, 3, 4, 5)
     for name in TERMS:
+        of_term = weight_map if name.startswith("map*") else None
         if is_constant(name):
-            sums = fastloss.voxel_sums(logits, labels, (name,), weight_map=weight_map)
-            oracle.assert_close(sums, oracle.sums(logits, y, weight, (name,), "softmax", weight_map), 2e-6)
+            sums = fastloss.voxel_sums(logits, labels, (name,), weight_map=of_term)
+            oracle.assert_close(sums, oracle.sums(logits, y, weight, (name,), "softmax", of_term), 2e-6)
         else:
-            check(logits, labels, y, weight, terms=(name,), weight_map=weight_map)
+            check(logits, labels, y, weight, terms=(name,), weight_map=of_term)
 
 
 def test_terms_of_the_target_alone_have_a_zero_gradient(each_backend):

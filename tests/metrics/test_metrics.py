@@ -6,11 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from fastloss.metrics import Accumulator, ConfusionCounts, confusion_counts
+from fastloss.metrics import Accumulator, ConfusionCounts, confusion_counts, confusion_matrix
 
 NAN = math.nan
 FIELDS = ("true_positive", "false_positive", "false_negative", "true_negative")
@@ -72,6 +74,16 @@ def test_volumes_of_many_slabs(space):
         assert torch.equal(total, torch.full((2, 4), math.prod(space)))
 
 
+def test_more_voxels_than_float32_counts():
+    voxels = 2**24 + 3
+    empty = torch.zeros(1, dtype=torch.uint8).expand(1, voxels)
+    truth = empty.clone()
+    truth[0, -1] = 1
+    counts = confusion_counts(empty, truth, classes=2)
+    assert_counts(counts, [[[voxels - 1, 0]], [[1, 0]], [[0, 1]], [[0, voxels - 1]]])
+    assert counts.specificity()[0, 1].item() == 1 and counts.dice()[0, 0].item() == 2 * (voxels - 1) / (2 * voxels - 1)
+
+
 @pytest.mark.parametrize("dtype", LABEL_DTYPES)
 def test_label_dtypes(dtype):
     guess, truth = labels(2, 6, 7), labels(2, 6, 7, seed=1)
@@ -118,11 +130,98 @@ def test_logits(dtype):
     assert_counts(confusion_counts(z.double().sigmoid() > 0.5, one_hot(truth, 3)), positive)
 
 
+def test_confusion_matrix():
+    guess, truth = labels(2, 60, 61), labels(2, 60, 61, seed=1).short()
+    truth[:, :3] = 255
+    mask = labels(2, 60, 61, seed=2) > 0
+    z = torch.where(one_hot(guess, 4), 2.0, -1.0)
+    expected = np.zeros((2, 4, 4), int)
+    for b, i, j in itertools.product(range(2), range(3, 60), range(61)):
+        expected[b, truth[b, i, j], guess[b, i, j]] += int(mask[b, i, j])
+    found = confusion_matrix(guess, truth, classes=4, ignore_index=255, mask=mask)
+    assert found.dtype == torch.int64
+    np.testing.assert_array_equal(found.numpy(), expected)
+    assert torch.equal(confusion_matrix(z, truth, activation="softmax", ignore_index=255, mask=mask), found)
+    counts = confusion_counts(guess, truth, classes=4, ignore_index=255, mask=mask)
+    assert torch.equal(found.diagonal(0, 1, 2), counts.true_positive)
+    assert torch.equal(found.sum(1), counts.true_positive + counts.false_positive)
+    assert confusion_matrix(guess[:0], truth[:0], classes=4).shape == (0, 4, 4)
+
+
 def test_a_tie_goes_to_the_first_class():
     assert_counts(
         confusion_counts(torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.uint8), activation="softmax"),
         [[[4, 0, 0]], [[0, 0, 0]], [[0, 0, 0]], [[0, 4, 4]]],
     )
+
+
+def test_nan_does_not_pass_for_background():
+    z, truth = torch.randn(2, 3, 5, 6, generator=torch.manual_seed(0)), labels(2, 5, 6, classes=3)
+    z[1, 2, 3, 4] = NAN
+    for activation in ("softmax", "sigmoid"):
+        with pytest.raises(ValueError, match=r"prediction: NaN at index \(1, 3, 4\)"):
+            confusion_counts(z, truth, activation=activation)
+    z[1, 2, 3, 4] = math.inf
+    expected = counts_by_hand(one_hot(z.argmax(1), 3), one_hot(truth, 3))
+    assert_counts(confusion_counts(z, truth, activation="softmax"), expected)
+
+
+def test_masks_of_bytes_are_true_where_they_are_not_zero():
+    guess, truth = one_hot(labels(2, 6, 7), 3), one_hot(labels(2, 6, 7, seed=1), 3)
+    mask = labels(2, 6, 7, classes=2, seed=2)
+    expected = counts_by_hand(guess, truth, mask)
+    for dtype in (torch.uint8, torch.int16, torch.uint16, torch.int64):
+        found = confusion_counts(guess, truth.to(dtype) * 255, mask=mask.to(dtype) * 255)
+        assert_counts(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "label"),
+    [(torch.uint64, 2**64 - 1), (torch.uint64, 2**63), (torch.int64, -(2**63)), (torch.uint32, 2**32 - 1)],
+)
+def test_ignored_labels_beyond_31_bits(dtype, label):
+    truth = labels(1, 6, 7, seed=1).numpy().astype(str(dtype).removeprefix("torch."))
+    truth[0, :2] = label
+    guess = labels(1, 6, 7)
+    expected = counts_by_hand(one_hot(guess[:, 2:], 4), one_hot(labels(1, 6, 7, seed=1)[:, 2:], 4))
+    wrapped = label - 2**64 if label > 0 else label + 2**64  # the same bits, but another label
+    assert_counts(confusion_counts(guess, truth, classes=4, ignore_index=(label, 2**70)), expected)
+    with pytest.raises(ValueError, match=r"target: label -?\d+ at index \(0, 0, 0\)"):
+        confusion_counts(guess, truth, classes=4, ignore_index=wrapped)
+
+
+def test_arrays_of_any_layout():
+    guess, truth = labels(2, 5, 6), labels(2, 5, 6, seed=1)
+    expected = counts_by_hand(one_hot(guess, 4), one_hot(truth, 4))
+    backwards = np.ascontiguousarray(guess.numpy()[:, ::-1, ::-1])[:, ::-1, ::-1]
+    swapped = truth.numpy().astype(">i4")
+    swapped.flags.writeable = False
+    assert_counts(confusion_counts(backwards, swapped, classes=np.int64(4)), expected)
+    assert_counts(confusion_counts(guess, truth, classes=torch.tensor(4)), expected)
+
+
+def test_the_default_device_does_not_matter():
+    guess, truth = labels(2, 5, 6), labels(2, 5, 6, seed=1)
+    with torch.device("meta"):
+        counts = confusion_counts(guess.numpy(), truth.numpy(), classes=4)
+        matrix = confusion_matrix(guess, truth, classes=4)
+        scores = Accumulator()
+        scores.update(dice=counts.dice())
+        mean = scores.compute()["dice"].mean
+    assert_counts(counts, counts_by_hand(one_hot(guess, 4), one_hot(truth, 4)))
+    assert matrix.sum() == 60 and mean.isfinite().all()
+
+
+def test_volumes_of_one_slice():
+    guess, truth = labels(1, 1, 5, 6), labels(1, 1, 5, 6, seed=1)
+    volume = truth[:, None]  # [1, 1, 1, 5, 6]
+    expected = counts_by_hand(one_hot(guess, 4), one_hot(truth, 4))
+    for prediction, target in ((guess, truth), (guess, volume), (volume * 0 + guess, truth)):
+        assert_counts(confusion_counts(prediction, target, classes=4, spatial_axes=3), expected)
+    with pytest.raises(ValueError, match=r"target: got shape \[1, 1, 1, 5, 6\], expected \[1, 5, 6\]"):
+        confusion_counts(guess, volume, classes=4, spatial_axes=2)
+    with pytest.raises(ValueError, match=r"prediction: got shape \[1, 5, 6\], .* just 1 spatial axes"):
+        confusion_counts(guess, truth, classes=4, spatial_axes=1)
 
 
 def test_one_channel():
@@ -177,6 +276,29 @@ def test_formulas():
     assert counts.jaccard().item() == 6 / 12
     assert counts.sensitivity().item() == 6 / 10
     assert counts.specificity().item() == 88 / 90
+    assert counts.precision().item() == 6 / 8
+
+
+def test_healthy_subjects_stay_in_the_mean_specificity():
+    empty = torch.zeros(100, 1, 8, 8, dtype=torch.bool)
+    found = empty.clone()
+    found[0, 0, 0, 0] = True
+    assert confusion_counts(found, empty).specificity().nanmean().item() == pytest.approx(1 - 1 / 6400, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=4, max_size=4))
+def test_scores_are_nan_where_they_are_nothing_over_nothing_and_nowhere_else(numbers):
+    tp, fp, fn, tn = numbers
+    counts = ConfusionCounts(*(torch.tensor([[n]]) for n in numbers))
+    for found, hits, all_ in (
+        (counts.dice(), 2 * tp, 2 * tp + fp + fn),
+        (counts.jaccard(), tp, tp + fp + fn),
+        (counts.sensitivity(), tp, tp + fn),
+        (counts.specificity(), tn, tn + fp),
+        (counts.precision(), tp, tp + fp),
+    ):
+        assert found.isnan().item() if all_ == 0 else found.item() == hits / all_
 
 
 def test_absent_classes():
@@ -186,7 +308,8 @@ def test_absent_classes():
     torch.testing.assert_close(counts.dice(), table([0.8, 0, 0, NAN], [1, NAN, NAN, NAN]), equal_nan=True)
     torch.testing.assert_close(counts.jaccard(), table([2 / 3, 0, 0, NAN], [1, NAN, NAN, NAN]), equal_nan=True)
     torch.testing.assert_close(counts.sensitivity(), table([2 / 3, NAN, 0, NAN], [1, NAN, NAN, NAN]), equal_nan=True)
-    torch.testing.assert_close(counts.specificity(), table([1, 0.5, 1, NAN], [NAN] * 4), equal_nan=True)
+    torch.testing.assert_close(counts.precision(), table([1, 0, NAN, NAN], [1, NAN, NAN, NAN]), equal_nan=True)
+    torch.testing.assert_close(counts.specificity(), table([1, 0.5, 1, 1], [NAN, 1, 1, 1]), equal_nan=True)
     pooled = counts.pooled()
     assert pooled.true_positive.tolist() == [6, 0, 0, 0]
     torch.testing.assert_close(pooled.dice(), torch.tensor([12 / 13, 0, 0, NAN]).double(), equal_nan=True)
@@ -200,7 +323,8 @@ def test_pooled_samples_by_hand():
     expected = {
         "dice": [4 / 5, 4 / 5, 1 / 2, NAN],
         "sensitivity": [2 / 3, 4 / 5, 1, NAN],
-        "specificity": [1, 6 / 7, 9 / 11, NAN],
+        "specificity": [1, 6 / 7, 9 / 11, 1],
+        "precision": [1, 4 / 5, 1 / 3, NAN],
     }
     for name, values in expected.items():
         torch.testing.assert_close(getattr(counts, name)(), torch.tensor(values).double(), equal_nan=True)
@@ -238,7 +362,7 @@ def test_identities(pair):
     assert (sum(getattr(counts, name) for name in FIELDS) == voxels).all()
     assert ((counts.true_positive + counts.false_negative).sum(1) == voxels).all()
     same = confusion_counts(guess, guess, classes=3)
-    for metric in (same.dice(), same.jaccard(), same.sensitivity(), same.specificity()):
+    for metric in (same.dice(), same.jaccard(), same.sensitivity(), same.specificity(), same.precision()):
         assert (metric[~metric.isnan()] == 1).all()
     order = torch.tensor([2, 0, 1])
     permuted = confusion_counts(order[guess.long()], order[truth.long()], classes=3).dice()
@@ -283,8 +407,20 @@ Z = torch.zeros(2, 3, 4, 5)
 BAD_LABELS = Y.clone().long()
 BAD_LABELS[1, 2, 3] = 2**40
 ERRORS = {
-    "no tensor": (lambda: confusion_counts([1], Y, classes=2), TypeError, "prediction: got list"),
-    "complex": (lambda: confusion_counts(Z.cfloat(), Y), TypeError, "prediction: got torch.complex64"),
+    "no tensor": (lambda: confusion_counts([1], Y, classes=2), TypeError, "prediction: .*, got list"),
+    "complex": (lambda: confusion_counts(Z.cfloat(), Y), TypeError, "prediction: .*, got torch.complex64"),
+    "objects": (lambda: confusion_counts(Y, Y.numpy().astype(object), classes=2), TypeError, "target: .*, got object"),
+    "long doubles": (
+        lambda: confusion_counts(Y.numpy().astype(np.longdouble), Y, activation="sigmoid"),
+        TypeError,
+        "prediction: expected a dtype that torch has, got",
+    ),
+    "matrix of masks": (lambda: confusion_matrix(Z.bool(), Y), ValueError, "prediction, target: got a mask for each"),
+    "spatial_axes of a wrong type": (
+        lambda: confusion_counts(Y, Y, classes=2, spatial_axes=2.0),
+        TypeError,
+        "spatial_axes: expected an int or None, got 2.0",
+    ),
     "floats without activation": (lambda: confusion_counts(Z, Y), ValueError, "activation: got None"),
     "unknown activation": (lambda: confusion_counts(Z, Y, activation="relu"), ValueError, "activation: got 'relu'"),
     "labels with activation": (
@@ -299,7 +435,7 @@ ERRORS = {
         "classes: got 3 for a prediction of floats",
     ),
     "one class": (lambda: confusion_counts(Y, Y, classes=1), ValueError, "classes: got 1"),
-    "classes of a wrong type": (lambda: confusion_counts(Y, Y, classes=2.0), TypeError, "classes: got 2.0"),
+    "classes of a wrong type": (lambda: confusion_counts(Y, Y, classes=2.0), TypeError, "classes: .*, got 2.0"),
     "labels of rank 1": (lambda: confusion_counts(Y[0, 0], Y, classes=2), ValueError, r"prediction: got shape \[5\]"),
     "labels of rank 5": (
         lambda: confusion_counts(torch.zeros(2, 2, 2, 2, 2).int(), Y, classes=2),
@@ -381,6 +517,56 @@ def test_a_bad_label_is_found_in_any_slab(space):
     index = f"1, {place + ', ' if place else ''}{space[-1] - 2}"
     with pytest.raises(ValueError, match=rf"target: label 9 at index \({index}\)"):
         confusion_counts(truth.clamp(0, 1), truth, classes=2)
+
+
+def test_merged_accumulators():
+    tables = torch.from_numpy(np.random.default_rng(0).random((5, 3)))
+    whole, parts = Accumulator(), [Accumulator(), Accumulator()]
+    whole.update(dice=tables, hd95=tables[:2])
+    parts[0].update(dice=tables[:2])
+    parts[1].update(dice=tables[2:], hd95=tables[:2])
+    parts[0].merge(parts[1])
+    for name, expected in whole.compute().items():
+        assert all(torch.equal(*pair) for pair in zip(parts[0].compute()[name], expected, strict=True))
+    assert parts[1].compute()["dice"].left_out.tolist() == [0, 0, 0] and len(parts[1]._tables["dice"]) == 1
+    with pytest.raises(ValueError, match="dice: got 4 classes, expected 3"):
+        other = Accumulator()
+        other.update(dice=torch.zeros(1, 4))
+        whole.merge(other)
+
+
+def each_rank(rank, folder):
+    """A share of the samples; one process has no distances."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    scores = Accumulator(process_group="world" if rank else dist.group.WORLD)
+    for row in TABLE[rank::2].split(2):
+        scores.update(dice=row)
+    if rank:
+        scores.update(hd95=TABLE[:1])
+    torch.save({name: tuple(found) for name, found in scores.compute().items()}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+TABLE = torch.tensor([[0.5, NAN], [0.25, 1.0], [0.75, NAN], [1.0, 0.5], [0.0, 0.25]], dtype=torch.float64)
+
+
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="no torch.distributed with gloo")
+def test_accumulators_of_several_processes(tmp_path):
+    torch.multiprocessing.start_processes(each_rank, (tmp_path,), nprocs=2, start_method="fork")
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        whole = Accumulator()
+        whole.update(dice=torch.cat([TABLE[0::2], TABLE[1::2]]), hd95=TABLE[:1])
+        for name, expected in whole.compute().items():
+            for value, right in zip(found[name], expected, strict=True):
+                torch.testing.assert_close(value, right, rtol=0, atol=0, equal_nan=True)
+
+
+def test_accumulator_of_a_group_that_is_none():
+    with pytest.raises(TypeError, match="process_group: got 3"):
+        Accumulator(process_group=3)
+    with pytest.raises(RuntimeError, match=r"process_group: 'world', but torch\.distributed is not initialised"):
+        Accumulator(process_group="world").compute()
 
 
 def test_accumulator_wants_as_many_classes_as_before():

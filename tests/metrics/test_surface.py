@@ -157,6 +157,150 @@ def test_monai_where_classes_are_absent():
         torch.testing.assert_close(metric(surfaces), expected.double(), rtol=1e-5, atol=0, equal_nan=True)
 
 
+def marching_squares(mask, spacing):
+    """Centres in mm and lengths of the pieces of contour between pixel centres, cell by cell, of a mask in 2D."""
+    padded, diagonal = np.pad(mask, 1), math.hypot(*spacing) / 2
+    found = []
+    for i, j in np.ndindex(mask.shape[0] + 1, mask.shape[1] + 1):
+        (a, b), (c, d) = padded[i : i + 2, j : j + 2]
+        inside = int(a) + int(b) + int(c) + int(d)
+        if inside in (1, 3):
+            length = diagonal
+        elif inside == 2:
+            length = spacing[1] if a == b else spacing[0] if a == c else 2 * diagonal
+        else:
+            continue
+        found.append((i * spacing[0], j * spacing[1], length))
+    return np.array(found).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (3.0, 0.5), (0.7, 0.9)])
+def test_subvoxels_by_hand_in_2d(spacing):
+    guess, truth = pair(1, 21, 18, classes=2)
+    surfaces = surface_distances(guess, truth, spacing, classes=2, use_subvoxels=True)
+    here, there = (marching_squares(x[0].numpy() == 1, spacing) for x in (guess, truth))
+    every = np.sqrt(((here[:, None, :2] - there[None, :, :2]) ** 2).sum(2))
+    to, back = every.min(1), every.min(0)
+    assert_close(surfaces.average(one_sided=True), [[(to * here[:, 2]).sum() / here[:, 2].sum()]])
+    total = here[:, 2].sum() + there[:, 2].sum()
+    assert_close(surfaces.average(), [[((to * here[:, 2]).sum() + (back * there[:, 2]).sum()) / total]])
+    tolerance = float(np.float32(np.quantile(to, 0.7)))
+    near = here[to.astype(np.float32) <= tolerance, 2].sum() + there[back.astype(np.float32) <= tolerance, 2].sum()
+    assert_close(surfaces.surface_dice(tolerance), [[near / total]])
+    for percentile in (0, 30, 95, 100):
+
+        def robust(mm, length, share=percentile / 100):
+            return min(t for t in mm if length[mm <= t].sum() >= share * length.sum() * (1 - 1e-12))
+
+        one, other = robust(to, here[:, 2]), robust(back, there[:, 2])
+        assert_close(surfaces.hausdorff(percentile), [[max(one, other)]])
+        assert_close(surfaces.hausdorff(percentile, one_sided=True), [[one]])
+        both = robust(np.concatenate([to, back]), np.concatenate([here[:, 2], there[:, 2]]))
+        assert_close(surfaces.hausdorff(percentile, pooled=True), [[both]])
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 1.0, 0.5), (0.7, 0.9, 1.1), (2.0, 0.3)])
+def test_subvoxels_are_those_of_monai(spacing):
+    monai_metrics = pytest.importorskip("monai.metrics")
+    shape = (13, 14, 15)[: len(spacing)]
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (1, *shape)))  # cells of every code
+    for guess, truth in (pair(2, *shape, classes=3, seed=1), (noise, noise.flip(1))):
+        masks = [torch.stack([x == c for c in range(3)], 1) for x in (guess, truth)]
+        expected = monai_metrics.compute_surface_dice(
+            *masks, class_thresholds=[0.4, 1.0], include_background=False, spacing=spacing, use_subvoxels=True
+        )
+        surfaces = surface_distances(*masks, spacing, use_subvoxels=True)
+        torch.testing.assert_close(surfaces.surface_dice([0, 0.4, 1.0]), expected.double(), rtol=1e-5, atol=1e-7)
+
+
+def test_areas_are_those_of_marching_cubes():
+    box = torch.zeros(1, 1, 9, 9, 9, dtype=torch.bool)
+    box[..., 2:7, 3:6, 1:8] = True  # 5, 3 and 7 voxels
+    mm = (2.0, 3.0, 0.5)
+    (area,) = surface_distances(box, box, mm, use_subvoxels=True).target_area[0]
+    corner = math.hypot(6, 1.5, 1) / 8  # a triangle between the midpoints of the three edges
+    edges = 4 * (4 * 2 * math.hypot(1.5, 1) + 2 * 3 * math.hypot(6, 1.5) + 6 * 0.5 * math.hypot(2, 3)) / 2
+    edges = 4 * (4 * math.hypot(1.0, 6.0) + 2 * math.hypot(1.5, 6.0) + 6 * math.hypot(1.5, 1.0)) / 2
+    faces = 2 * (2 * 6 * 1.5 + 4 * 6 * 1.0 + 4 * 2 * 6.0)
+    assert area.sum() == pytest.approx(8 * corner + edges + faces, rel=1e-12)
+    ball = sum(x**2 for x in np.indices((41, 41, 41)) - 20.0) <= 15.2**2
+    (area,) = surface_distances(*[torch.from_numpy(ball)[None, None]] * 2, use_subvoxels=True).target_area[0]
+    assert area.sum() == pytest.approx(4 * math.pi * 15.2**2, rel=0.1)
+
+
+def test_subvoxels_of_absent_classes_and_lines():
+    guess, truth = (torch.zeros(1, 9, dtype=torch.uint8) for _ in range(2))
+    guess[0, 2:4], truth[0, 3:7] = 1, 1
+    surfaces = surface_distances(guess, truth, 2.0, classes=3, use_subvoxels=True)  # ends at 2, 4 and at 3, 7
+    assert_close(surfaces.hausdorff(), [[6.0, NAN]])
+    assert_close(surfaces.average(), [[(2 + 2 + 2 + 6) / 4, NAN]])
+    assert_close(surfaces.surface_dice(2.0), [[3 / 4, NAN]])
+    alone = surface_distances(guess, truth * 0, classes=2, use_subvoxels=True)
+    assert_close(alone.hausdorff(95), [[INF]])
+    assert_close(alone.average(), [[INF]])
+    assert_close(alone.surface_dice(9), [[0.0]])
+
+
+def test_pooled_percentile_is_medpys():
+    guess, truth = pair(1, 14, 15, 16, classes=2)
+    spacing = (3.0, 1.0, 0.5)
+    both = np.concatenate(brute_force(guess[0] == 1, truth[0] == 1, spacing))
+    surfaces = surface_distances(guess, truth, spacing, classes=2)
+    for percentile in (0, 50, 95, 100):
+        assert_close(surfaces.hausdorff(percentile, pooled=True), [[np.percentile(both, percentile)]])
+    assert surfaces.hausdorff(95, pooled=True).item() != surfaces.hausdorff(95).item()
+    assert torch.equal(surfaces.hausdorff(pooled=True), surfaces.hausdorff())
+
+
+def test_a_spacing_for_each_sample():
+    guess, truth = pair(3, 9, 10, 11)
+    rows = [(3.0, 1.0, 0.5), (1.0, 1.0, 1.0), (0.7, 0.9, 1.1)]
+    for spacing in (rows, np.array(rows, np.float32), torch.tensor(rows, dtype=torch.float64)):
+        together = surface_distances(guess, truth, spacing, classes=4).average()
+        alone = [surface_distances(guess[[b]], truth[[b]], list(spacing[b]), classes=4).average() for b in range(3)]
+        assert torch.equal(together, torch.cat(alone))
+    assert surface_distances(guess[:0], truth[:0], np.ones((0, 3)), classes=4).average().shape == (0, 3)
+
+
+def test_the_spacing_says_how_many_axes_there_are():
+    guess, truth = pair(1, 1, 16, 17)  # volumes of one slice, or slices with a channel axis
+    volume, slices = surface_distances(guess, truth, (3.0, 1.0, 0.5), classes=4), (guess[0], truth[0])
+    assert torch.equal(
+        volume.average(), surface_distances(guess[:, None], truth[:, None], (3, 1, 0.5), classes=4).average()
+    )
+    assert torch.equal(volume.average(), surface_distances(guess, truth, [(3, 1, 0.5)], classes=4).average())
+    plane = surface_distances(*slices, (1.0, 0.5), classes=4).average()
+    assert torch.equal(surface_distances(guess, truth, (1.0, 0.5), classes=4).average(), plane)
+    assert not torch.equal(volume.average(), plane)  # in a volume of one slice every voxel is on the surface
+    for axes, spacing, expected in ((3, 0.5, (0.5, 0.5, 0.5)), (2, 0.5, (0.5, 0.5)), (3, None, (1, 1, 1))):
+        found = surface_distances(guess, truth, spacing, classes=4, spatial_axes=axes)
+        assert torch.equal(found.average(), surface_distances(guess, truth, expected, classes=4).average())
+
+
+def test_numbers_of_numpy_and_torch():
+    guess, truth = pair(1, 14, 15)
+    expected = surface_distances(guess, truth, 1.5, classes=4)
+    for number in (np.float32, np.float64, torch.tensor, lambda x: torch.tensor([x, x], requires_grad=True)):
+        found = surface_distances(guess, truth, number(1.5), classes=4)
+        assert torch.equal(found.average(), expected.average())
+    for number in (np.int64, np.int8, np.float32, torch.tensor):
+        assert torch.equal(expected.hausdorff(number(95)), expected.hausdorff(95))
+        assert torch.equal(expected.surface_dice(number(2)), expected.surface_dice(2.0))
+    assert torch.equal(expected.surface_dice(np.full(4, 2)), expected.surface_dice(2.0))
+
+
+def test_arrays_and_the_default_device():
+    guess, truth = pair(1, 14, 15)
+    expected = surface_distances(guess, truth, classes=4)
+    with torch.device("meta"):
+        found = surface_distances(guess.numpy()[:, ::-1], truth.numpy()[:, ::-1].astype(">u2"), classes=4)
+        tables = found.average(), found.surface_dice(1.0), found.hausdorff(95)
+    for table, right in zip(
+        tables, (expected.average(), expected.surface_dice(1.0), expected.hausdorff(95)), strict=True
+    ):
+        assert torch.equal(table, right)
+
+
 def test_absent_classes():
     guess, truth = (torch.zeros(1, 4, 5, dtype=torch.uint8) for _ in range(2))
     guess[0, 1, 1:3] = 1
@@ -176,6 +320,14 @@ def test_all_foreground():
     assert_close(surfaces.hausdorff(), [[6.0]])  # the last column to column 2
     assert_close(surface_distances(full, full).hausdorff(), [[0.0]])
     assert_close(surface_distances(full, full).surface_dice(0), [[1.0]])
+
+
+@pytest.mark.parametrize("shape", [(1500, 3, 4), (3, 4, 1500), (30_000,)])
+def test_long_axes(shape):
+    guess, truth = (torch.zeros(1, 1, *shape, dtype=torch.bool) for _ in range(2))
+    guess.view(-1)[0] = truth.view(-1)[-1] = True
+    expected = math.sqrt(sum((size - 1) ** 2 for size in shape))
+    assert_close(surface_distances(guess, truth).hausdorff(95), [[expected]])
 
 
 def test_two_voxels_by_hand():
@@ -267,6 +419,41 @@ ERRORS = {
         ValueError,
         r"target: label 7 at index \(0, 0, 0\)",
     ),
+    "spacings of other samples": (
+        lambda: surface_distances(Y, Y, np.ones((3, 2)), classes=2),
+        ValueError,
+        "spacing: expected 2 rows, one for each sample of prediction",
+    ),
+    "spacings of another length": (
+        lambda: surface_distances(Y, Y, np.ones((2, 3)), classes=2),
+        ValueError,
+        "spacing: expected one number or 2",
+    ),
+    "a spacing of zero in a row": (
+        lambda: surface_distances(Y, Y, [[1, 1], [1, 0]], classes=2),
+        ValueError,
+        "spacing: expected positive",
+    ),
+    "spacing of a truth value": (
+        lambda: surface_distances(Y, Y, True, classes=2),
+        TypeError,
+        "spacing: expected numbers in mm, got True",
+    ),
+    "pooled and one-sided": (
+        lambda: surface_distances(Y, Y, classes=2).hausdorff(95, pooled=True, one_sided=True),
+        ValueError,
+        "pooled: got True",
+    ),
+    "percentile of nothing": (
+        lambda: surface_distances(Y, Y, classes=2).hausdorff(NAN),
+        ValueError,
+        "percentile: got nan",
+    ),
+    "percentile of a text": (
+        lambda: surface_distances(Y, Y, classes=2).hausdorff("95"),
+        TypeError,
+        "percentile: expected None or a number from 0 to 100, got '95'",
+    ),
     "percentile": (
         lambda: surface_distances(Y, Y, classes=2).hausdorff(101),
         ValueError,
@@ -280,7 +467,7 @@ ERRORS = {
     "tolerances of another length": (
         lambda: surface_distances(Y, Y, classes=2).surface_dice([1.0]),
         ValueError,
-        "tolerance_mm: got 1 .* expected 2",
+        r"tolerance_mm: got \[1.0\], expected a number or 2",
     ),
 }
 

@@ -1,5 +1,7 @@
 """Losses over a batch that is spread over processes: value and gradient of one process with the whole batch."""
 
+import copy
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -62,8 +64,24 @@ def each_share(rank, folder):
         found = {name: value_and_gradient(each, logits, labels) for name, each in losses(process_group="world").items()}
         loss(net(logits), labels).backward()
     found["network"] = [parameter.grad for parameter in net.parameters()]
+    found["compiled"] = compiled(rank, folder)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def compiled(rank, folder):
+    """Under torch.compile, of as many samples in both processes; by the name of a group, copied and saved."""
+    logits, labels = (tensor[rank : rank + 1] for tensor in batch())
+    group = dist.new_group([0, 1])
+    loss = copy.deepcopy(fastloss.DiceCELoss(process_group=group))
+    torch.save(loss, f"{folder}/loss{rank}.pt")
+    loss = torch.load(f"{folder}/loss{rank}.pt", weights_only=False)
+    traced = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    with fastloss.backend("reference"):
+        value, gradient = value_and_gradient(traced, logits, labels)
+        with pytest.raises(ValueError, match=r"process_group: the processes have \[2, 1\] samples"):
+            traced(*(tensor[slice(*SHARES[rank])] for tensor in batch()))
+    return value, gradient
 
 
 def network():
@@ -95,6 +113,15 @@ def test_a_networks_gradient_is_that_of_one_process(shares):
     for share in shares:
         for ours, parameter in zip(share["network"], net.parameters(), strict=True):
             torch.testing.assert_close(ours, parameter.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_compiled_and_by_the_name_of_a_group(shares):
+    logits, labels = (tensor[:2] for tensor in batch())
+    value, gradient = value_and_gradient(fastloss.DiceCELoss(), logits, labels)
+    for share in shares:
+        torch.testing.assert_close(share["compiled"][0], value, rtol=1e-6, atol=1e-9)
+    together = torch.cat([share["compiled"][1] for share in shares]) / 2
+    torch.testing.assert_close(together, gradient, rtol=1e-6, atol=1e-9)
 
 
 def test_one_process_alone_is_no_process_group(tmp_path):

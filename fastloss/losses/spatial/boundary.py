@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...distance.inputs import spacing_per_axis
-from ...passes.inputs import Inputs, check_inputs, check_maps, check_positive
+from ...distance.inputs import Spacing, axes_of_spacing, has_channel_axis, numbers, spacing_per_axis
+from ...passes.inputs import Inputs, check_flag, check_inputs, check_maps, check_positive
 from ..base import SumLoss, Sums, ratio
 from ..distribution import VoxelLoss
 from .fields import class_masks, contours, counted, fields_of, predicted_masks
@@ -19,64 +19,61 @@ class DistanceLoss(SumLoss):
     """The base of losses whose voxel map comes from distances: the labels' part of it may be known beforehand.
 
     Args:
-        spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None.
+        spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None. A call takes another.
         **options: those of the loss.
     """
 
     makes_map = True
+    needs_spacing = False  # whether distances are measured although maps are given
     map_name = ""  # equal in losses whose label_map is the same
 
     def __init__(self, *, spacing: float | Sequence[float] | None = None, **options: Any):
         super().__init__(**options)
         if spacing is not None:
-            sizes = (spacing,) if isinstance(spacing, (int, float)) else tuple(spacing)
-            spacing_per_axis(sizes, len(sizes), "logits")
-        self.spacing = spacing
+            sizes = numbers(spacing, "spacing", "numbers in mm")
+            checked = spacing_per_axis(spacing, max(1, sizes.size), "logits")
+            self.spacing: float | tuple[float, ...] | None = tuple(checked) if sizes.ndim else checked[0]
+        else:
+            self.spacing = None
 
-    def label_map(self, target: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    def label_map(
+        self, target: Tensor, channels: int, dtype: torch.dtype = torch.float32, spacing: Spacing = None
+    ) -> Tensor:
         """What the loss needs of the labels alone: to be computed once and passed to the loss as ``maps``.
 
         Args:
             target: labels ``[B, *S]`` or ``[B, 1, *S]``, integer or bool, or a dense float target ``[B, C, *S]``.
             channels: C, the number of channels of the logits.
             dtype: float32, or float64 for losses of float64 logits.
+            spacing: in place of the loss's own, as at its call: ``[B, axes]`` has a row for each sample.
 
         Returns:
             ``[B, C, *S]``, or ``[B, 1, *S]`` where one map serves all channels.
         """
-        target, dense = as_target(target, channels)
-        return self.map_of(target, dense, channels, dtype)
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"dtype: got {dtype!r}, expected torch.float32 or torch.float64")
+        spacing = self.spacing if spacing is None else spacing
+        target, dense = as_target(target, channels, axes_of_spacing(spacing))
+        return self.map_of(target, dense, channels, dtype, spacing)
 
-    def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype) -> Tensor:
+    def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype, spacing: Spacing) -> Tensor:
         """:meth:`label_map` of a checked target."""
         raise NotImplementedError(f"{type(self).__name__} has no map_of")
 
-    def complete(self, maps: Tensor | None, inputs: Inputs) -> Tensor:
+    def complete(self, maps: Tensor | None, inputs: Inputs, spacing: Spacing) -> Tensor:
         """The voxel map, from the prediction and the labels' part, which is not modified, or None if not known yet."""
-        return self.map_for(inputs) if maps is None else maps
+        return self.map_for(inputs, spacing) if maps is None else maps
 
-    def map_for(self, inputs: Inputs) -> Tensor:
+    def map_for(self, inputs: Inputs, spacing: Spacing) -> Tensor:
         """:meth:`label_map` for the inputs of a pass."""
         dtype = torch.float64 if inputs.logits.dtype == torch.float64 else torch.float32
-        return self.map_of(inputs.target, inputs.dense, inputs.logits.shape[1], dtype)
+        return self.map_of(inputs.target, inputs.dense, inputs.logits.shape[1], dtype, spacing)
 
-    def voxel_map(self, logits: Tensor, target: Tensor, mask: Tensor | None, maps: Tensor | None) -> Tensor:
-        inputs = check_inputs(logits, target, mask, None, self.activation, bool(self.ignore_index))
-        return self.complete(None if maps is None else check_maps(maps, inputs.logits), inputs)
-
-    def fields(
-        self,
-        volumes: list[Tensor],
-        axes: int,
-        mode: str,
-        dtype: torch.dtype,
-        *,
-        root: bool = True,
-        signed: bool = False,
-    ) -> list[Tensor]:
-        """Distances of volumes, whose last axes are spatial."""
-        spacing = spacing_per_axis(self.spacing, axes, "logits")
-        return fields_of(volumes, spacing, mode, dtype, root=root, signed=signed)
+    def voxel_map(self, inputs: Inputs, maps: Tensor | None, spacing: Spacing) -> Tensor:
+        checked = None if maps is None else check_maps(maps, inputs.logits)
+        if maps is not None and spacing is not None and not self.needs_spacing:
+            raise ValueError("spacing: given with maps, whose distances have been measured; expected one of the two")
+        return self.complete(checked, inputs, self.spacing if spacing is None else spacing)
 
     def masks(self, target: Tensor, dense: bool, channels: int) -> Tensor:
         """The classes whose distances count, ``[B, C, *S]``; that of a dropped background is empty."""
@@ -104,7 +101,7 @@ class BoundaryLoss(DistanceLoss):
 
     Args:
         include_background: False by default: the background's distances are neither computed nor counted.
-        spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None.
+        spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None. A call takes another.
         **options: those of :class:`fastloss.SegmentationLoss`.
 
     ``maps`` (float32 ``[B, C, *S]``, from :meth:`label_map`) is φ: a training step then computes no distance.
@@ -118,9 +115,9 @@ class BoundaryLoss(DistanceLoss):
     def __init__(self, *, include_background: bool = False, **options: Any):
         super().__init__(include_background=include_background, **options)
 
-    def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype) -> Tensor:
+    def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype, spacing: Spacing) -> Tensor:
         masks = self.masks(target, dense, channels)
-        return self.fields([masks], masks.ndim - 2, "sides", dtype, signed=True)[0]
+        return fields_of([masks], spacing, masks.ndim - 2, "sides", dtype, signed=True)[0]
 
     def formula(self, sums: Sums) -> Tensor:
         return ratio(sums["map*p"], sums["count"], 0.0)
@@ -141,7 +138,7 @@ class HausdorffDTLoss(DistanceLoss):
         alpha: α, above 0.
         one_sided: drops :math:`d_p^\alpha`; with ``maps`` a training step then computes no distance.
         include_background: False by default: the background's distances are neither computed nor counted.
-        spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None.
+        spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None. A call takes another.
         **options: those of :class:`fastloss.SegmentationLoss`.
 
     ``maps`` (float32 ``[B, C, *S]``, from :meth:`label_map` or that of :class:`BoundaryLoss`) is the signed distance.
@@ -159,20 +156,21 @@ class HausdorffDTLoss(DistanceLoss):
         super().__init__(include_background=include_background, **options)
         check_positive(alpha=alpha)
         self.alpha = float(alpha)
-        self.one_sided = one_sided
+        check_flag(one_sided=one_sided)
+        self.one_sided, self.needs_spacing = one_sided, not one_sided
 
-    def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype) -> Tensor:
+    def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype, spacing: Spacing) -> Tensor:
         masks = self.masks(target, dense, channels)
-        return self.fields([masks], masks.ndim - 2, "sides", dtype, signed=True)[0]
+        return fields_of([masks], spacing, masks.ndim - 2, "sides", dtype, signed=True)[0]
 
-    def complete(self, maps: Tensor | None, inputs: Inputs) -> Tensor:
+    def complete(self, maps: Tensor | None, inputs: Inputs, spacing: Spacing) -> Tensor:
         masks = [] if maps is not None else [self.masks(inputs.target, inputs.dense, inputs.logits.shape[1])]
         if not self.one_sided:
-            predicted = counted(predicted_masks(inputs.logits, self.activation), inputs, self.ignore_index)
+            predicted = counted(predicted_masks(inputs.logits, self.activation), inputs)
             masks.append(self.dropped(predicted))
         dtype = torch.float64 if inputs.logits.dtype == torch.float64 else torch.float32
         squares = self.alpha == 2  # which need no root
-        powers = self.fields(masks, inputs.logits.ndim - 2, "sides", dtype, root=not squares)
+        powers = fields_of(masks, spacing, inputs.logits.ndim - 2, "sides", dtype, root=not squares)
         if not squares:
             powers = [field.pow_(self.alpha) for field in powers]
         if maps is not None:
@@ -206,7 +204,7 @@ class DistancePenaltyLoss(_WeightedVoxelLoss):
     one region. The survey's text, distances between truth and prediction, is not what the source has.
 
     Args:
-        spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None.
+        spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None. A call takes another.
         **options: ``activation``, ``ignore_index``, ``class_weight``, ``reduction``, ``validate`` of
             :class:`fastloss.SegmentationLoss`. ``reduction="none"`` is the table ``[B, C]`` of sums over voxels. A
             dense target under softmax has the regions of its largest channel.
@@ -219,13 +217,13 @@ class DistancePenaltyLoss(_WeightedVoxelLoss):
 
     map_name = "penalty"
 
-    def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype) -> Tensor:
+    def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype, spacing: Spacing) -> Tensor:
         axes = target.ndim - (2 if dense else 1)
         if self.exclusive(channels):
             regions, count = (_largest(target) if dense else target).unsqueeze(1), channels
         else:
             regions, count = class_masks(target, dense, channels, self.ignore_index), 2
-        return _penalty(self.fields([regions], axes, "labels", dtype)[0], regions, count)
+        return _penalty(fields_of([regions], spacing, axes, "labels", dtype)[0], regions, count)
 
 
 def _largest(target: Tensor) -> Tensor:
@@ -258,7 +256,7 @@ class ShapeAwareLoss(_WeightedVoxelLoss):
     Both are constants. The survey's eq. 16 has wrong signs and a stray index.
 
     Args:
-        spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None.
+        spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None. A call takes another.
         **options: as those of :class:`DistancePenaltyLoss`.
 
     ``maps`` (float32 ``[B, C, *S]``, from :meth:`label_map`) is the distance to the true contours, 0 where a class has
@@ -270,23 +268,23 @@ class ShapeAwareLoss(_WeightedVoxelLoss):
 
     map_name = "contour"
 
-    def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype) -> Tensor:
+    def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype, spacing: Spacing) -> Tensor:
         truth = self._truth(target, dense, channels)
-        (distance,) = self.fields([~contours(truth)], truth.ndim - 2, "mask", dtype)
+        (distance,) = fields_of([~contours(truth)], spacing, truth.ndim - 2, "mask", dtype)
         return distance.masked_fill_(distance == torch.inf, 0.0)
 
     def _truth(self, target: Tensor, dense: bool, channels: int) -> Tensor:
         return class_masks(target, dense, channels, self.ignore_index)
 
-    def complete(self, maps: Tensor | None, inputs: Inputs) -> Tensor:
-        maps, logits = self.map_for(inputs) if maps is None else maps, inputs.logits
+    def complete(self, maps: Tensor | None, inputs: Inputs, spacing: Spacing) -> Tensor:
+        maps, logits = self.map_for(inputs, spacing) if maps is None else maps, inputs.logits
         channels = logits.shape[1]
         classes = self.exclusive(channels)
         if classes:
             predicted = class_masks(logits.max(1)[1], False, channels, ())  # argmax is 14 times slower on the CPU
         else:
             predicted = predicted_masks(logits, self.activation)
-        predicted = counted(predicted, inputs, self.ignore_index)
+        predicted = counted(predicted, inputs)
         contour = contours(predicted)
         size = torch.count_nonzero(contour.flatten(2), 2)
         far = torch.where(contour, maps, 0.0).flatten(2).sum(2) / size.clamp_min(1)
@@ -301,18 +299,18 @@ class ShapeAwareLoss(_WeightedVoxelLoss):
         return weights
 
 
-def as_target(target: Tensor, channels: int) -> tuple[Tensor, bool]:
-    """A target without its logits: labels ``[B, *S]`` and False, or ``[B, C, *S]`` and True."""
+def as_target(target: Tensor, channels: int, axes: int | None) -> tuple[Tensor, bool]:
+    """A target without its logits: labels ``[B, *S]`` and False, or ``[B, C, *S]`` and True; of ``axes``, if known."""
     if not isinstance(target, Tensor):
         raise TypeError(f"target: got {type(target).__name__}, expected a torch.Tensor")
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise ValueError(f"channels: got {channels!r}, expected the number of the logits' channels, at least 1")
-    leading = 2 if target.is_floating_point() or (target.ndim > 2 and target.shape[1] == 1) else 1
+    leading = 2 if target.is_floating_point() or has_channel_axis(target.shape, axes) else 1
     if not 1 <= target.ndim - leading <= 3:
         raise ValueError(
             f"target: got shape {list(target.shape)}, expected labels [B, *S] or [B, 1, *S], or a float target "
             f"[B, {channels}, *S], with 1 to 3 spatial axes"
         )
     logits = torch.empty(1, device=target.device).expand(target.shape[0], channels, *target.shape[leading:])
-    checked = check_inputs(logits, target, None, None, "none", False)
+    checked = check_inputs(logits, target, None, None, "none", (), None)
     return checked.target, checked.dense

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ...passes.inputs import check_at_least_zero, check_fraction, check_inputs, check_natural, validation_level
+from ...passes.inputs import check_at_least_zero, check_fraction, check_natural
 from ...passes.ops import forced_backend
 from ...passes.stencil_ops import cldice_sums
 from ..base import SegmentationLoss, Sums, as_loss, ratio
@@ -53,12 +54,20 @@ class SoftCLDiceLoss(SegmentationLoss):
         super().__init__(include_background=include_background, **options)
         self.iterations, self.smooth = iterations, float(smooth)
 
+    @torch.jit.unused
     def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
-        inputs = check_inputs(logits, target, mask, None, self.activation, bool(self.ignore_index))
-        level = validation_level(self.validate, inputs.logits.device)
+        inputs = self.inputs(logits, target, mask)
         first = 0 if self.include_background or inputs.logits.shape[1] == 1 else 1
-        options = (self.activation, self.ignore_index, inputs.dense, level, self.iterations, first, forced_backend())
+        options = (
+            self.activation,
+            inputs.ignore,
+            inputs.dense,
+            inputs.validate,
+            self.iterations,
+            first,
+            forced_backend(),
+        )
         sums = cldice_sums(inputs.logits, inputs.target, inputs.mask, options)
         if self.batch:
             sums = sums.sum(0, keepdim=True)

@@ -6,37 +6,46 @@ field comes back the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ...distance.inputs import Spacing, spacing_per_sample
 from ...distance.transforms import distance_field
 from ...passes.inputs import Inputs
 from ...terms import first_label
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
 _library.define(
-    "distance_fields(Tensor[] volumes, float[] spacing, str mode, bool root, bool signed, bool double) -> Tensor[]",
+    "distance_fields(Tensor[] volumes, Tensor spacing, int axes, str mode, bool root, bool signed, bool double)"
+    " -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
 def _on_cpu(
-    volumes: list[Tensor], spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool
+    volumes: list[Tensor], spacing: Tensor, axes: int, mode: str, root: bool, signed: bool, double: bool
 ) -> list[Tensor]:
-    return [distance_field(v, list(spacing), mode, root=root, signed=signed, double=double) for v in volumes]
+    rows = spacing_per_sample(spacing, volumes[0].shape[0], axes, "logits")
+    fields = []
+    for volume in volumes:
+        same = all(row == rows[0] for row in rows)
+        parts = [(volume, rows[0])] if same and rows else zip(volume.split(1), rows, strict=True)
+        found = [distance_field(v, row, mode, root=root, signed=signed, double=double) for v, row in parts]
+        fields.append(found[0] if len(found) == 1 else torch.cat(found))
+    return fields
 
 
 def _on_device(
-    volumes: list[Tensor], spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool
+    volumes: list[Tensor], spacing: Tensor, axes: int, mode: str, root: bool, signed: bool, double: bool
 ) -> list[Tensor]:
     """All copies are under way before the first transform, which runs while the next volume travels."""
     arrivals = [_leave(volume) for volume in volumes]
     fields = []
     for volume, (here, wait) in zip(volumes, arrivals, strict=True):
         wait()
-        (field,) = _on_cpu([here], spacing, mode, root, signed, double)
+        (field,) = _on_cpu([here], spacing, axes, mode, root, signed, double)
         pinned = volume.is_cuda
         fields.append((field.pin_memory() if pinned else field).to(volume.device, non_blocking=pinned))
     return fields
@@ -55,7 +64,7 @@ def _leave(volume: Tensor) -> tuple[Tensor, Callable[[], None]]:
 
 
 def _fake(
-    volumes: list[Tensor], spacing: Sequence[float], mode: str, root: bool, signed: bool, double: bool
+    volumes: list[Tensor], spacing: Tensor, axes: int, mode: str, root: bool, signed: bool, double: bool
 ) -> list[Tensor]:
     dtype = torch.float64 if double else torch.float32
     return [torch.empty(volume.shape, dtype=dtype, device=volume.device) for volume in volumes]
@@ -69,23 +78,36 @@ torch.library.register_fake("fastloss::distance_fields", _fake, lib=_library)
 
 def fields_of(
     volumes: list[Tensor],
-    spacing: Sequence[float],
+    spacing: Spacing,
+    axes: int,
     mode: str,
     dtype: torch.dtype,
     *,
     root: bool = True,
     signed: bool = False,
 ) -> list[Tensor]:
-    """Distances in mm (``root=False``: squares) of each ``[..., *S]``, one spacing for each axis of S.
+    """Distances in mm (``root=False``: squares) of each ``[B, ..., *S]``, whose last ``axes`` are S.
 
+    ``spacing``: as the losses take it, or ``[B, axes]``, a row for each sample.
     ``mode`` is ``"mask"`` for :func:`fastloss.distance.edt`, ``"sides"`` for ``boundary_distance`` (``signed``:
     ``signed_edt``), ``"labels"`` for ``label_edt``; ``dtype`` float32 or float64.
     """
     if not volumes:
         return []
     double = dtype == torch.float64
-    fields: list[Tensor] = torch.ops.fastloss.distance_fields(volumes, list(spacing), mode, root, signed, double)
+    given = (axes, mode, root, signed, double)
+    fields: list[Tensor] = torch.ops.fastloss.distance_fields(volumes, _as_tensor(spacing), *given)
     return fields
+
+
+def _as_tensor(spacing: Spacing) -> Tensor:
+    """The spacing as the operator takes it, which checks its values."""
+    if isinstance(spacing, Tensor):
+        return spacing.detach()
+    try:
+        return torch.as_tensor(1.0 if spacing is None else spacing, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"spacing: expected numbers in mm, got {spacing!r}") from error
 
 
 def class_masks(target: Tensor, dense: bool, channels: int, ignore: tuple[int, ...]) -> Tensor:
@@ -100,9 +122,9 @@ def class_masks(target: Tensor, dense: bool, channels: int, ignore: tuple[int, .
     return masks
 
 
-def counted(masks: Tensor, inputs: Inputs, ignore: tuple[int, ...]) -> Tensor:
+def counted(masks: Tensor, inputs: Inputs) -> Tensor:
     """The masks ``[B, C, *S]`` of a prediction, in place, without the voxels whose logits are not to matter."""
-    for label in () if inputs.dense else ignore:
+    for label in inputs.ignore:
         masks &= (inputs.target.long() != label).unsqueeze(1)  # a small dtype would wrap the label
     if inputs.mask is not None:
         masks &= (inputs.mask != 0).unsqueeze(1)

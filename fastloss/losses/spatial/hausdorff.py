@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ...passes.inputs import check_at_least_zero, check_count, check_inputs, validation_level
+from ...passes.inputs import as_number, check_at_least_zero, check_count, check_flag
 from ...passes.ops import forced_backend
 from ...passes.stencil_ops import squared_error_sums
 from ..base import SegmentationLoss, as_loss, ratio
@@ -25,11 +26,17 @@ class _SquaredErrorLoss(SegmentationLoss):
         """The operator's own options."""
         raise NotImplementedError
 
+    @torch.jit.unused
     def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
-        inputs = check_inputs(logits, target, mask, None, self.activation, bool(self.ignore_index))
-        level = validation_level(self.validate, inputs.logits.device)
-        options = (self.activation, self.ignore_index, inputs.dense, level, *self._stencil(inputs.logits.shape[1]))
+        inputs = self.inputs(logits, target, mask)
+        options = (
+            self.activation,
+            inputs.ignore,
+            inputs.dense,
+            inputs.validate,
+            *self._stencil(inputs.logits.shape[1]),
+        )
         sums = squared_error_sums(self._operator, inputs.logits, inputs.target, inputs.mask, options, forced_backend())
         if self.batch:
             sums = sums.sum(0, keepdim=True)
@@ -127,9 +134,10 @@ class HausdorffConvLoss(_SquaredErrorLoss):
         **options: Any,
     ):
         check_at_least_zero(alpha=alpha)
+        check_flag(hard=hard)
         super().__init__(**options)
         self.alpha = float(alpha)
-        self.radii, self.hard = list(radii), bool(hard)
+        self.radii, self.hard = [as_number(radius, "radii") for radius in radii], hard
         if not self.radii:
             raise ValueError("radii: got none, expected one or more integers of at least 1")
         for radius in self.radii:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...passes.inputs import (
     check_at_least_zero,
     check_count,
     check_fraction,
-    check_inputs,
     check_positive,
-    validation_level,
 )
 from ...passes.ops import forced_backend
 from ...passes.stencil_ops import structural_map
 from ...passes.sums import checked_sums_of_terms
+from ...terms import VALIDATE_NOTHING
 from ..base import Sums, as_loss, ratio
 from ..distribution import CrossEntropyLoss
 
@@ -68,23 +68,26 @@ class StructuralSimilarityLoss(CrossEntropyLoss):
         check_positive(sigma=sigma, stability=stability)
         check_at_least_zero(threshold=threshold)
         check_fraction(threshold=threshold, ce_weight=ce_weight)
+        if options.get("process_group") is not None:
+            raise TypeError("process_group: is no option of StructuralSimilarityLoss, whose structures are no sums")
         super().__init__(**options)
         self.terms = (*self.terms, "map*ce_pos", "map*ce_neg")
         taps = [math.exp(-((i - window // 2) ** 2) / (2 * sigma**2)) for i in range(window)]
         self.taps = [tap / sum(taps) for tap in taps]
         self.threshold, self.stability, self.ce_weight = float(threshold), float(stability), float(ce_weight)
 
+    @torch.jit.unused
     def forward(  # type: ignore[override]
         self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None
     ) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
-        inputs = check_inputs(logits, target, mask, None, self.activation, bool(self.ignore_index))
-        level = validation_level(self.validate, inputs.logits.device)
-        options = (self.activation, self.ignore_index, inputs.dense, level)
+        inputs = self.inputs(logits, target, mask)
+        options = (self.activation, inputs.ignore, inputs.dense, inputs.validate)
         stencil = (self.taps, self.threshold, self.stability)
         tensors = (inputs.logits, inputs.target, inputs.mask)
         where, selected = structural_map(*tensors, (*options, *stencil), forced_backend())
-        sums = checked_sums_of_terms(*tensors, where, self.terms, self.activation, self.ignore_index, False)
+        inputs = inputs._replace(weight_map=where, validate=VALIDATE_NOTHING)  # which the map has seen to
+        sums = checked_sums_of_terms(inputs, self.terms, self.activation)
         named = dict(zip(self.terms, sums, strict=True))
         loss = self.from_sums(named | {"selected": selected})
         return as_loss(loss, logits)
