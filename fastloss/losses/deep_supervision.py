@@ -138,8 +138,8 @@ def _factor(n: int, whole: int, last: int, by: int) -> int:
     which stands for ``by``, that by which strided convolutions come here."""
     if n == 0:
         return int(whole == 0)
-    candidates = [whole // n] if whole % n == 0 else [by * -(-last // n), -(-whole // n)]
-    return next((factor for factor in candidates if -(-whole // factor) == n), 0)
+    candidates = (by * -(-last // n), -(-whole // n))
+    return next((factor for factor in candidates if factor and -(-whole // factor) == n), 0)
 
 
 def _every(volume: Tensor, factors: tuple[int, ...]) -> Tensor:

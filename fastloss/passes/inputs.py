@@ -254,6 +254,7 @@ def check_inputs(
         ignore: as :func:`check_ignore_index` gives it; a dense target cannot have any.
         validate: None, True or False.
     """
+    unsigned = isinstance(target, Tensor) and target.dtype == torch.uint64
     logits, target = _plain(logits, "logits"), _plain(target, "target")
     if logits.dtype not in _FLOATS:
         raise TypeError(f"logits: got {logits.dtype}, expected float32, float64, float16 or bfloat16")
@@ -271,7 +272,7 @@ def check_inputs(
         mask = _yes_or_no(_volume(logits, _plain(mask, "mask"), "mask", False))
     if weight_map is not None:
         weight_map = _volume(logits, _plain(weight_map, "weight_map"), "weight_map", True)
-    unsigned, (target, dense) = target.dtype == torch.uint64, _target(logits, target, mask, level)
+    target, dense = _target(logits, target, mask, level)
     if dense and ignore:
         raise ValueError(
             f"ignore_index: set, but target of shape {list(target.shape)} is dense, expected labels; leave voxels of "

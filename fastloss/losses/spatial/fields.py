@@ -27,13 +27,14 @@ _library.define(
 def _on_cpu(
     volumes: list[Tensor], spacing: Tensor, axes: int, mode: str, root: bool, signed: bool, double: bool
 ) -> list[Tensor]:
-    rows = spacing_per_sample(spacing, volumes[0].shape[0], axes, "logits")
+    samples = volumes[0].shape[0]
+    rows = spacing_per_sample(spacing.tolist(), samples, axes, "logits") or [[1.0] * axes]
+    alike = all(row == rows[0] for row in rows)
     fields = []
     for volume in volumes:
-        same = all(row == rows[0] for row in rows)
-        parts = [(volume, rows[0])] if same and rows else zip(volume.split(1), rows, strict=True)
-        found = [distance_field(v, row, mode, root=root, signed=signed, double=double) for v, row in parts]
-        fields.append(found[0] if len(found) == 1 else torch.cat(found))
+        parts = [(volume, rows[0])] if alike else zip(volume.split(1), rows, strict=True)
+        found = [distance_field(part, row, mode, root=root, signed=signed, double=double) for part, row in parts]
+        fields.append(found[0] if alike else torch.cat(found))
     return fields
 
 
