@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from bench.kernels.problems import make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_gpu_interpreter import gpu, reference
 
+from bench.kernels.problems import make_problem
 from fastloss.terms import check_terms
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on infinities

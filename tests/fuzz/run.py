@@ -1,0 +1,167 @@
+"""Runs kinds of random inputs, each in a process of its own under a watchdog, and counts what comes of it."""
+
+import faulthandler
+import importlib
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+
+STARTING_S = 120  # a process may take to import and to compile before its first input
+
+
+@dataclass(frozen=True)
+class Kind:
+    """``cases(random)`` is a strategy of cases for a round; ``check(case)`` raises where something is wrong."""
+
+    name: str
+    cases: Callable[[np.random.Generator], Any]
+    check: Callable[[Any], None]
+    share: float = 1.0  # of the time
+    per_round: int = 1000
+    limit_s: float = 60.0  # for one input, compiling included
+    guided: bool = False  # by coverage (atheris), where that is installed
+
+
+@dataclass
+class Result:
+    """What came of the inputs of a kind."""
+
+    kind: str
+    seed: int
+    inputs: int = 0
+    wrong: int = 0
+    crashes: int = 0
+    hangs: int = 0
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+
+class Record:
+    """Files that outlive a process: the case that is being checked, and the result so far."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._case = os.open(folder / "case", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        self._trace = os.open(folder / "trace", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        self._armed = -math.inf
+
+    def case(self, line: str, limit_s: float) -> None:
+        data = line.encode("utf-8", "backslashreplace")
+        os.pwrite(self._case, data, 0)
+        os.ftruncate(self._case, len(data))
+        if time.monotonic() - self._armed > limit_s / 4:  # costs a millisecond
+            faulthandler.dump_traceback_later(limit_s, exit=True, file=self._trace)
+            self._armed = time.monotonic()
+
+    def result(self, result: Result) -> None:
+        write = self.folder / "result.new"
+        write.write_text(json.dumps(asdict(result)))
+        write.replace(self.folder / "result")
+
+
+def line_of(kind: Kind, case: Any) -> str:
+    """Python that checks a case again."""
+    module = kind.check.__module__
+    return f'PYTHONPATH=tests python -c "from {module} import *; {kind.check.__name__}({case!r})"'
+
+
+def work(kind: Kind, seed: int, record: Record, *, seconds: float = 1e9, inputs: float = 1e9) -> Result:
+    """Rounds of inputs until the time or the number is up; a failure shrinks, and ends the kind after the fifth."""
+    result, start, last = Result(kind.name, seed), time.monotonic(), ""
+
+    def over() -> bool:
+        return time.monotonic() - start > seconds or result.inputs >= inputs
+
+    for turn in itertools.count():
+        failed = False
+
+        @hypothesis.seed(seed * 1_000_003 + turn)
+        @settings(
+            max_examples=int(min(kind.per_round, inputs - result.inputs)),
+            database=None,
+            deadline=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+        )
+        @given(kind.cases(np.random.default_rng([seed, turn])))
+        def one(case):
+            nonlocal failed, last
+            if over() and not failed:
+                return
+            last = line_of(kind, case)
+            record.case(last, kind.limit_s)
+            try:
+                kind.check(case)
+            except BaseException:
+                failed = True
+                raise
+            result.inputs += not failed  # what shrinks a failure is no new input
+
+        try:
+            one()
+        except Exception as error:
+            result.wrong += 1
+            frames = traceback.extract_tb(error.__traceback__)
+            where = next((f"{f.filename}:{f.lineno}" for f in reversed(frames) if "hypothesis" not in f.filename), "")
+            result.failures.append(f"{type(error).__name__}: {str(error)[:500]} at {where}\n    {last}")
+        result.seconds = time.monotonic() - start
+        record.result(result)
+        if over() or result.wrong >= 5:
+            faulthandler.cancel_dump_traceback_later()
+            return result
+
+
+def find(address: str) -> Kind:
+    """``module:name`` as the kind of that name."""
+    module, name = address.split(":")
+    return next(kind for kind in importlib.import_module(module).KINDS if kind.name == name)
+
+
+def run(address: str, seed: int, seconds: float, folder: Path, inputs: float = 1e9) -> Result:
+    """A kind in a process of its own: what kills or stops it is counted, and it goes on with another seed."""
+    total, end = Result(address.split(":")[1], seed), time.monotonic() + seconds
+    for attempt in range(5):
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob("*"):
+            file.unlink()
+        left = max(1.0, end - time.monotonic())
+        options = [address, str(seed + attempt), str(left), str(inputs), str(folder)]
+        with open(folder / "output", "w") as output:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "fuzz.worker", *options], stdout=output, stderr=subprocess.STDOUT
+            )
+        try:
+            status = child.wait(left + STARTING_S + 600)
+        except subprocess.TimeoutExpired:  # the watchdog itself hangs
+            child.send_signal(signal.SIGKILL)
+            status = child.wait()
+        if (folder / "result").exists():
+            found = json.loads((folder / "result").read_text())
+            total.inputs, total.wrong = total.inputs + found["inputs"], total.wrong + found["wrong"]
+            total.seconds, total.failures = total.seconds + found["seconds"], total.failures + found["failures"]
+        if status == 0:
+            break
+        case = (folder / "case").read_text() if (folder / "case").exists() else "no case yet"
+        trace = (folder / "trace").read_text() if (folder / "trace").exists() else ""
+        hung = "Timeout" in trace or status == -signal.SIGKILL
+        total.hangs, total.crashes = total.hangs + hung, total.crashes + (not hung)
+        tail = trace if hung else (folder / "output").read_text()[-2000:]
+        total.failures.append(f"{'hang' if hung else f'crash, status {status}'}\n    {case}\n{tail}")
+        if end - time.monotonic() < 5:
+            break
+    return total
