@@ -24,14 +24,14 @@ def main() -> int:
     options = parser.parse_args()
     os.environ["TRITON_INTERPRET"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    shares = {name: KINDS[name].share for name in options.kinds}
+    shares = {name: KINDS[name][1].share for name in options.kinds}
     print(f"seed {options.seed}: {len(shares)} kinds, {options.minutes:g} minutes", flush=True)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("NUMBA_CACHE_DIR", f"{folder}/numba")  # codes that nothing else will ask for
         for name, share in shares.items():
             seconds = options.minutes * 60 * share / sum(shares.values())
-            found = run(KINDS[name], options.seed, seconds, Path(folder) / "run")
+            found = run(*KINDS[name], options.seed, seconds, Path(folder) / "run")
             results.append(found)
             print(row(found), *found.failures, sep="\n", flush=True)
             if options.json:

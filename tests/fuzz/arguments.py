@@ -218,5 +218,4 @@ def check(case):
 
 KINDS = [
     Kind("arguments", lambda random: draw(), check, share=2, per_round=5000, limit_s=120),
-    Kind("arguments by coverage", lambda random: draw(), check, share=2, limit_s=120, guided=True),
 ]

@@ -33,7 +33,6 @@ class Kind:
     share: float = 1.0  # of the time
     per_round: int = 1000
     limit_s: float = 60.0  # for one input, compiling included
-    guided: bool = False  # by coverage (atheris), where that is installed
 
 
 @dataclass
@@ -126,27 +125,25 @@ def work(kind: Kind, seed: int, record: Record, *, seconds: float = 1e9, inputs:
             return result
 
 
-def find(address: str) -> Kind:
-    """``module:name`` as the kind of that name."""
-    module, name = address.split(":")
+def find(module: str, name: str) -> Kind:
     return next(kind for kind in importlib.import_module(module).KINDS if kind.name == name)
 
 
-def run(address: str, seed: int, seconds: float, folder: Path, inputs: float = 1e9) -> Result:
+def run(module: str, kind: Kind, seed: int, seconds: float, folder: Path, inputs: float = 1e9) -> Result:
     """A kind in a process of its own: what kills or stops it is counted, and it goes on with another seed."""
-    total, end = Result(address.split(":")[1], seed), time.monotonic() + seconds
+    total, end = Result(kind.name, seed), time.monotonic() + seconds
     for attempt in range(5):
         folder.mkdir(parents=True, exist_ok=True)
         for file in folder.glob("*"):
             file.unlink()
         left = max(1.0, end - time.monotonic())
-        options = [address, str(seed + attempt), str(left), str(inputs), str(folder)]
+        options = [module, kind.name, str(seed + attempt), str(left), str(inputs), str(folder)]
         with open(folder / "output", "w") as output:
             child = subprocess.Popen(
                 [sys.executable, "-m", "fuzz.worker", *options], stdout=output, stderr=subprocess.STDOUT
             )
         try:
-            status = child.wait(left + STARTING_S + 600)
+            status = child.wait(left + STARTING_S + 2 * kind.limit_s)
         except subprocess.TimeoutExpired:  # the watchdog itself hangs
             child.send_signal(signal.SIGKILL)
             status = child.wait()

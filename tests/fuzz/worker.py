@@ -1,4 +1,4 @@
-"""The process of one kind: ``python -m fuzz.worker module:kind seed seconds inputs folder``."""
+"""The process of one kind: ``python -m fuzz.worker module kind seed seconds inputs folder``."""
 
 import faulthandler
 import sys
@@ -7,6 +7,6 @@ from pathlib import Path
 from fuzz.run import Record, find, work
 
 if __name__ == "__main__":
-    address, seed, seconds, inputs, folder = sys.argv[1:]
+    module, name, seed, seconds, inputs, folder = sys.argv[1:]
     faulthandler.enable()
-    work(find(address), int(seed), Record(Path(folder)), seconds=float(seconds), inputs=float(inputs))
+    work(find(module, name), int(seed), Record(Path(folder)), seconds=float(seconds), inputs=float(inputs))

@@ -1,0 +1,46 @@
+"""A few seeded inputs of every kind of fuzzing, and what is made of a failure, a crash and a hang."""
+
+import os
+import time
+
+import pytest
+from fuzz.kinds import KINDS
+from fuzz.run import Kind, Record, run, work
+from hypothesis import strategies as st
+
+FEW = {"losses": 40, "products": 30, "losses on Triton": 8, "products on Triton": 8, "maps": 20}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_inputs_of_every_kind(name, tmp_path):
+    _, kind = KINDS[name]
+    result = work(kind, 1, Record(tmp_path), inputs=FEW.get(name, 100))
+    assert not result.failures, "\n".join(result.failures)
+    assert result.inputs == FEW.get(name, 100)
+
+
+def wrong(number):
+    assert number < 1000, "too much"
+
+
+def crash(number):
+    if number > 5:
+        os.abort()
+
+
+def hang(number):
+    while number > 5:
+        time.sleep(0.1)
+
+
+def numbers(random):
+    return st.integers(0, 10**6)
+
+
+KINDS_THAT_FAIL = [Kind("wrong", numbers, wrong), Kind("crash", numbers, crash), Kind("hang", numbers, hang, limit_s=2)]
+
+
+def test_a_failure_shrinks_to_a_line_that_makes_it_again(tmp_path):
+    result = work(KINDS_THAT_FAIL[0], 1, Record(tmp_path), seconds=60)
+    assert result.wrong == 5
+    assert all('python -c "from test_fuzz import *; wrong(1000)"' in failure for failure in result.failures)
