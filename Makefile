@@ -1,5 +1,6 @@
 # make bench [QUICK=1]   the main job: train on a real MRI volume, then the speed table
 # make test | lint | types | wheel | clean
+# make fuzz [MINUTES=10] [SEED=N]   random inputs of every kind against plain formulas and brute force
 # make sanitize               the C++ transforms alone, under AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 #
 # TORCH=2.12.1                         another torch than that of constraints.txt (after make clean)
@@ -12,12 +13,14 @@ TORCH ?=
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2
 QUICK ?=
+MINUTES ?= 10
+SEED ?=
 
 python := $(VENV)/bin/python
 constraints := $(VENV)/constraints.txt
 sources := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: bench test lint types wheel sanitize clean
+.PHONY: bench test fuzz lint types wheel sanitize clean
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed-bench
@@ -25,6 +28,9 @@ bench: $(VENV)/installed-bench
 
 test: $(VENV)/installed-dev
 	$(python) -m pytest $(PYTEST_ARGS)
+
+fuzz: $(VENV)/installed-fuzz
+	PYTHONPATH=tests $(python) -m fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/installed-dev
 	$(python) -m ruff check .

@@ -2,18 +2,19 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
-from fuzz.kinds import KINDS
+from fuzz import kinds
 from fuzz.run import Kind, Record, run, work
 from hypothesis import strategies as st
 
 FEW = {"losses": 40, "products": 30, "losses on Triton": 8, "products on Triton": 8, "maps": 20}
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", kinds.KINDS)
 def test_inputs_of_every_kind(name, tmp_path):
-    _, kind = KINDS[name]
+    _, kind = kinds.KINDS[name]
     result = work(kind, 1, Record(tmp_path), inputs=FEW.get(name, 100))
     assert not result.failures, "\n".join(result.failures)
     assert result.inputs == FEW.get(name, 100)
@@ -37,10 +38,18 @@ def numbers(random):
     return st.integers(0, 10**6)
 
 
-KINDS_THAT_FAIL = [Kind("wrong", numbers, wrong), Kind("crash", numbers, crash), Kind("hang", numbers, hang, limit_s=2)]
+KINDS = [Kind("wrong", numbers, wrong), Kind("crash", numbers, crash), Kind("hang", numbers, hang, limit_s=2)]
 
 
 def test_a_failure_shrinks_to_a_line_that_makes_it_again(tmp_path):
-    result = work(KINDS_THAT_FAIL[0], 1, Record(tmp_path), seconds=60)
+    result = work(KINDS[0], 1, Record(tmp_path), seconds=60)
     assert result.wrong == 5
     assert all('python -c "from test_fuzz import *; wrong(1000)"' in failure for failure in result.failures)
+
+
+@pytest.mark.parametrize(("kind", "counts"), [(KINDS[1], (1, 0)), (KINDS[2], (0, 1))], ids=["crash", "hang"])
+def test_what_ends_a_process_is_counted_and_told(kind, counts, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    result = run("test_fuzz", kind, 1, 1.0, tmp_path)
+    assert (result.crashes, result.hangs) == counts
+    assert f"from test_fuzz import *; {kind.name}(" in result.failures[0]

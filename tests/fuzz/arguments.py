@@ -1,6 +1,7 @@
 """Arbitrary Python objects as arguments of every public call: nothing but a ValueError or a TypeError comes out."""
 
 import contextlib
+import importlib.util
 import inspect
 import warnings
 from collections.abc import Callable
@@ -216,6 +217,6 @@ def check(case):
             door.call(**arguments)
 
 
-KINDS = [
-    Kind("arguments", lambda random: draw(), check, share=2, per_round=5000, limit_s=120),
-]
+KINDS = [Kind("arguments", lambda random: draw(), check, share=2, per_round=5000, limit_s=120)]
+if importlib.util.find_spec("atheris"):
+    KINDS.append(Kind("arguments by coverage", lambda random: draw(), check, share=2, limit_s=120, guided=True))

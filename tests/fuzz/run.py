@@ -20,6 +20,13 @@ import hypothesis
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 
+SETTINGS = settings(
+    database=None,
+    deadline=None,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+)
 STARTING_S = 120  # a process may take to import and to compile before its first input
 
 
@@ -33,6 +40,7 @@ class Kind:
     share: float = 1.0  # of the time
     per_round: int = 1000
     limit_s: float = 60.0  # for one input, compiling included
+    guided: bool = False  # by the coverage of fastloss, with atheris
 
 
 @dataclass
@@ -78,6 +86,12 @@ def line_of(kind: Kind, case: Any) -> str:
     return f'PYTHONPATH=tests python -c "from {module} import *; {kind.check.__name__}({case!r})"'
 
 
+def told(error: Exception, line: str) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = next((f"{f.filename}:{f.lineno}" for f in reversed(frames) if "hypothesis" not in f.filename), "")
+    return f"{type(error).__name__}: {str(error)[:500]} at {where}\n    {line}"
+
+
 def work(kind: Kind, seed: int, record: Record, *, seconds: float = 1e9, inputs: float = 1e9) -> Result:
     """Rounds of inputs until the time or the number is up; a failure shrinks, and ends the kind after the fifth."""
     result, start, last = Result(kind.name, seed), time.monotonic(), ""
@@ -89,14 +103,7 @@ def work(kind: Kind, seed: int, record: Record, *, seconds: float = 1e9, inputs:
         failed = False
 
         @hypothesis.seed(seed * 1_000_003 + turn)
-        @settings(
-            max_examples=int(min(kind.per_round, inputs - result.inputs)),
-            database=None,
-            deadline=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-            report_multiple_bugs=False,
-        )
+        @settings(SETTINGS, max_examples=int(min(kind.per_round, inputs - result.inputs)))
         @given(kind.cases(np.random.default_rng([seed, turn])))
         def one(case):
             nonlocal failed, last
@@ -115,14 +122,42 @@ def work(kind: Kind, seed: int, record: Record, *, seconds: float = 1e9, inputs:
             one()
         except Exception as error:
             result.wrong += 1
-            frames = traceback.extract_tb(error.__traceback__)
-            where = next((f"{f.filename}:{f.lineno}" for f in reversed(frames) if "hypothesis" not in f.filename), "")
-            result.failures.append(f"{type(error).__name__}: {str(error)[:500]} at {where}\n    {last}")
+            result.failures.append(told(error, last))
         result.seconds = time.monotonic() - start
         record.result(result)
         if over() or result.wrong >= 5:
             faulthandler.cancel_dump_traceback_later()
             return result
+
+
+def work_guided(atheris: Any, kind: Kind, seed: int, record: Record, seconds: float) -> None:
+    """The same with inputs made of libFuzzer's bytes, which look for code that no input has reached; it ends the
+    process. A failure does not shrink."""
+    result, start, last = Result(kind.name, seed), time.monotonic(), ""
+
+    @SETTINGS
+    @given(kind.cases(np.random.default_rng(seed)))
+    def one(case):
+        nonlocal last
+        last = line_of(kind, case)
+        record.case(last, kind.limit_s)
+        kind.check(case)
+
+    def of_bytes(data: bytes) -> None:
+        try:
+            result.inputs += one.hypothesis.fuzz_one_input(data) is not None
+        except Exception as error:
+            result.wrong += 1
+            result.failures.append(told(error, last))
+        result.seconds = time.monotonic() - start
+        over = result.seconds > seconds or result.wrong >= 5
+        if over or result.inputs % 256 == 0:
+            record.result(result)
+        if over:
+            os._exit(0)
+
+    atheris.Setup([sys.argv[0], f"-seed={seed + 1}", "-max_len=4096", "-rss_limit_mb=0", "-verbosity=0"], of_bytes)
+    atheris.Fuzz()
 
 
 def find(module: str, name: str) -> Kind:
@@ -137,7 +172,7 @@ def run(module: str, kind: Kind, seed: int, seconds: float, folder: Path, inputs
         for file in folder.glob("*"):
             file.unlink()
         left = max(1.0, end - time.monotonic())
-        options = [module, kind.name, str(seed + attempt), str(left), str(inputs), str(folder)]
+        options = [module, kind.name, str(seed + attempt), str(left), str(inputs), str(folder), str(int(kind.guided))]
         with open(folder / "output", "w") as output:
             child = subprocess.Popen(
                 [sys.executable, "-m", "fuzz.worker", *options], stdout=output, stderr=subprocess.STDOUT
