@@ -13,6 +13,13 @@ _MEMORY = "distance/test_distance_memory.py::"
 _METRICS, _SURFACE = "metrics/test_metrics.py::", "metrics/test_surface.py::"
 _GPU, _GPU_PRODUCTS = "kernels/gpu/test_gpu_interpreter.py::", "kernels/gpu/test_gpu_products.py::"
 _CODES, _COLD, _PACKAGE = "kernels/test_plan_codes.py::", "kernels/test_cold_start.py::", "test_package.py::"
+_INPUTS, _OPTIONS = "losses/test_inputs.py::", "losses/test_options.py::"
+_NIFTI, _LAYOUTS, _TRAINED = (
+    "bench/test_bench_nifti.py::",
+    "bench/test_bench_layouts.py::",
+    "bench/test_bench_experiment.py::",
+)
+_READ = "bench/test_bench_datasets.py::"
 _MAPS, _DDP, _HERE = "test_precompute.py::", "passes/test_distributed.py::", "test_failure_cases.py::"
 
 CASES = {
@@ -226,5 +233,101 @@ CASES = {
     "equal logits, as of a new network": (
         _HERE + "test_equal_logits_of_a_new_network",
         _CODES + "test_equal_logits_of_a_new_network",
+    ),
+    # wrong numbers without an error
+    "an argument that is accepted and not read": (
+        _INPUTS + "test_a_map_that_is_not_read_is_refused",
+        _INPUTS + "test_voxel_sums_refuse_a_map_that_no_term_reads",
+        _INPUTS + "test_a_mask_weighs_voxels_and_what_a_mean_divides_by",
+    ),
+    "ignored labels beyond 32 bits": (
+        _INPUTS + "test_an_ignored_label_of_any_value",
+        _INPUTS + "test_an_ignored_label_that_the_dtype_cannot_hold_ignores_nothing",
+        _METRICS + "test_ignored_labels_beyond_31_bits",
+        "test_fuzz.py::test_inputs_of_every_kind",
+    ),
+    "the gradient of learnable weights is cut": (
+        _OPTIONS + "test_a_parameter_has_the_gradient_of_finite_differences",
+        _OPTIONS + "test_one_weight_is_learned",
+        _OPTIONS + "test_tensors_whose_gradient_would_be_cut_are_refused",
+    ),
+    "attributes that look as if they could be set": (
+        _OPTIONS + "test_options_are_fixed",
+        _OPTIONS + "test_compounds_tell_what_they_do",
+        _OPTIONS + "test_repr_has_what_was_given",
+    ),
+    "targets and masks of 0 and 255, values out of range": (
+        _INPUTS + "test_integers_of_a_mask_say_whether_a_voxel_counts",
+        _INPUTS + "test_integers_of_a_dense_target_say_what_is_true",
+        _INPUTS + "test_validate_names_a_value_out_of_range",
+        _METRICS + "test_masks_of_bytes_are_true_where_they_are_not_zero",
+        _DISTANCE + "test_integer_dtypes",
+    ),
+    "NaN in all logits passes for background": (
+        _INPUTS + "test_nan_is_not_hidden",
+        _INPUTS + "test_an_infinite_logit_is_not_hidden",
+        _METRICS + "test_nan_does_not_pass_for_background",
+    ),
+    "specificity of a class that is in neither": (
+        _METRICS + "test_healthy_subjects_stay_in_the_mean_specificity",
+        _METRICS + "test_scores_are_nan_where_they_are_nothing_over_nothing_and_nowhere_else",
+    ),
+    "subjects on both sides of a split": (
+        _LAYOUTS + "test_no_person_is_on_two_sides_of_a_split",
+        _LAYOUTS + "test_persons_are_what_first_differs",
+    ),
+    "labels taken for masks": (
+        _READ + "test_one_voxel_that_is_no_label_turns_no_labels_into_masks",
+        _READ + "test_shares_are_masks_only_where_all_files_are",
+    ),
+    "geometry compared in another unit than mm": (_READ + "test_places_are_compared_in_mm_at_the_corners",),
+    "cut ends of a volume as surfaces": (_TRAINED + "test_hd95_of_some_slices_is_of_the_whole_volumes_surfaces",),
+    # crashes, and errors that do not help
+    "single slices, volumes of one slice": (
+        _TRAINED + "test_single_slices_train_and_are_scored",
+        _METRICS + "test_volumes_of_one_slice",
+        _SURFACE + "test_the_spacing_says_how_many_axes_there_are",
+    ),
+    "an unknown datatype or a negative size in a NIfTI header": (
+        _NIFTI + "test_headers_of_anything_are_refused_or_read_right",
+        _NIFTI + "test_headers_that_lie_are_refused_by_name",
+    ),
+    "labels of flipped and big-endian arrays, on the default device, in a cache": (
+        _METRICS + "test_arrays_of_any_layout",
+        _METRICS + "test_the_default_device_does_not_matter",
+        _SURFACE + "test_arrays_and_the_default_device",
+    ),
+    "uint16, uint32 and uint64 labels": (_INPUTS + "test_unsigned_labels", _METRICS + "test_label_dtypes"),
+    "float labels of whole numbers": (
+        _INPUTS + "test_whole_numbers_as_floats_are_labels",
+        _INPUTS + "test_a_fraction_among_labels_is_named",
+    ),
+    "numbers of NumPy and tensors without axes as options": (
+        _OPTIONS + "test_scalars_of_other_libraries_are_numbers",
+        _SURFACE + "test_numbers_of_numpy_and_torch",
+    ),
+    "NUMBA_DISABLE_JIT=1": (_OPTIONS + "test_numba_without_its_compiler_is_the_reference",),
+    "torch.jit.script of a network that holds a loss": (_OPTIONS + "test_a_network_that_holds_a_loss_can_be_scripted",),
+    "a process group under torch.compile, copied and saved": (),
+    "linked folders, odd names of folders, nnU-Net's layout, ITK's vectors": (
+        _LAYOUTS + "test_linked_derivatives_are_found_once",
+        _LAYOUTS + "test_folders_of_odd_names",
+        _LAYOUTS + "test_nnunet_has_a_file_for_each_channel_and_an_ignored_label",
+        _NIFTI + "test_channels_of_itk_and_others",
+    ),
+    "another torch than the newest": (_OPS + "test_compiles_without_breaks_and_with_dynamic_shapes",),
+    # asked for
+    "a spacing for each sample of a batch": (
+        _INPUTS + "test_each_sample_has_its_spacing",
+        _SURFACE + "test_a_spacing_for_each_sample",
+    ),
+    "precision, and the confusion matrix": (_METRICS + "test_confusion_matrix",),
+    "the HD95 of MedPy, surfaces as areas": (
+        _SURFACE + "test_pooled_percentile_is_medpys",
+        _SURFACE + "test_subvoxels_are_those_of_monai",
+    ),
+    # what a mutation survived
+    "an option that the digest of a cache leaves out": (
+        _MAPS + "test_the_cache_is_read_and_follows_labels_and_options",
     ),
 }
