@@ -223,7 +223,8 @@ CASES = {
         _MAPS + "test_processes_share_a_file",
     ),
     "NaN or infinity in the logits of a voxel that counts": (
-        _HERE + "test_a_logit_that_is_no_number_is_not_hidden",
+        _INPUTS + "test_nan_is_not_hidden",
+        _INPUTS + "test_an_infinite_logit_is_not_hidden",
         _ERRORS + "test_nan_in_a_counted_voxel_is_not_hidden",
         _RANKED + "test_not_a_number_is_not_hidden",
         _STENCIL + "test_not_a_number_is_not_hidden",

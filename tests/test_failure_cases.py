@@ -149,21 +149,6 @@ def test_one_channel_of_a_softmax_is_an_error(loss):
         loss.cls(**options)(torch.zeros(1, 1, 3, 4), torch.zeros(1, 3, 4, dtype=torch.uint8))
 
 
-# Values that are no numbers
-
-
-@every_class
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_logit_that_is_no_number_is_not_hidden(each_backend, loss, bad):
-    logits, labels = torch.randn(1, 3, 3, 4), torch.zeros(1, 3, 4, dtype=torch.uint8)
-    logits[0, :, 1, 2] = bad
-    labels[0, 0] = 1
-    labels[0, 1] = 2
-    assert loss()(logits, labels).isnan()
-    with pytest.raises(ValueError, match=rf"logits: {bad} at index \(0, 0, 1, 2\)"):
-        loss(validate=True)(logits, labels)
-
-
 # Sizes
 
 

@@ -12,6 +12,7 @@ from fastloss.terms import label_count
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LABELS = [str(dtype).removeprefix("torch.") for dtype in _INTEGERS]
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 LAYOUTS = ("contiguous", "last", "sliced", "reversed", "channel_slice", "offset", "transposed", "expanded")
 # of a value, and of a gradient as a share of its largest entry: rounding of some thousand operations in float32, and of
 # one in the dtype that the gradient is stored in
@@ -141,7 +142,9 @@ def make(form, activation, channels, dtype, dense=""):
         weight = oracle.counted(labels, (), mask)
         return _poisoned(form, Tensors(logits, target, target, weight, mask, ()))
     labels, ignore = _ignored(form, labels, classes, rand)
-    target = restride(labels.unsqueeze(1).to(getattr(torch, form.label_dtype)), form.layouts[1])
+    dtype = getattr(torch, form.label_dtype)
+    bits = SIGNED.get(dtype, dtype)  # torch moves few unsigned integers
+    target = restride(labels.unsqueeze(1).to(dtype).view(bits), form.layouts[1]).view(dtype)
     labels = target[:, 0].long()
     weight, target = oracle.counted(labels, ignore, mask), target if form.axis else target[:, 0]
     return _poisoned(form, Tensors(logits, target, oracle.one_hot(labels, channels), weight, mask, ignore))

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import hypothesis
 import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from products import agree, is_finite, products
 
@@ -11,7 +13,7 @@ import fastloss
 from fastloss.terms import Term
 
 from .inputs import DTYPES, TOLERANCES, Form, forms, make, restride
-from .run import Kind
+from .run import SETTINGS, Kind
 
 __all__ = ["KINDS", "Case", "Form", "Plan", "Term", "check", "torch"]
 
@@ -75,19 +77,11 @@ def cases(backend, count, most, scales=(0.1, 2.0, 10.0, 40.0)):
 
 def _example(strategy, seed):
     """One value of a strategy, the same for the same seed."""
-    import hypothesis
-
     found = []
 
     @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=2,
-        database=None,
-        deadline=None,
-        phases=(hypothesis.Phase.generate,),
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    @hypothesis.given(strategy)
+    @settings(SETTINGS, max_examples=2)
+    @given(strategy)
     def draw(value):
         found.append(value)
 
@@ -103,11 +97,11 @@ def check(case):
     map_shape = shape if case.map_channels else (shape[0], 1, *shape[2:])
     weight_map = restride(torch.rand(map_shape, generator=random), case.map_layout)
     coefficients = torch.randn(*shape[:2], len(plan.terms), generator=random, dtype=torch.float64)
-    options = {"activation": plan.activation, "weight_map": weight_map, "validate": False, **v.arguments()}
-    options |= {"ignore_index": v.ignore} if v.ignore else {}
+    of_call = v.arguments() | ({"weight_map": weight_map} if any(term.mapped for term in plan.terms) else {})
+    common = {"activation": plan.activation, "validate": False} | ({"ignore_index": v.ignore} if v.ignore else {})
 
     def ours(z):
-        return fastloss.voxel_sums(z, v.target, plan.names, **options)
+        return fastloss.voxel_sums(z, v.target, plan.names, **common, **of_call)
 
     given = SimpleNamespace(logits=v.logits, y=v.y, weight=v.weight, weight_map=weight_map, coefficients=coefficients)
     exact = OF_SUMS.get(plan.dtype, (2e-6, TOLERANCES[plan.dtype][1]))
@@ -125,8 +119,7 @@ def check(case):
             def from_sums(self, sums):
                 return sum((sums[name] * c).sum() for name, c in zip(plan.names, coefficients.unbind(-1), strict=True))
 
-        common = {name: options[name] for name in ("activation", "validate", "ignore_index") if name in options}
-        loss = Own(**common)(v.logits, v.target, weight_map=weight_map, **v.arguments())
+        loss = Own(**common)(v.logits, v.target, **of_call)
         expected = (found[0] * coefficients).sum()
         scale = (found[0] * coefficients).abs().sum()
         assert (loss - expected).abs() <= 1e-6 * scale, "a loss of these sums is another number"
