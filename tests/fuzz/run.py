@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -83,7 +84,8 @@ class Record:
 def line_of(kind: Kind, case: Any) -> str:
     """Python that checks a case again."""
     module = kind.check.__module__
-    return f'PYTHONPATH=tests python -c "from {module} import *; {kind.check.__name__}({case!r})"'
+    code = f"from {module} import *; {kind.check.__name__}({case!r})"
+    return f"PYTHONPATH=tests python -c {shlex.quote(code)}"
 
 
 def told(error: Exception, line: str) -> str:
