@@ -201,10 +201,12 @@ CASES = {
         _FIELDS + "test_indices_of_larger_volumes_and_of_leading_axes",
     ),
     "2000 calls in a row": (
+        "bench/test_bench_endurance.py::test_two_thousand_steps_of_every_loss",
         _OPS + "test_two_thousand_calls_keep_memory_flat",
         _FIELDS + "test_nothing_is_kept_over_two_thousand_calls",
     ),
     "kernels in forked workers and in several threads at once": (
+        "kernels/test_processes.py::test_workers_of_every_start_method",
         _OPS + "test_several_python_threads_at_once",
         _OPS + "test_forked_worker_after_parallel_use_in_the_parent",
         _RANKED_OPS + "test_forked_worker_after_parallel_use_in_the_parent",
@@ -219,6 +221,8 @@ CASES = {
         _OPS + "test_falls_back_to_the_reference_with_one_warning",
     ),
     "processes racing on a cold kernel cache": (
+        "kernels/test_processes.py::test_two_processes_on_a_cold_cache",
+        "kernels/test_processes.py::test_a_kill_while_the_cache_is_written",
         _OPS + "test_processes_racing_on_a_cold_kernel_cache",
         _MAPS + "test_processes_share_a_file",
     ),
@@ -232,7 +236,7 @@ CASES = {
         _CODES + "test_bad_values_come_through",
     ),
     "equal logits, as of a new network": (
-        _HERE + "test_equal_logits_of_a_new_network",
+        _HERE + "test_equal_logits_of_any_dtype_and_number_of_classes",
         _CODES + "test_equal_logits_of_a_new_network",
     ),
     # wrong numbers without an error
@@ -273,6 +277,12 @@ CASES = {
         _METRICS + "test_healthy_subjects_stay_in_the_mean_specificity",
         _METRICS + "test_scores_are_nan_where_they_are_nothing_over_nothing_and_nowhere_else",
     ),
+    "names and paths from files, archives that lie": (
+        "test_untrusted.py::test_sources_run_nothing_that_a_file_holds",
+        "bench/test_bench_html.py::test_names_from_files_are_text_on_the_page_and_in_the_terminal",
+        _NIFTI + "test_bombs_and_lies_are_refused_before_memory_is_taken",
+        _LAYOUTS + "test_paths_of_a_dataset_json_stay_in_its_folder",
+    ),
     "subjects on both sides of a split": (
         _LAYOUTS + "test_no_person_is_on_two_sides_of_a_split",
         _LAYOUTS + "test_persons_are_what_first_differs",
@@ -309,7 +319,7 @@ CASES = {
     ),
     "NUMBA_DISABLE_JIT=1": (_OPTIONS + "test_numba_without_its_compiler_is_the_reference",),
     "torch.jit.script of a network that holds a loss": (_OPTIONS + "test_a_network_that_holds_a_loss_can_be_scripted",),
-    "a process group under torch.compile, copied and saved": (),
+    "a process group under torch.compile, copied and saved": (_DDP + "test_compiled_and_by_the_name_of_a_group",),
     "linked folders, odd names of folders, nnU-Net's layout, ITK's vectors": (
         _LAYOUTS + "test_linked_derivatives_are_found_once",
         _LAYOUTS + "test_folders_of_odd_names",

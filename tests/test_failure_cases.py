@@ -20,7 +20,7 @@ EVERY_CLASS = [
     *(Row(name, SMALL.get(name, {})) for name in ("topk", "dice_topk", "lovasz", *plain.STENCILS)),
 ]
 # those whose value is more than a formula on the sums of one pass
-OTHER_PASSES = [row for row in EVERY_CLASS if row.has_distances or row not in LOSSES]
+OTHER_PASSES = [row for row in EVERY_CLASS if row not in LOSSES or row.has_distances]
 every_class = pytest.mark.parametrize("loss", EVERY_CLASS, ids=str)
 
 
@@ -54,19 +54,19 @@ def test_every_public_class_is_tried():
 # Numbers
 
 
-@pytest.mark.parametrize("channels", [2, 3, 4, 5, 7, 8, 33])
+@pytest.mark.parametrize("channels", [2, 3, 4, 5, 33])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
-def test_equal_logits_of_a_new_network(each_backend, dtype, channels):
+def test_equal_logits_of_any_dtype_and_number_of_classes(each_backend, dtype, channels):
     """Products of 32 sums of exponentials, each C, stay within float32; those of 64 would not for C = 4."""
     voxels = 2048 if each_backend == "triton" else 16384 + 77
-    logits = torch.zeros(1, channels, voxels, dtype=dtype)
     labels = (torch.arange(voxels) % channels).unsqueeze(0)
-    for shift in (0.0, 3.0):  # alike, of any size
-        for loss in (fastloss.CrossEntropyLoss(), fastloss.DiceCELoss(dice_weight=0.0)):
-            value, gradient = value_and_gradient(loss, logits + shift, labels)
-            assert value.item() == pytest.approx(math.log(channels), rel=2e-6)
-            expected = (1 / channels - oracle.one_hot(labels, channels).double()) / voxels
-            oracle.assert_close(gradient, expected, 4 * torch.finfo(dtype).eps + 2e-6)
+    for size in (0.0, 3.0):
+        logits = torch.full((1, channels, voxels), size, dtype=dtype)
+        assert fastloss.CrossEntropyLoss()(logits, labels).item() == pytest.approx(math.log(channels), rel=2e-6)
+    if dtype == torch.float32:
+        gradient = value_and_gradient(fastloss.CrossEntropyLoss(), logits, labels)[1]
+        expected = (1 / channels - oracle.one_hot(labels, channels).double()) / voxels
+        oracle.assert_close(gradient, expected, 2e-6)
 
 
 def test_sums_of_probabilities_past_the_largest_half(each_backend):
@@ -93,7 +93,7 @@ def test_half_precision_of_many_voxels_is_that_of_float32(loss):
 
 
 def test_a_mean_over_many_voxels_of_float16_is_that_of_float64(each_backend):
-    space = (60, 61) if each_backend == "triton" else (1025, 977)
+    space = (60, 61) if each_backend == "triton" else (513, 489)
     logits = torch.randn(2, 5, *space).half()
     labels = torch.randint(0, 5, (2, *space))
     expected = torch.nn.functional.cross_entropy(logits.double(), labels)
@@ -101,15 +101,15 @@ def test_a_mean_over_many_voxels_of_float16_is_that_of_float64(each_backend):
 
 
 @pytest.mark.parametrize("loss", [row for row in EVERY_CLASS if row.name in plain.STENCILS], ids=str)
-@pytest.mark.parametrize("size", [100.0, 1e8])
-def test_saturated_logits_of_stencils(each_backend, loss, size):
-    logits = torch.where(torch.rand(1, 3, 6, 7) > 0.5, size, -size)
+def test_saturated_logits_of_stencils(each_backend, loss):
     labels = torch.randint(0, 3, (1, 6, 7), dtype=torch.uint8)
-    value, gradient = value_and_gradient(loss(), logits, labels)
-    with fastloss.backend("reference"):
-        expected, _ = value_and_gradient(loss(), logits.double(), labels)
-    assert gradient.isfinite().all()
-    close(value, expected, 1e-5)
+    for size in (100.0, 1e8):
+        logits = torch.where(torch.rand(1, 3, 6, 7) > 0.5, size, -size)
+        value, gradient = value_and_gradient(loss(), logits, labels)
+        with fastloss.backend("reference"):
+            expected, _ = value_and_gradient(loss(), logits.double(), labels)
+        assert gradient.isfinite().all()
+        close(value, expected, 1e-5)
 
 
 # Labels
@@ -134,11 +134,10 @@ def test_ignored_labels_equal_voxels_taken_out_by_hand(each_backend, channels, i
 
 
 @every_class
-@pytest.mark.parametrize("label", [3, -1])
-def test_a_label_that_is_no_class_is_named(each_backend, loss, label):
+def test_a_label_that_is_no_class_is_named(each_backend, loss):
     logits, labels = torch.randn(1, 3, 3, 4), torch.zeros(1, 3, 4, dtype=torch.int16)
-    labels[0, 2, 1] = label
-    with pytest.raises(ValueError, match=rf"target: label {label} at index \(0, 2, 1\)"):
+    labels[0, 2, 1] = 3
+    with pytest.raises(ValueError, match=r"target: label 3 at index \(0, 2, 1\)"):
         loss(validate=True)(logits, labels)
 
 
