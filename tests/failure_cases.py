@@ -227,8 +227,7 @@ CASES = {
         _MAPS + "test_processes_share_a_file",
     ),
     "NaN or infinity in the logits of a voxel that counts": (
-        _INPUTS + "test_nan_is_not_hidden",
-        _INPUTS + "test_an_infinite_logit_is_not_hidden",
+        _INPUTS + "test_nan_and_infinite_logits_are_not_hidden",
         _ERRORS + "test_nan_in_a_counted_voxel_is_not_hidden",
         _RANKED + "test_not_a_number_is_not_hidden",
         _STENCIL + "test_not_a_number_is_not_hidden",
@@ -269,8 +268,7 @@ CASES = {
         _DISTANCE + "test_integer_dtypes",
     ),
     "NaN in all logits passes for background": (
-        _INPUTS + "test_nan_is_not_hidden",
-        _INPUTS + "test_an_infinite_logit_is_not_hidden",
+        _INPUTS + "test_nan_and_infinite_logits_are_not_hidden",
         _METRICS + "test_nan_does_not_pass_for_background",
     ),
     "specificity of a class that is in neither": (
