@@ -11,6 +11,7 @@ from fractions import Fraction  # noqa: F401
 from pathlib import Path  # noqa: F401
 from typing import Any
 
+import numpy as np  # noqa: F401
 import torch
 from hypothesis import strategies as st
 
