@@ -1,6 +1,7 @@
 # make bench [QUICK=1]   the main job: train on a real MRI volume, then the speed table
 # make test | lint | types | wheel | clean
 # make valgrind               the C++ extension through Python, a minute under valgrind (Debian's package valgrind)
+# make fuzz [MINUTES=10] [SEED=N]   random inputs of every kind against plain formulas and brute force
 # make sanitize               the C++ transforms alone, under AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 #
 # TORCH=2.12.1 NUMPY= NUMBA=           other versions than those of constraints.txt, whose other pins then fall away
@@ -16,13 +17,15 @@ NUMBA ?=
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2
 QUICK ?=
+MINUTES ?= 10
+SEED ?=
 
 python := $(VENV)/bin/python
 constraints := $(VENV)/constraints.txt
 pins := $(TORCH:%=torch==%) $(NUMPY:%=numpy==%) $(NUMBA:%=numba==%)
 sources := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: bench test lint types wheel sanitize valgrind clean
+.PHONY: bench test lint types wheel sanitize valgrind fuzz clean
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed-bench
@@ -30,6 +33,9 @@ bench: $(VENV)/installed-bench
 
 test: $(VENV)/installed-dev
 	$(python) -m pytest $(PYTEST_ARGS)
+
+fuzz: $(VENV)/installed-fuzz
+	PYTHONPATH=tests $(python) -m fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/installed-dev
 	$(python) -m ruff check .

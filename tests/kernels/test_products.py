@@ -5,58 +5,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import EPSILON, counted, gradient, one_hot
+from oracle import counted, gradient, one_hot
+from products import agree, factors, is_finite, products
 
 import fastloss
-from fastloss.terms import FACTORS, Term, check_terms, parse_term
+from fastloss.terms import Term, parse_term
 
-POWERS = (0.3, 0.5, 1.0, 1.5, 2.0, 3.0)
-SHARES = {"1": "", "y": "y", "r": "r", "y2": "y^2"}
 SCALES = (0.1, 2.0, 10.0, 40.0)  # at 40 most voxels are saturated
 SIZES = (17, 64, 200, 512)  # voxels: parts of a vector, whole ones, and more than one tile of many classes
-
-# The plain formulas
-
-
-def factors(z, activation):
-    """p, q, l and m, each with all its digits."""
-    if activation == "sigmoid":
-        return z.sigmoid(), (-z).sigmoid(), -F.logsigmoid(z), -F.logsigmoid(-z)
-    if activation is None:
-        q = 1 - z
-        m = torch.where(z < 0.5, -torch.log1p(-z.clamp_max(0.5)), -q.clamp_min(EPSILON).log())
-        return z, q, -z.clamp_min(EPSILON).log(), m
-    e = (z - z.detach().amax(1, keepdim=True)).exp()
-    others = torch.einsum("kc,bk...->bc...", 1 - torch.eye(z.shape[1], dtype=z.dtype), e)
-    total = e.sum(1, keepdim=True)
-    q = others / total
-    return e / total, q, torch.log1p(others / e), -q.clamp_min(EPSILON).log()
-
-
-def raised(factor, x, power):
-    if factor in "pqe":
-        return x**power if power >= 1 else x.clamp_min(torch.finfo(x.dtype).tiny) ** power
-    return x if power == 1 else x.clamp_min(EPSILON) ** power
-
-
-def plain_sums(case, z, v, more=0.0):
-    """``[B, C, K]``; ``more``: added to l."""
-    p, q, l, m = factors(z, case.activation)
-    found = {"p": p, "q": q, "l": l + more, "m": m, "e": (-p).exp()}
-    y, columns = v.y.double(), []
-    for term in case.terms:
-        value = torch.ones_like(z)
-        for factor in FACTORS:
-            if power := getattr(term, factor):
-                value = value * raised(factor, found[factor], power)
-        share = {"1": torch.ones_like(y), "y": y, "r": 1 - y, "y2": y * y}[term.share]
-        value = v.weight.double().unsqueeze(1) * share * torch.where(share != 0, value, 0)
-        columns.append((value * v.weight_map.double() if term.mapped else value).flatten(2).sum(2))
-    return torch.stack(columns, -1)
-
 
 # Random cases
 
@@ -86,25 +44,6 @@ class Voxels:
     weight_map: torch.Tensor
     coefficients: torch.Tensor
     options: dict
-
-
-@st.composite
-def products(draw, activation):
-    """A term and its name, the factors in any order."""
-    powers = {factor: draw(st.sampled_from(POWERS)) for factor in draw(st.sets(st.sampled_from(FACTORS), max_size=3))}
-    share = draw(st.sampled_from(list(SHARES)))
-    term = Term(share, **powers, mapped=draw(st.sampled_from([False, False, True])))
-    parts = [f"{factor}^{power:g}" if power != 1 else factor for factor, power in powers.items()]
-    parts = draw(st.permutations([*parts, *filter(None, [SHARES[share]])]))
-    return term, "map*" * term.mapped + ("*".join(parts) or "1")
-
-
-def is_finite(product, activation):
-    try:
-        check_terms((product[1],), activation or "none")
-    except ValueError:
-        return False
-    return True
 
 
 @st.composite
@@ -153,42 +92,13 @@ def make(case):
     return Voxels(logits, target, y, weight, torch.rand(shape), coefficients, options)
 
 
-def sums_and_gradient(function, z, coefficients):
-    found = []
-
-    def value(leaf):
-        found.append(function(leaf))
-        return (found[0] * coefficients).sum()
-
-    _, derivative = gradient(value, z)
-    return found[0].detach(), derivative.double()
-
-
 def check(case, tolerances):
-    """To tolerances of the largest magnitude, and what the rounding of l adds.
-
-    Where p is nearly 1, l is the logarithm of nearly 1, known to some units in the last place of 1; a power below 1
-    makes much of that. How much is seen when l is moved by as much in the formula.
-    """
     v = make(case)
-
-    def plain(more=0.0):
-        return sums_and_gradient(lambda z: plain_sums(case, z, v, more), v.logits.double(), v.coefficients)
-
-    def ours(z):
-        weight_map = v.weight_map if any(parse_term(name).mapped for name in case.names) else None
-        options = {"activation": case.activation, "weight_map": weight_map, **v.options}
-        return fastloss.voxel_sums(z, v.target, case.names, **options)
-
-    expected, step = plain(), 2 * torch.finfo(case.dtype).eps
-    rounded = [plain(step), plain(-step)] if case.activation == "softmax" else []
-    found = sums_and_gradient(ours, v.logits, v.coefficients)
-    for what, k, tolerance in (("sums", 0, tolerances[0]), ("gradient", 1, tolerances[1])):
-        assert found[k].isfinite().all(), f"{what} of {case}"
-        error, scale = (found[k] - expected[k]).abs().max().item(), expected[k].abs().max().item()
-        band = max((other[k] - expected[k]).abs().max().item() for other in rounded) if rounded else 0.0
-        allowed = tolerance * scale + 4 * band
-        assert error <= allowed, f"{what}: error {error:.1e} of {scale:.1e}, expected {allowed:.1e}: {case}"
+    options = {"activation": case.activation, **v.options}
+    options |= {"weight_map": v.weight_map} if any(term.mapped for term in case.terms) else {}
+    agree(
+        lambda z: fastloss.voxel_sums(z, v.target, case.names, **options), case.terms, case.activation, v, tolerances
+    )
 
 
 TOLERANCES = {torch.float32: (2e-6, 1e-5), torch.float64: (2e-12, 1e-10)}

@@ -1,0 +1,103 @@
+"""Products of powers: plain formulas with all their digits, and random ones."""
+
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from oracle import EPSILON
+
+from fastloss.terms import FACTORS, Term, check_terms
+
+POWERS = (0.3, 0.5, 1.0, 1.5, 2.0, 3.0)
+SHARES = {"1": "", "y": "y", "r": "r", "y2": "y^2"}
+
+
+def factors(z, activation):
+    """p, q, l and m, each with all its digits."""
+    if activation == "sigmoid":
+        return z.sigmoid(), (-z).sigmoid(), -F.logsigmoid(z), -F.logsigmoid(-z)
+    if activation is None:
+        q = 1 - z
+        m = torch.where(z < 0.5, -torch.log1p(-z.clamp_max(0.5)), -q.clamp_min(EPSILON).log())
+        return z, q, -z.clamp_min(EPSILON).log(), m
+    e = (z - z.detach().amax(1, keepdim=True)).exp()
+    others = torch.einsum("kc,bk...->bc...", 1 - torch.eye(z.shape[1], dtype=z.dtype), e)
+    total = e.sum(1, keepdim=True)
+    q = others / total
+    return e / total, q, torch.log1p(others / e), -q.clamp_min(EPSILON).log()
+
+
+def raised(factor, x, power):
+    if factor in "pqe":
+        return x**power if power >= 1 else x.clamp_min(torch.finfo(x.dtype).tiny) ** power
+    return x if power == 1 else x.clamp_min(EPSILON) ** power
+
+
+def plain_sums(terms, activation, z, v, more=0.0):
+    """``[B, C, K]``; ``more``: added to l. ``v`` has y, weight and weight_map."""
+    p, q, l, m = factors(z, activation)
+    found = {"p": p, "q": q, "l": l + more, "m": m, "e": (-p).exp()}
+    y, columns = v.y.double(), []
+    for term in terms:
+        value = torch.ones_like(z)
+        for factor in FACTORS:
+            if power := getattr(term, factor):
+                value = value * raised(factor, found[factor], power)
+        share = {"1": torch.ones_like(y), "y": y, "r": 1 - y, "y2": y * y}[term.share]
+        value = v.weight.double().unsqueeze(1) * share * torch.where(share != 0, value, 0)
+        columns.append((value * v.weight_map.double() if term.mapped else value).flatten(2).sum(2))
+    return torch.stack(columns, -1)
+
+
+def sums_and_gradient(function, z, coefficients):
+    """With z as it lies in memory."""
+    leaf = z.detach().requires_grad_()
+    sums = function(leaf)
+    (derivative,) = torch.autograd.grad((sums * coefficients).sum(), leaf)
+    return sums.detach(), derivative.double()
+
+
+def agree(ours, terms, activation, v, tolerances):
+    """Sums and gradient, to tolerances of the largest magnitude, and what the rounding of l adds.
+
+    Where p is nearly 1, l is the logarithm of nearly 1, known to some units in the last place of 1; a power below 1
+    makes much of that. How much is seen when l is moved by as much in the formula.
+    """
+    clean = torch.where(v.weight.unsqueeze(1) != 0, v.logits, 0.5).double()
+
+    def plain(more=0.0):
+        return sums_and_gradient(lambda z: plain_sums(terms, activation, z, v, more), clean, v.coefficients)
+
+    dtype = v.logits.dtype
+    expected, step = plain(), 2 * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    rounded = [plain(step), plain(-step)] if activation == "softmax" else []
+    found = sums_and_gradient(ours, v.logits, v.coefficients)
+    least = 2.0**-25 if dtype == torch.float16 else 0.0  # half of the least float16
+    for what, k in (("sums", 0), ("gradient", 1)):
+        assert found[k].isfinite().all(), f"{what}: not finite"
+        error, scale = (found[k] - expected[k]).abs().max().item(), expected[k].abs().max().item()
+        band = max((other[k] - expected[k]).abs().max().item() for other in rounded) if rounded else 0.0
+        allowed = tolerances[k] * scale + 4 * band + least * k
+        assert error <= allowed, f"{what}: error {error:.1e} of {scale:.1e}, expected {allowed:.1e}"
+    return found
+
+
+# Random products
+
+
+@st.composite
+def products(draw, activation):
+    """A term and its name, the factors in any order."""
+    powers = {factor: draw(st.sampled_from(POWERS)) for factor in draw(st.sets(st.sampled_from(FACTORS), max_size=3))}
+    share = draw(st.sampled_from(list(SHARES)))
+    term = Term(share, **powers, mapped=draw(st.sampled_from([False, False, True])))
+    parts = [f"{factor}^{power:g}" if power != 1 else factor for factor, power in powers.items()]
+    parts = draw(st.permutations([*parts, *filter(None, [SHARES[share]])]))
+    return term, "map*" * term.mapped + ("*".join(parts) or "1")
+
+
+def is_finite(product, activation):
+    try:
+        check_terms((product[1],), activation or "none")
+    except ValueError:
+        return False
+    return True
