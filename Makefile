@@ -1,5 +1,7 @@
 # make bench [QUICK=1]   the main job: train on a real MRI volume, then the speed table
 # make test | lint | types | wheel | clean
+# make mutate [FILES="base csrc/"] [BUDGET=10] [SEED=0]   mutations of the sources that the tests should notice: those
+#                             of files with one of these words in their path, so many of each file of fastloss/
 # make sanitize               the C++ transforms alone, under AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 #
 # TORCH=2.12.1                         another torch than that of constraints.txt (after make clean)
@@ -12,12 +14,15 @@ TORCH ?=
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2
 QUICK ?=
+FILES ?=
+BUDGET ?= 10
+SEED ?= 0
 
 python := $(VENV)/bin/python
 constraints := $(VENV)/constraints.txt
 sources := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: bench test lint types wheel sanitize clean
+.PHONY: bench test mutate lint types wheel sanitize clean
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed-bench
@@ -25,6 +30,9 @@ bench: $(VENV)/installed-bench
 
 test: $(VENV)/installed-dev
 	$(python) -m pytest $(PYTEST_ARGS)
+
+mutate: $(VENV)/installed-mutate
+	$(python) tests/mutation --files "$(FILES)" --budget $(BUDGET) --seed $(SEED)
 
 lint: $(VENV)/installed-dev
 	$(python) -m ruff check .

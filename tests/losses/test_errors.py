@@ -209,7 +209,7 @@ CASES = {
         r"weight_map: got shape \[2, 2, 4, 5\]",
     ),
     "no weight map": (lambda: fastloss.voxel_sums(Z, Y, ["map*p"]), ValueError, "weight_map: is None"),
-    "unknown term": (lambda: fastloss.voxel_sums(Z, Y, ["q"]), ValueError, "terms: unknown term 'q'"),
+    "unknown term": (lambda: fastloss.voxel_sums(Z, Y, ["x"]), ValueError, "terms: unknown term 'x'"),
     "term given twice": (lambda: fastloss.voxel_sums(Z, Y, ["p", "p"]), ValueError, "terms: got .* each once"),
     "no terms": (lambda: fastloss.voxel_sums(Z, Y, []), ValueError, "terms: got"),
     "tensor on another device": (

@@ -1,0 +1,49 @@
+"""Which tests must kill the mutants of a file: a few seconds, with the reference and the Numba back end."""
+
+_ERRORS = "tests/losses/test_errors.py"
+_LOSSES = "tests/losses/test_losses.py"
+_IDENTITIES = "tests/losses/test_identities.py"
+_EXTREMES = "tests/losses/test_extremes.py"
+_BOUNDARY = "tests/losses/test_boundary.py"
+_NOT = "not triton and not compile and not saturated and not half_precision_errs"
+_INPUTS = f"(test_errors or wrong or portion or meta or options) and {_NOT}"
+_METRICS = ("tests/metrics", "-k", "not slabs")
+_DISTANCES = ("tests/distance", "-k", "not thousand and not 31 and not memory and not gib")
+
+
+def _of_losses(names: str, *more: str) -> tuple[str, ...]:
+    """Tests of the losses that pytest's expression names; the files in ``more`` first."""
+    return (*more, _LOSSES, _EXTREMES, _IDENTITIES, "-k", f"({names}) and {_NOT}")
+
+
+TESTS: dict[str, tuple[str, ...]] = {
+    "fastloss/losses/base.py": _of_losses(
+        "test_errors or dice or table or everything or empty or compound or meta or modules", _ERRORS
+    ),
+    "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky"),
+    "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight"),
+    "fastloss/losses/focal.py": _of_losses("focal or poly"),
+    "fastloss/losses/confusion.py": _of_losses("generalized or sensitivity or mcc"),
+    "fastloss/losses/compound.py": _of_losses("dice_ce or dice_focal or combo or exp_log or modules"),
+    "fastloss/losses/unified.py": _of_losses("unified"),
+    "fastloss/losses/ranked.py": ("tests/losses/test_ranked.py", "-k", f"{_NOT} and not large"),
+    "fastloss/terms.py": ("tests/kernels/test_products.py", _ERRORS, "-k", f"{_NOT} and not numba and not many_more"),
+    "fastloss/passes/inputs.py": (_ERRORS, "tests/losses/test_ranked.py", _LOSSES, "-k", _INPUTS),
+    "fastloss/passes/sums.py": (_ERRORS, "tests/passes/test_ops.py", "-k", f"{_NOT} and not opcheck and not thousand"),
+    "fastloss/passes/ops.py": ("tests/passes/test_ops.py", _ERRORS, "-k", f"{_NOT} and not thousand and not racing"),
+    "fastloss/passes/ranked_ops.py": ("tests/passes/test_ranked_ops.py", "-k", _NOT),
+    "fastloss/passes/stencil_ops.py": ("tests/losses/test_stencil.py", "-k", f"{_NOT} and not plain and not balls"),
+    "fastloss/losses/spatial/boundary.py": _of_losses("test_boundary or boundary or hausdorff or penalty", _BOUNDARY),
+    "fastloss/losses/spatial/fields.py": _of_losses("test_boundary or shape_aware", _BOUNDARY),
+    "fastloss/losses/spatial/hausdorff.py": ("tests/losses/test_stencil.py", "-k", f"(Hausdorff or eroded) and {_NOT}"),
+    "fastloss/losses/spatial/cldice.py": ("tests/losses/test_stencil.py", "-k", f"(CLDice or cldice) and {_NOT}"),
+    "fastloss/losses/spatial/structural.py": ("tests/losses/test_stencil.py", "-k", f"Structural and {_NOT}"),
+    "fastloss/losses/deep_supervision.py": ("tests/losses/test_deep_supervision.py", "-k", _NOT),
+    "fastloss/metrics/counts.py": _METRICS,
+    "fastloss/metrics/inputs.py": _METRICS,
+    "fastloss/metrics/surface.py": ("tests/metrics/test_surface.py",),
+    "fastloss/metrics/accumulator.py": _METRICS,
+    "fastloss/distance/inputs.py": _DISTANCES,
+    "fastloss/distance/transforms.py": _DISTANCES,
+    "fastloss/precompute.py": ("tests/test_precompute.py",),
+}
