@@ -192,8 +192,11 @@ def test_dice_ce_is_its_parts_and_keeps_the_background_in_the_cross_entropy():
     logits, labels = oracle.make("softmax", 3, (6, 7))
     both = fastloss.DiceCELoss(dice_weight=2, ce_weight=0.5, include_background=False, smooth=1.0, batch=True)
     dice = fastloss.DiceLoss(include_background=False, smooth=1.0, batch=True)
-    expected = 2 * dice(logits, labels) + 0.5 * F.cross_entropy(logits, labels.long())
-    close(both(logits, labels), expected)
+    cross_entropy = F.cross_entropy(logits, labels.long())
+    close(both(logits, labels), 2 * dice(logits, labels) + 0.5 * cross_entropy)
+    unweighted = fastloss.CompoundLoss([dice, fastloss.CrossEntropyLoss()])
+    close(unweighted(logits, labels), dice(logits, labels) + cross_entropy)
+    close(fastloss.CompoundLoss([dice], [2.0])(logits, labels), 2 * dice(logits, labels))
 
 
 def test_compound_of_any_losses_equals_the_sum_with_gradients():
@@ -270,3 +273,9 @@ def test_half_precision_modules_keep_their_weights():
     for buffer in loss.buffers():
         assert buffer.dtype == torch.float64
         assert buffer.tolist() == frequency
+
+
+def test_modules_move_their_weights():
+    weight = [0.1, 0.2, 0.7]
+    loss = fastloss.ExpLogLoss(class_weight=weight, class_frequency=weight).to("meta")
+    assert {buffer.device.type for buffer in loss.buffers()} == {"meta"}

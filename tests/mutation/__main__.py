@@ -40,23 +40,24 @@ def main(files: str, budget: int, seed: int, minutes: float, folder: Path) -> No
     limits: dict[tuple[str, ...], float] = {}
     left = 0
     with (folder / "results.jsonl").open("a") as log:
-        tree = Tree(folder)
+        tree = Tree(folder.resolve())
         for tests, chosen in _chosen(files.split(), budget, seed):
+            sources = _digest(*tests, *((ROOT / name).read_text() for name in _files(tests)))
             for one in chosen:
-                digest = _digest(one, tests)
-                if digest not in known:
+                mutated = _digest(one.file, one.text)
+                outcome, by = known.get(mutated, ("", ""))
+                if outcome in ("", SURVIVED) and by != sources:  # what is killed is so by more tests as well
                     if time.monotonic() > stop:
                         left += 1
                         continue
                     if tests not in limits:
                         limits[tests] = _limit(tree, tests)
                     start = time.monotonic()
-                    known[digest] = _try(tree, one, tests, limits[tests])
-                    print(f"{known[digest]:9} {time.monotonic() - start:5.1f} s  {_line(one)}", flush=True)
-                    print(
-                        json.dumps({"digest": digest, "outcome": known[digest], "key": one.key}), file=log, flush=True
-                    )
-                outcomes.setdefault(known[digest], []).append(one)
+                    outcome = _try(tree, one, tests, limits[tests])
+                    print(f"{outcome:9} {time.monotonic() - start:5.1f} s  {_line(one)}", flush=True)
+                    entry = {"mutated": mutated, "tests": sources, "outcome": outcome, "key": one.key}
+                    print(json.dumps(entry), file=log, flush=True)
+                outcomes.setdefault(outcome, []).append(one)
     unexplained = _report(outcomes)
     if left:
         print(f"{left} left for a further run")
@@ -91,15 +92,21 @@ def _try(tree: Tree, one: Mutant, tests: tuple[str, ...], limit: float) -> str:
         return tree.run(tests, limit + _COMPILING * compiles, own_cache=compiles)
 
 
-def _digest(one: Mutant, tests: tuple[str, ...]) -> str:
-    """Changes with the mutated file and the files of its tests."""
-    sources = [(ROOT / test.split("::")[0]).read_text() for test in tests if test.endswith(".py") or "::" in test]
-    return hashlib.sha256("\0".join([one.file, one.text, *tests, *sources]).encode()).hexdigest()[:16]
+def _files(tests: tuple[str, ...]) -> list[str]:
+    """Those that pytest's arguments name, and of the folders among them."""
+    paths = [ROOT / test.split("::")[0] for test in tests if test.startswith("tests/")]
+    files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
+    return [str(file.relative_to(ROOT)) for file in files]
 
 
-def _known(results: Path) -> dict[str, str]:
-    lines = results.read_text().splitlines() if results.exists() else []
-    return {entry["digest"]: entry["outcome"] for entry in map(json.loads, lines)}
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _known(results: Path) -> dict[str, tuple[str, str]]:
+    """By the digest of a mutant: what became of it, and the digest of the tests."""
+    entries = map(json.loads, results.read_text().splitlines() if results.exists() else [])
+    return {entry["mutated"]: (entry["outcome"], entry["tests"]) for entry in entries}
 
 
 def _line(one: Mutant) -> str:

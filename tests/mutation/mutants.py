@@ -125,7 +125,8 @@ class _Stripped(ast.NodeTransformer):
 
     def visit_arguments(self, node):
         node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
-        node.posonlyargs, node.kwonlyargs = [], []
+        node.defaults = [*node.defaults, *node.kw_defaults]
+        node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
         return self.generic_visit(node)
 
     def visit_arg(self, node):
