@@ -206,12 +206,12 @@ def test_a_class_that_is_impossible_is_not_there(each_backend):
     terms = ("p", "py", "ce_pos", "ce_neg", "focal_pos(2.0)", "miss_pos(1.0)")
     expected, sums = (fastloss.voxel_sums(z, labels, terms) for z in (logits, without))
     torch.testing.assert_close(sums[:, :2], expected, rtol=2e-6, atol=1e-6)
-    assert not sums[:, 2].any()
+    assert sums[:, 2].abs().max() < 1e-30  # an exponential may be as small as a normal number can
     expected, gradient = (
         oracle.gradient(lambda z: fastloss.voxel_sums(z, labels, terms)[:, :2].sum(), z)[1] for z in (logits, without)
     )
     torch.testing.assert_close(gradient[:, :2], expected, rtol=1e-5, atol=1e-6)
-    assert not gradient[:, 2].any()
+    assert gradient[:, 2].abs().max() < 1e-30
 
 
 def test_sums_add_over_parts():

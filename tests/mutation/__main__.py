@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -68,7 +69,7 @@ def _chosen(words: list[str], budget: int, seed: int) -> Iterator[tuple[tuple[st
     """Mutants with the tests that should kill them."""
     for file, tests in TESTS.items():
         if not words or any(word in file for word in words):
-            yield tests, mutants(file, (ROOT / file).read_text(), seed)[:budget]
+            yield tests, list(islice(mutants(file, (ROOT / file).read_text(), seed), budget))
     for mutation in MUTATIONS:
         if not words or any(word in mutation.file for word in words):
             text = (ROOT / mutation.file).read_text()

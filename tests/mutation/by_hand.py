@@ -31,6 +31,7 @@ _REFERENCE = (
 _RANKED = ("tests/losses/test_ranked.py", "-k", "reference or exact")
 _PLAN = "kernels/test_plan_codes.py"
 _SUMS = "kernels/test_sums.py"
+_PRODUCTS = "kernels/test_products.py"
 _GPU = "kernels/gpu/test_gpu_interpreter.py"
 _GPU_PRODUCTS = "kernels/gpu/test_gpu_products.py"
 _FIELDS = ("tests/distance/test_distance.py", "tests/distance/test_distance_fields.py", "-k", "not two_thousand")
@@ -44,10 +45,18 @@ MUTATIONS: list[Mutation] = [
             _REFERENCE,
         ),
         ("= weight, weight != 0", "= weight, counted", _REFERENCE),
-        ('if factor in "lm" else x) ** power', 'if factor in "l" else x) ** power', _REFERENCE),
+        (
+            'if factor in "lm" else x) ** power',
+            'if factor in "l" else x) ** power',
+            _of(_PRODUCTS, "test_products_of_the_reference"),
+        ),
         ("return torch.where(share != 0, share * product, 0)", "return share * product", _REFERENCE),
         ("by_p = by_p - term.q *", "by_p = by_p + term.q *", _REFERENCE),
-        ("return torch.where(x > EPSILON, power *", "return torch.where(x >= 0, power *", _REFERENCE),
+        (
+            "return torch.where(x > EPSILON, power *",
+            "return torch.where(x >= 0, power *",
+            _of(_PRODUCTS, "test_products_of_the_reference"),
+        ),
         ("by_m = torch.where(q > EPSILON, s.by_m / q, 0)", "by_m = s.by_m / q", _REFERENCE),
     ),
     *_mutations(
@@ -93,11 +102,11 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/cpu/products.py",
-        ('if factor in "lm" else x', 'if factor in "l" else x', _of("kernels/test_products.py", "test_products")),
+        ('if factor in "lm" else x', 'if factor in "l" else x', _of(_PRODUCTS, "test_products")),
         (
             "if power < 1:\n            clamped",
             "if power < 0:\n            clamped",
-            _of("kernels/test_products.py", "test_products"),
+            _of(_PRODUCTS, "test_products"),
         ),
     ),
     *_mutations(

@@ -1,4 +1,4 @@
-"""Mutations of a Python file by cosmic-ray's operators: those that change what the code means, in a drawn order."""
+"""Mutations of a Python file by cosmic-ray's operators: those that change what the code means, in a random order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cosmic_ray.ast import get_ast
+from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import MutationVisitor
 from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import get_operator, operator_names
@@ -82,15 +82,21 @@ class DropKeyword(Operator):
         return ()
 
 
-def mutants(file: str, text: str, seed: int) -> list[Mutant]:
-    """All mutants of a file, each once, shuffled: the first of them are a sample."""
-    meaning, found = _meaning(text), {}
-    for mutated in _mutated(text):
-        if mutated not in found and _meaning(mutated) not in (None, meaning):
-            found[mutated] = mutant(file, text, mutated)
-    drawn = list(found.values())
-    random.Random(f"{seed} {file}").shuffle(drawn)
-    return drawn
+def mutants(file: str, text: str, seed: int) -> Iterator[Mutant]:
+    """All mutants of a file, each once, in a random order: the first of them are a sample."""
+    tree = list(ast_nodes(get_ast(text)))
+    operators = [get_operator(name)() for name in operator_names() if _CHOSEN.fullmatch(name)]
+    places = []
+    for operator in (*operators, DropCall(), DropKeyword()):
+        count = sum(len(list(operator.mutation_positions(node))) for node in tree)
+        places += [(operator, occurrence) for occurrence in range(count)]
+    random.Random(f"{seed} {file}").shuffle(places)
+    seen = {_meaning(text), None}
+    for operator, occurrence in places:
+        mutated = MutationVisitor.mutate_code(text, operator, occurrence)
+        if (meaning := _meaning(mutated)) not in seen:
+            seen.add(meaning)
+            yield mutant(file, text, mutated)
 
 
 def mutant(file: str, text: str, mutated: str) -> Mutant:
@@ -105,19 +111,6 @@ def mutant(file: str, text: str, mutated: str) -> Mutant:
         mutated,
         first[1] + 1,
     )
-
-
-def _mutated(text: str) -> Iterator[str]:
-    operators = [get_operator(name)() for name in operator_names() if _CHOSEN.fullmatch(name)]
-    for operator in (*operators, DropCall(), DropKeyword()):
-        occurrence = 0
-        while True:
-            visitor = MutationVisitor(occurrence, operator)
-            code = visitor.walk(get_ast(text)).get_code()
-            if not visitor.mutation_applied:
-                break
-            yield code
-            occurrence += 1
 
 
 class _Stripped(ast.NodeTransformer):

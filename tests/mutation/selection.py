@@ -6,6 +6,9 @@ _EXTREMES = "tests/losses/test_extremes.py"
 _BOUNDARY = "tests/losses/test_boundary.py"
 _NOT = "not triton and not compile and not saturated and not half_precision_errs"
 _INPUTS = f"(test_errors or wrong or portion or meta or options) and {_NOT}"
+_TERMS = (
+    f"(test_errors or reference or spellings or products_are or powers_are or shares or infinite or finite) and {_NOT}"
+)
 _METRICS = ("tests/metrics", "-k", "not slabs")
 _DISTANCES = ("tests/distance", "-k", "not thousand and not 31 and not memory and not gib")
 
@@ -17,8 +20,9 @@ def _of_losses(names: str, *more: str) -> tuple[str, ...]:
 
 TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/base.py": _of_losses(
-        "test_errors or (dice and not (focal or general or cosh or targets)) or compound or meta or modules",
+        "test_errors or (dice and not (focal or general or cosh or targets)) or compound or meta or modules or named",
         _ERRORS,
+        "tests/passes/test_distributed.py::test_what_is_no_process_group_is_named",
     ),
     "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky"),
     "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight"),
@@ -27,12 +31,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/compound.py": _of_losses("dice_ce or dice_focal or combo or exp_log or modules"),
     "fastloss/losses/unified.py": _of_losses("unified"),
     "fastloss/losses/ranked.py": ("tests/losses/test_ranked.py", "-k", f"{_NOT} and not large and not reference"),
-    "fastloss/terms.py": ("tests/kernels/test_products.py", _ERRORS, "-k", f"{_NOT} and not numba and not many_more"),
+    "fastloss/terms.py": ("tests/kernels/test_products.py", _ERRORS, "-k", _TERMS),
     "fastloss/passes/inputs.py": (_ERRORS, "tests/losses/test_ranked.py", _LOSSES, "-k", _INPUTS),
-    "fastloss/passes/sums.py": (_ERRORS, "tests/passes/test_ops.py", "-k", f"{_NOT} and not opcheck and not thousand"),
-    "fastloss/passes/ops.py": ("tests/passes/test_ops.py", _ERRORS, "-k", f"{_NOT} and not thousand and not racing"),
-    "fastloss/passes/ranked_ops.py": ("tests/passes/test_ranked_ops.py", "-k", _NOT),
-    "fastloss/passes/stencil_ops.py": ("tests/losses/test_stencil.py", "-k", f"{_NOT} and not plain and not balls"),
     "fastloss/losses/spatial/boundary.py": _of_losses("test_boundary or boundary or hausdorff or penalty", _BOUNDARY),
     "fastloss/losses/spatial/fields.py": _of_losses("test_boundary or shape_aware", _BOUNDARY),
     "fastloss/losses/spatial/hausdorff.py": ("tests/losses/test_stencil.py", "-k", f"(Hausdorff or eroded) and {_NOT}"),
@@ -45,5 +45,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/metrics/accumulator.py": _METRICS,
     "fastloss/distance/inputs.py": _DISTANCES,
     "fastloss/distance/transforms.py": _DISTANCES,
+    "fastloss/passes/sums.py": (_ERRORS, "tests/passes/test_ops.py", "-k", f"{_NOT} and not opcheck and not thousand"),
+    "fastloss/passes/ops.py": ("tests/passes/test_ops.py", _ERRORS, "-k", f"{_NOT} and not thousand and not racing"),
+    "fastloss/passes/ranked_ops.py": ("tests/passes/test_ranked_ops.py", "-k", _NOT),
+    "fastloss/passes/stencil_ops.py": ("tests/losses/test_stencil.py", "-k", f"{_NOT} and not plain and not balls"),
+    "fastloss/passes/distributed.py": ("tests/passes/test_distributed.py",),
     "fastloss/precompute.py": ("tests/test_precompute.py",),
 }
