@@ -14,21 +14,21 @@ _DISTANCES = ("tests/distance", "-k", "not thousand and not 31 and not memory an
 
 
 def _of_losses(names: str, *more: str) -> tuple[str, ...]:
-    """Tests of the losses that pytest's expression names; the files in ``more`` first."""
-    return (*more, _LOSSES, _EXTREMES, "-k", f"({names}) and {_NOT} and not numba and not reference and not large")
+    """Tests of the losses that pytest's expression names, and of ``more``; errors first."""
+    expression = f"(test_errors or {names}) and {_NOT} and not numba and not reference and not large"
+    return (_ERRORS, *more, _LOSSES, _EXTREMES, "-k", expression)
 
 
 TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/base.py": _of_losses(
-        "test_errors or (dice and not (focal or general or cosh or targets)) or compound or meta or modules or named",
-        _ERRORS,
+        "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or named",
         "tests/passes/test_distributed.py::test_what_is_no_process_group_is_named",
     ),
     "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky"),
     "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight"),
-    "fastloss/losses/focal.py": _of_losses("focal or poly"),
-    "fastloss/losses/confusion.py": _of_losses("generalized or sensitivity or mcc"),
-    "fastloss/losses/compound.py": _of_losses("dice_ce or dice_focal or combo or exp_log or modules"),
+    "fastloss/losses/focal.py": _of_losses("focal or poly or limits", "tests/losses/test_identities.py"),
+    "fastloss/losses/confusion.py": _of_losses("generalized or sensitivity or mcc or nowhere"),
+    "fastloss/losses/compound.py": _of_losses("dice_ce or dice_focal or combo or exp_log or modules or frequency"),
     "fastloss/losses/unified.py": _of_losses("unified"),
     "fastloss/losses/ranked.py": ("tests/losses/test_ranked.py", "-k", f"{_NOT} and not large and not reference"),
     "fastloss/terms.py": ("tests/kernels/test_products.py", _ERRORS, "-k", _TERMS),
