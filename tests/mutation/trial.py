@@ -61,15 +61,12 @@ class Tree:
         original = library.read_bytes()
         import pybind11
 
-        flags = (
-            "-std=c++17 -O1 -shared -fPIC -DFASTLOSS_BASELINE -ffp-contract=off -fno-trapping-math -fno-signed-zeros"
-        )
+        flags = "-std=c++17 -O1 -shared -fPIC -pthread -w -DFASTLOSS_BASELINE".split()
+        flags += "-ffp-contract=off -fno-trapping-math -fno-signed-zeros -fno-math-errno".split()
         includes = [f"-I{folder}" for folder in (pybind11.get_include(), sysconfig.get_paths()["include"])]
         library.unlink()  # a process may have it mapped
         try:
-            subprocess.run(
-                ["c++", *flags.split(), *includes, "csrc/bindings.cpp", "-o", library], cwd=self.root, check=True
-            )
+            subprocess.run(["c++", *flags, *includes, "csrc/bindings.cpp", "-o", library], cwd=self.root, check=True)
             yield
         finally:
             library.unlink(missing_ok=True)
