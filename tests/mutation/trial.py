@@ -61,8 +61,8 @@ class Tree:
         original = library.read_bytes()
         import pybind11
 
-        flags = "-std=c++17 -O1 -shared -fPIC -pthread -w -DFASTLOSS_BASELINE".split()
-        flags += "-ffp-contract=off -fno-trapping-math -fno-signed-zeros -fno-math-errno".split()
+        flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-w", "-DFASTLOSS_BASELINE"]
+        flags += ["-ffp-contract=off", "-fno-trapping-math", "-fno-signed-zeros", "-fno-math-errno"]
         includes = [f"-I{folder}" for folder in (pybind11.get_include(), sysconfig.get_paths()["include"])]
         library.unlink()  # a process may have it mapped
         try:
