@@ -79,7 +79,7 @@ MUTATIONS: list[Mutation] = [
             "if low < label < high",
             _of(_SUMS, "test_ignored_labels_at_the_ends_of_a_dtype_and_beyond"),
         ),
-        ("strides[-1] == stride * size:", "strides[-1] >= stride * size:", _of(_SUMS, "test_layouts_equal_contiguous")),
+        ("strides[-1] == step * size:", "strides[-1] >= step * size:", _of(_SUMS, "test_layouts_equal_contiguous")),
     ),
     *_mutations(
         "kernels/balls.py",
@@ -93,7 +93,7 @@ MUTATIONS: list[Mutation] = [
     *_mutations(
         "kernels/cpu/sums_code.py",
         ("_FOLD = 32 ", "_FOLD = 64 ", _of(_PLAN, "test_equal_logits_of_a_new_network")),
-        ("_BITS = 8 ", "_BITS = 7 ", _of(_PLAN, "test_one_class_everywhere")),
+        ("self.bits = 8 * lanes.size // FEW", "self.bits = 7", _of(_PLAN, "test_one_class_everywhere")),
         (
             "elif not term.p or not block.others:  # else 0 already",
             "elif not block.others:",
