@@ -2,6 +2,8 @@
 # make test | lint | types | wheel | clean
 # make valgrind               the C++ extension through Python, a minute under valgrind (Debian's package valgrind)
 # make fuzz [MINUTES=10] [SEED=N]   random inputs of every kind against plain formulas and brute force
+# make mutate [FILES="base csrc/"] [BUDGET=10] [SEED=N]   mutations of the sources that the tests should notice: those
+#                             of files with one of these words in their path, so many of each file of fastloss/
 # make sanitize               the C++ transforms alone, under AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 #
 # TORCH=2.12.1 NUMPY= NUMBA=           other versions than those of constraints.txt, whose other pins then fall away
@@ -18,6 +20,8 @@ PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2
 QUICK ?=
 MINUTES ?= 10
+FILES ?=
+BUDGET ?= 10
 SEED ?=
 
 python := $(VENV)/bin/python
@@ -25,7 +29,7 @@ constraints := $(VENV)/constraints.txt
 pins := $(TORCH:%=torch==%) $(NUMPY:%=numpy==%) $(NUMBA:%=numba==%)
 sources := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: bench test lint types wheel sanitize valgrind fuzz clean
+.PHONY: bench test lint types wheel sanitize valgrind fuzz mutate clean
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed-bench
@@ -36,6 +40,9 @@ test: $(VENV)/installed-dev
 
 fuzz: $(VENV)/installed-fuzz
 	PYTHONPATH=tests $(python) -m fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+mutate: $(VENV)/installed-mutate
+	$(python) tests/mutation --files "$(FILES)" --budget $(BUDGET) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/installed-dev
 	$(python) -m ruff check .

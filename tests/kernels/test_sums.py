@@ -102,6 +102,16 @@ def test_label_dtypes_and_strides(each_backend, dtype):
     check(logits, labels.unsqueeze(1), y, oracle.counted(labels), terms=("p", "py", "y", "ce_pos"))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32], ids=str)
+def test_ignored_labels_at_the_ends_of_a_dtype_and_beyond(each_backend, dtype):
+    """What lies beyond would wrap to the other end."""
+    least, most = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    logits, labels = torch.zeros(1, 2, 3), torch.tensor([[least, 1, most]], dtype=dtype)
+    for ignored, counted in ((least, 2), (most, 2), (least - 1, 3), (most + 1, 3)):
+        sums = fastloss.voxel_sums(logits, labels, ("count",), ignore_index=ignored, validate=False)
+        assert sums.flatten().tolist() == [counted, counted]
+
+
 LAYOUTS = {
     "channels_last": lambda z: z.to(memory_format=torch.channels_last_3d),
     "sliced": lambda z: torch.cat([z, z], 4)[..., ::2],
@@ -188,6 +198,21 @@ def test_confident_wrong_predictions_keep_their_gradient(each_backend, activatio
         activation=activation,
         terms=("ce_pos", "ce_neg"),
     )
+
+
+def test_a_class_that_is_impossible_is_not_there(each_backend):
+    """Its logit is -inf: its -log p is infinite, where no voxel is of it."""
+    logits, labels = oracle.make("softmax", 2, (4, 5))
+    without = torch.cat([logits, torch.full((2, 1, 4, 5), -torch.inf)], 1)
+    terms = ("p", "py", "ce_pos", "ce_neg", "focal_pos(2.0)", "miss_pos(1.0)")
+    expected, sums = (fastloss.voxel_sums(z, labels, terms) for z in (logits, without))
+    torch.testing.assert_close(sums[:, :2], expected, rtol=2e-6, atol=1e-6)
+    assert sums[:, 2].abs().max() < 1e-30  # an exponential may be as small as a normal number can
+    expected, gradient = (
+        oracle.gradient(lambda z: fastloss.voxel_sums(z, labels, terms)[:, :2].sum(), z)[1] for z in (logits, without)
+    )
+    torch.testing.assert_close(gradient[:, :2], expected, rtol=1e-5, atol=1e-6)
+    assert gradient[:, 2].abs().max() < 1e-30
 
 
 def test_sums_add_over_parts():

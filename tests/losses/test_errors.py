@@ -1,5 +1,8 @@
 """Bad input: an error that names the argument, what came and what was expected."""
 
+import inspect
+import math
+
 import pytest
 import torch
 
@@ -240,6 +243,25 @@ def test_error_names_what_came_and_what_was_expected(case):
     call, kind, message = CASES[case]
     with pytest.raises(kind, match=message):
         call()
+
+
+def numbers():
+    """The losses' options that are numbers by default."""
+    for name in fastloss.__all__:
+        loss = getattr(fastloss, name)
+        if name.endswith("Loss"):
+            for option, default in inspect.signature(loss).parameters.items():
+                if isinstance(default.default, (int, float)) and not isinstance(default.default, bool):
+                    yield loss, option
+
+
+@pytest.mark.parametrize(("loss", "option"), list(numbers()))
+def test_numbers_out_of_range_are_named(loss, option):
+    needed = {"beta": [1.0, 1.0]} if loss is fastloss.WeightedCrossEntropyLoss else {}
+    for value in (math.nan, math.inf, -1):
+        if (option, value) != ("epsilon", -1):  # of PolyLoss, which has any sign
+            with pytest.raises(ValueError, match=f"^{option}: got {value}"):
+                loss(**needed, **{option: value})
 
 
 def test_label_check_on_every_back_end(each_backend):

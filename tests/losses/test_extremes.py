@@ -1,5 +1,6 @@
 """Saturated logits, absent classes, nothing to count, half precision: finite and right."""
 
+import inspect
 import math
 
 import oracle
@@ -159,6 +160,27 @@ def test_absent_class_takes_the_largest_weight_of_generalized_dice():
     close(loss(logits, labels), 1 - above / below)
     of_absent = fastloss.GeneralizedDiceLoss(class_weight=[0, 0, 1.0])
     assert of_absent(logits, labels) == pytest.approx(1.0, abs=1e-4)  # and not 0 / 0
+
+
+@pytest.mark.parametrize("weighting", ["square", "simple", "uniform"])
+def test_generalized_dice_without_foreground_weighs_by_one(weighting):
+    logits, labels = torch.randn(1, 3, 12), torch.zeros(1, 12, dtype=torch.int64)
+    predicted = logits.double().softmax(1)[:, 1:].sum()
+    loss = fastloss.GeneralizedDiceLoss(weighting=weighting, smooth=2.0, include_background=False)
+    close(loss(logits, labels), predicted / (predicted + 2))
+
+
+@pytest.mark.parametrize("loss", [row for row in REGION if "smooth" in inspect.signature(row.cls).parameters], ids=str)
+def test_a_class_that_is_nowhere_is_perfect_and_changes_no_other(loss):
+    """Without smoothing: 0 / 0."""
+    p = torch.rand(2, 3, 20).softmax(1)
+    p[:, 2] = 0
+    labels = torch.randint(0, 2, (2, 20))
+    ours = loss(activation=None, smooth=0.0, reduction="none")
+    table, gradient = ours(p, labels), oracle.gradient(lambda p: ours(p, labels).sum(), p)[1]
+    close(table[:, :2], ours(p[:, :2], labels))
+    close(table[:, 2], torch.zeros(2))
+    assert gradient.isfinite().all()
 
 
 # Precision

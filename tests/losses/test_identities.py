@@ -55,6 +55,7 @@ def test_limits_of_the_parameters(problem, activation):
         (cross_entropy, fastloss.FocalLoss(gamma=0, **common)),
         (cross_entropy, fastloss.PolyLoss(epsilon=0, **common)),
         (focal, fastloss.PolyLoss(base="focal", gamma=1.5, epsilon=0, **common)),
+        (fastloss.FocalLoss(**common), fastloss.PolyLoss(base="focal", epsilon=0, **common)),
         (tversky, fastloss.FocalTverskyLoss(gamma=1, **common)),
         (dice, fastloss.ComboLoss(alpha=0, **common)),
     ]:

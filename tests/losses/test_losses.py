@@ -123,6 +123,19 @@ def test_binary_cross_entropy_is_torchs(each_backend, channels, beta):
     oracle.assert_close(gradient, expected_gradient, 1e-5)
 
 
+def test_smoothed_targets_of_channels_are_torchs():
+    logits, target, s = torch.randn(2, 3, 5, 6), (torch.rand(2, 3, 5, 6) > 0.3).float(), 0.2
+    options = {"activation": "sigmoid", "label_smoothing": s}
+    smoothed = (1 - s) * target + s / 2
+    for beta in (1.0, 2.5):
+        ours = fastloss.WeightedCrossEntropyLoss(beta=beta, **options)(logits, target)
+        expected = F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=torch.tensor(beta))
+        close(ours, expected)
+    share = 1 - target.mean((2, 3), keepdim=True)
+    weighted = smoothed * share * -F.logsigmoid(logits) + (1 - smoothed) * (1 - share) * -F.logsigmoid(-logits)
+    close(fastloss.BalancedCrossEntropyLoss(**options)(logits, target), weighted.mean())
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_soft_labels_are_torchs(smoothing):
     logits, target = torch.randn(2, 3, 5, 6), torch.rand(2, 3, 5, 6).softmax(1)
@@ -135,6 +148,18 @@ def test_one_weight_for_each_channel():
     beta = torch.tensor([0.5, 1.0, 3.0])
     ours = fastloss.WeightedCrossEntropyLoss(activation="sigmoid", beta=beta)(logits, target)
     close(ours, F.binary_cross_entropy_with_logits(logits, target, pos_weight=beta[:, None, None]))
+
+
+def test_classes_of_frequency_zero_have_no_weight():
+    logits, labels = oracle.make("softmax", 3, (5, 6))
+    options = {"dice_weight": 0, "ce_weight": 1, "gamma": 1.0}
+    ours = fastloss.ExpLogLoss(class_frequency=[0, 0.5, 0.5], **options)(logits, labels)
+    weight = torch.tensor([0, 2**0.5, 2**0.5])
+    close(ours, F.cross_entropy(logits, labels.long(), weight, reduction="sum") / labels.numel())
+    target = (labels == 1).float().unsqueeze(1)
+    for frequency, counted in ((0.0, 1 - target), (1.0, target)):
+        ours = fastloss.ExpLogLoss(class_frequency=[frequency], activation="sigmoid", **options)(logits[:, :1], target)
+        close(ours, F.binary_cross_entropy_with_logits(logits[:, :1], target, counted))
 
 
 # Reductions
@@ -192,8 +217,11 @@ def test_dice_ce_is_its_parts_and_keeps_the_background_in_the_cross_entropy():
     logits, labels = oracle.make("softmax", 3, (6, 7))
     both = fastloss.DiceCELoss(dice_weight=2, ce_weight=0.5, include_background=False, smooth=1.0, batch=True)
     dice = fastloss.DiceLoss(include_background=False, smooth=1.0, batch=True)
-    expected = 2 * dice(logits, labels) + 0.5 * F.cross_entropy(logits, labels.long())
-    close(both(logits, labels), expected)
+    cross_entropy = F.cross_entropy(logits, labels.long())
+    close(both(logits, labels), 2 * dice(logits, labels) + 0.5 * cross_entropy)
+    unweighted = fastloss.CompoundLoss([dice, fastloss.CrossEntropyLoss()])
+    close(unweighted(logits, labels), dice(logits, labels) + cross_entropy)
+    close(fastloss.CompoundLoss([dice], [2.0])(logits, labels), 2 * dice(logits, labels))
 
 
 def test_compound_of_any_losses_equals_the_sum_with_gradients():
@@ -270,3 +298,9 @@ def test_half_precision_modules_keep_their_weights():
     for buffer in loss.buffers():
         assert buffer.dtype == torch.float64
         assert buffer.tolist() == frequency
+
+
+def test_modules_move_their_weights():
+    weight = [0.1, 0.2, 0.7]
+    loss = fastloss.ExpLogLoss(class_weight=weight, class_frequency=weight).to("meta")
+    assert {buffer.device.type for buffer in loss.buffers()} == {"meta"}

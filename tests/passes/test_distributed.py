@@ -137,7 +137,8 @@ def test_one_process_alone_is_no_process_group(tmp_path):
 def test_what_is_no_process_group_is_named():
     with pytest.raises(TypeError, match="process_group: got 'all', expected None, 'world'"):
         fastloss.DiceLoss(process_group="all")
-    with pytest.raises(RuntimeError, match=r"process_group: 'world', but torch.distributed is not initialised"):
-        fastloss.DiceLoss(process_group="world")(*batch())
+    for loss in (fastloss.DiceLoss, fastloss.DiceCELoss):
+        with pytest.raises(RuntimeError, match=r"process_group: 'world', but torch.distributed is not initialised"):
+            loss(process_group="world")(*batch())
     with pytest.raises(ValueError, match="process_group differs"):
         fastloss.CompoundLoss([fastloss.DiceLoss(process_group="world"), fastloss.FocalLoss()])

@@ -1,0 +1,136 @@
+"""Mutation tests: each mutant of the sources must fail the tests of its file. See `make mutate` in the Makefile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import click
+from by_hand import MUTATIONS
+from mutants import Mutant, mutant, mutants
+from selection import TESTS
+from survivors import EXPLAINED
+from trial import KILLED, ROOT, SURVIVED, TIMED_OUT, Tree
+
+_LIMIT = 120.0  # seconds, besides four times what the tests take without a mutation,
+_COMPILING = 900.0  # and what it may take to compile the kernels
+_OF_KERNELS = ("kernels/cpu/", "fastloss/terms.py")  # Numba's code is made of these
+
+
+@click.command()
+@click.option("--files", default="", help="Only files whose path has one of these words in it.")
+@click.option("--budget", default=10, help="How many mutants are drawn of each file of fastloss/.")
+@click.option("--seed", default=0, help="Of the draw: a larger budget adds to that of a smaller one.")
+@click.option("--minutes", default=0.0, help="No trial begins after so many; a further run goes on. 0: no limit.")
+@click.option(
+    "--folder", default=ROOT / "build/mutate", type=Path, help="Of the copy and of results.jsonl, a line a trial."
+)
+def main(files: str, budget: int, seed: int, minutes: float, folder: Path) -> None:
+    """Mutants of fastloss/, drawn, and those of by_hand.py: fails if one survives without a reason in survivors.py."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = _known(folder / "results.jsonl")
+    stop = time.monotonic() + 60 * minutes if minutes else float("inf")
+    outcomes: dict[str, list[Mutant]] = {}
+    limits: dict[tuple[str, ...], float] = {}
+    left = 0
+    with (folder / "results.jsonl").open("a") as log:
+        tree = Tree(folder.resolve())
+        for tests, chosen in _chosen(files.split(), budget, seed):
+            sources = _digest(*tests, *((ROOT / name).read_text() for name in _files(tests)))
+            for one in chosen:
+                mutated = _digest(one.file, one.text)
+                outcome, by = known.get(mutated, ("", ""))
+                if outcome in ("", SURVIVED) and by != sources:  # what is killed is so by more tests as well
+                    if time.monotonic() > stop:
+                        left += 1
+                        continue
+                    if tests not in limits:
+                        limits[tests] = _limit(tree, tests)
+                    start = time.monotonic()
+                    outcome = _try(tree, one, tests, limits[tests])
+                    print(f"{outcome:9} {time.monotonic() - start:5.1f} s  {_line(one)}", flush=True)
+                    entry = {"mutated": mutated, "tests": sources, "outcome": outcome, "key": one.key}
+                    print(json.dumps(entry), file=log, flush=True)
+                outcomes.setdefault(outcome, []).append(one)
+    unexplained = _report(outcomes)
+    if left:
+        print(f"{left} left for a further run")
+    sys.exit(bool(unexplained or left))
+
+
+def _chosen(words: list[str], budget: int, seed: int) -> Iterator[tuple[tuple[str, ...], list[Mutant]]]:
+    """Mutants with the tests that should kill them."""
+    for file, tests in TESTS.items():
+        if not words or any(word in file for word in words):
+            yield tests, list(islice(mutants(file, (ROOT / file).read_text(), seed), budget))
+    for mutation in MUTATIONS:
+        if not words or any(word in mutation.file for word in words):
+            text = (ROOT / mutation.file).read_text()
+            yield mutation.tests, [mutant(mutation.file, text, text.replace(mutation.old, mutation.new))]
+
+
+def _limit(tree: Tree, tests: tuple[str, ...]) -> float:
+    """Seconds for a trial; fails if the tests do without a mutation."""
+    start = time.monotonic()
+    if tree.run(tests, 1200) != SURVIVED:
+        sys.exit(f"the tests fail without a mutation: {' '.join(tests)}\n{tree.log.read_text()[-3000:]}")
+    return _LIMIT + 4 * (time.monotonic() - start)
+
+
+def _try(tree: Tree, one: Mutant, tests: tuple[str, ...], limit: float) -> str:
+    with tree.mutated(one.file, one.text):
+        if one.file.startswith("csrc/"):
+            with tree.compiled():
+                return tree.run(tests, limit)
+        compiles = one.file.startswith(_OF_KERNELS)
+        return tree.run(tests, limit + _COMPILING * compiles, own_cache=compiles)
+
+
+def _files(tests: tuple[str, ...]) -> list[str]:
+    """Those that pytest's arguments name, and of the folders among them."""
+    paths = [ROOT / test.split("::")[0] for test in tests if test.startswith("tests/")]
+    files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
+    return [str(file.relative_to(ROOT)) for file in files]
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _known(results: Path) -> dict[str, tuple[str, str]]:
+    """By the digest of a mutant: what became of it, and the digest of the tests."""
+    entries = map(json.loads, results.read_text().splitlines() if results.exists() else [])
+    return {entry["mutated"]: (entry["outcome"], entry["tests"]) for entry in entries}
+
+
+def _line(one: Mutant) -> str:
+    return f"{one.file}:{one.line} {' '.join(one.old.split())}  ->  {' '.join(one.new.split())}"
+
+
+def _report(outcomes: dict[str, list[Mutant]]) -> int:
+    """Prints what lives, and says how much of it has no reason."""
+    alive = outcomes.get(SURVIVED, [])
+    dead = [*outcomes.get(KILLED, []), *outcomes.get(TIMED_OUT, [])]
+    unexplained = [one for one in alive if one.key not in EXPLAINED]
+    print()
+    for file in dict.fromkeys(one.file for one in (*dead, *alive)):
+        counts = Counter("survived" if one in alive else "killed" for one in (*dead, *alive) if one.file == file)
+        print(f"{file:45} {counts['killed']:4} killed {counts['survived']:3} survived")
+    for one in alive:
+        print(f"\nsurvived: {one.file}:{one.line} in {one.where}")
+        print(textwrap.indent(one.old, "  - ") + "\n" + textwrap.indent(one.new, "  + "))
+        print(f"  {EXPLAINED.get(one.key, 'no reason is known')}")
+    total = len(dead) + len(alive)
+    print(f"\n{len(dead)} of {total} killed ({100 * len(dead) / max(total, 1):.1f} %), {len(unexplained)} unexplained")
+    return len(unexplained)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""Mutations of the kernels and of csrc/, where operators that know Python alone would mutate little of what matters,
+and those that once survived."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """The text ``old``, which its file has once, becomes ``new``; ``tests`` must notice: pytest's arguments."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _mutations(file: str, *changes: tuple[str, str, tuple[str, ...]]) -> list[Mutation]:
+    return [Mutation(file, *change) for change in changes]
+
+
+def _of(file: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"tests/{file}::{name}" for name in names)
+
+
+_REFERENCE = (
+    "tests/kernels/test_sums.py",
+    "tests/losses/test_extremes.py",
+    "-k",
+    "reference and (ends or impossible or dtypes or confident or alone or dense or saturation or focal)",
+)
+_RANKED = ("tests/losses/test_ranked.py", "-k", "reference or exact")
+_PLAN = "kernels/test_plan_codes.py"
+_SUMS = "kernels/test_sums.py"
+_PRODUCTS = "kernels/test_products.py"
+_GPU = "kernels/gpu/test_gpu_interpreter.py"
+_GPU_PRODUCTS = "kernels/gpu/test_gpu_products.py"
+_FIELDS = ("tests/distance/test_distance.py", "tests/distance/test_distance_fields.py", "-k", "not two_thousand")
+
+MUTATIONS: list[Mutation] = [
+    *_mutations(
+        "fastloss/losses/spatial/boundary.py",
+        ("self.alpha == 2  #", "self.alpha >= 2  #", _of("losses/test_boundary.py", "test_hausdorff_equals_monai")),
+    ),
+    *_mutations(
+        "kernels/reference/sums.py",
+        (
+            "target.unsqueeze(1).long() != label)",
+            "target.unsqueeze(1) != label)",
+            _REFERENCE,
+        ),
+        ("= weight, weight != 0", "= weight, counted", _REFERENCE),
+        (
+            'if factor in "lm" else x) ** power',
+            'if factor in "l" else x) ** power',
+            _of(_PRODUCTS, "test_products_of_the_reference"),
+        ),
+        ("return torch.where(share != 0, share * product, 0)", "return share * product", _REFERENCE),
+        ("by_p = by_p - term.q *", "by_p = by_p + term.q *", _REFERENCE),
+        (
+            "return torch.where(x > EPSILON, power *",
+            "return torch.where(x >= 0, power *",
+            _of(_PRODUCTS, "test_products_of_the_reference"),
+        ),
+        ("by_m = torch.where(q > EPSILON, s.by_m / q, 0)", "by_m = s.by_m / q", _REFERENCE),
+    ),
+    *_mutations(
+        "kernels/ranking.py",
+        ("* k).floor()", "* k).round()", _RANKED),
+        (".sort(descending=True, stable=True)", ".sort(descending=True)", _RANKED),
+        ("share = left / tied.sum().clamp_min(1)", "share = torch.ones_like(left)", _RANKED),
+        ("(w > 0).to(w))", "torch.zeros_like(w))", _RANKED),
+        ("valid = (losses >= 0) | losses.isnan()", "valid = losses >= 0", _RANKED),
+    ),
+    *_mutations(
+        "kernels/layout.py",
+        (
+            "if low <= label <= high",
+            "if low < label < high",
+            _of(_SUMS, "test_ignored_labels_at_the_ends_of_a_dtype_and_beyond"),
+        ),
+        ("strides[-1] == step * size:", "strides[-1] >= step * size:", _of(_SUMS, "test_layouts_equal_contiguous")),
+    ),
+    *_mutations(
+        "kernels/balls.py",
+        ("_squares(near) <= radius**2", "_squares(near) < radius**2", ("tests/losses/test_stencil.py", "-k", "ball")),
+        (
+            "min(max(radii), size - 1) for size in self.space]  # beyond",
+            "min(max(radii), size) for size in self.space]  # beyond",
+            ("tests/losses/test_stencil.py", "-k", "ball"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/sums_code.py",
+        ("_FOLD = 32 ", "_FOLD = 64 ", _of(_PLAN, "test_equal_logits_of_a_new_network")),
+        ("self.bits = 8 * lanes.size // FEW", "self.bits = 7", _of(_PLAN, "test_one_class_everywhere")),
+        (
+            "elif not term.p or not block.others:  # else 0 already",
+            "elif not block.others:",
+            _of(_SUMS, "test_many_classes[numba-softmax-17]"),
+        ),
+        (
+            "return loss if block.counted is None",
+            "return loss if block.counted is not None",
+            _of("losses/test_ranked.py", "test_ties_at_the_threshold_share[numba]"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/products.py",
+        ('if factor in "lm" else x', 'if factor in "l" else x', _of(_PRODUCTS, "test_products")),
+        (
+            "if power < 1:\n            clamped",
+            "if power < 0:\n            clamped",
+            _of(_PRODUCTS, "test_products"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/block.py",
+        (
+            "lanes.total([e for k, e in self.e.items() if k != c]), self.r)",
+            "b.fsub(self.total, self.e[c]), self.r)",
+            _of(_SUMS, "test_confident_wrong_predictions_keep_their_gradient[numba-softmax]"),
+        ),
+        (
+            "b.fsub(leaders.get(), lanes.one))",
+            "lanes.zero)",
+            _of(_PLAN, "test_the_complement_of_many_classes[5-False-softmax]", "test_equal_logits_of_a_new_network"),
+        ),
+        (
+            "clamped = self.lanes.at_least(x, EPSILON)",
+            "clamped = self.lanes.at_least(x, 1e-6)",
+            _of("losses/test_extremes.py", "test_saturation_on_every_back_end[numba]"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/functions.py",
+        ("0x3F3504F3 if self.single", "0x3F800000 if self.single", _of(_SUMS, "test_many_classes[numba-softmax-16]")),
+        (
+            "lanes.reals(0.41421356)",
+            "lanes.reals(0.9)",
+            _of(_SUMS, "test_dtypes_with_ignored_and_masked_voxels[numba-sigmoid-torch.float32]"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/rows.py",
+        ("element(min(a.classes - 1, most))", "element(a.classes - 1)", _of(_PLAN, "test_labels_that_are_no_class")),
+        ("least = np.uint32(113 << 23)", "least = np.uint32(112 << 23)", _of(_PLAN, "test_logits_of_16_bits")),
+        (
+            "bits + np.uint32(224 << 23)",
+            "bits + np.uint32(112 << 23)",
+            _of(_PLAN, "test_logits_of_16_bits", "test_bad_values_come_through"),
+        ),
+        (
+            "bad += 0 if known | (weights[k] == 0) else 1",
+            "bad += 0 if known else 1",
+            _of("losses/test_errors.py", "test_bad_label_of_an_ignored_or_masked_voxel_is_no_error[numba]"),
+        ),
+        ("line // w.size1 * w.stride0", "line // w.size1 * w.stride1", _of(_SUMS, "test_layouts_equal_contiguous")),
+    ),
+    *_mutations(
+        "kernels/cpu/chunk.py",
+        (
+            "more = p.lanes - n % p.lanes",
+            "more = p.lanes - n % p.lanes - 1",
+            _of(_SUMS, "test_chunk_and_tile_borders[softmax]"),
+        ),
+        ("label=c + p.first_label,", "label=c,", _of(_SUMS, "test_all_terms_with_labels[numba-sigmoid-1-1]")),
+    ),
+    *_mutations(
+        "kernels/cpu/gradient_code.py",
+        (
+            'factors.inverse("q", EPSILON)))',
+            'factors.inverse("q", self.lanes.tiny)))',
+            _of(_SUMS, "test_confident_wrong_predictions_keep_their_gradient[numba-softmax]")
+            + _of("losses/test_extremes.py", "test_saturation_on_every_back_end"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/select.py",
+        (
+            "max(1, math.floor(k * n))",
+            "max(1, math.ceil(k * n))",
+            _of("losses/test_ranked.py", "test_selection_is_exact"),
+        ),
+        (
+            "ends - counts - 1, shift, prefix)",
+            "ends - counts, shift, prefix)",
+            _of("losses/test_ranked.py", "test_selection_is_exact"),
+        ),
+        (
+            "if keys[j] > threshold else share",
+            "if keys[j] >= threshold else share",
+            _of("losses/test_ranked.py", "test_ties_at_the_threshold_share[numba]"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/jaccard.py",
+        (
+            "places = parts.starts + np.cumsum(by_part, 0) - by_part",
+            "places = parts.starts + np.cumsum(by_part, 0)[::-1] - by_part[::-1]",
+            _of(
+                "losses/test_ranked.py",
+                "test_equal_errors_rank_in_the_order_of_the_voxels",
+                "test_large_volume_of_many_blocks_and_parts",
+            ),
+        ),
+        (
+            "union * (union + 1.0)",
+            "union * union",
+            _of("losses/test_ranked.py", "test_sum_of_the_parts[numba]", "test_every_variant"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/erosion.py",
+        (
+            "high != 0 or low != 0  # NaN may have a sign",
+            "high != 0",
+            _of("losses/test_stencil.py", "test_not_a_number_is_not_hidden"),
+        ),
+        (
+            "near |= active[z + 1, y] if z + 1 < active.shape[0] else False",
+            "near |= False",
+            _of("losses/test_stencil.py", "test_a_wrong_block_is_eroded_to_nothing", "test_equals_the_plain_version"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/threads.py",
+        ("or _Threads.forked or size", "or size", ("tests/passes/test_ops.py", "-k", "fork")),
+    ),
+    *_mutations(
+        "kernels/gpu/tiles.py",
+        (
+            "return tl.where(small.to(tl.int64) == labels, small, -1)",
+            "return small",
+            _of(_GPU, "test_labels_that_do_not_fit_are_no_class"),
+        ),
+        (
+            "counted = counted & (factor != 0)",
+            "counted = counted & inside",
+            _of(_GPU, "test_voxels_of_weight_zero_may_hold_anything"),
+        ),
+        (
+            "return voxel >= voxel if EVEN else voxel < voxels",
+            "return voxel >= voxel if EVEN else voxel <= voxels",
+            _of(_GPU, "test_dimensions"),
+        ),
+    ),
+    *_mutations(
+        "kernels/gpu/math.py",
+        ("tl.where(positive, 0.0, -z)", "tl.where(positive, 0.0, z)", _of(_GPU, "test_channels")),
+        (
+            "tl.where(p < EPSILON, EPSILON, p)",
+            "tl.where(p < 0.0, EPSILON, p)",
+            _of(_GPU, "test_impossible_classes_and_huge_logits"),
+        ),
+        ("log, guess - guess * (total * guess - 1.0)", "log, guess * 1.00001", _of(_GPU, "test_channels")),
+    ),
+    *_mutations(
+        "kernels/gpu/products.py",
+        (
+            "L == 0 and M == 0 and (DENSE or Q == 0)",
+            "DENSE or Q == 0",
+            _of(_GPU, "test_impossible_classes_and_huge_logits") + _of(_GPU_PRODUCTS, "test_impossible_classes"),
+        ),
+        (
+            "tl.where(log <= EPSILON, 0.0, EXPONENT * lowered)",
+            "EXPONENT * lowered",
+            _of(_GPU_PRODUCTS, "test_saturated_logits"),
+        ),
+        (
+            "others = tl.where(p > 0.5, rest_quiet[0], rest_total[0] - rest[0])",
+            "others = rest_total[0] - rest[0]",
+            (*_of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits"), "tests/kernels/gpu/test_gpu_properties.py"),
+        ),
+    ),
+    *_mutations(
+        "kernels/gpu/rows.py",
+        ("axis=0)[None, :] - 1.0)", "axis=0)[None, :])", _of(_GPU, "test_weights_over_many_channels")),
+        (
+            'rest = rest + tl.where(tl.abs(top) < -lowest, 0.0, float("nan"))',
+            "rest = rest + 0.0",
+            _of(_GPU, "test_not_a_number_is_not_hidden", "test_impossible_classes_and_huge_logits"),
+        ),
+        (
+            "q = tl.where(z == top, rest * reciprocal, 1.0 - p)",
+            "q = 1.0 - p",
+            _of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits", "test_channels"),
+        ),
+        (
+            "row < tl.where(part * tiles < tile, CHANNELS, 0)",
+            "row < CHANNELS",
+            _of(_GPU, "test_weights_over_many_channels", "test_same_bits_every_time_and_sample_by_sample"),
+        ),
+    ),
+    *_mutations(
+        "kernels/gpu/sums.py",
+        (
+            "coefficients[..., other] += grad_sums[..., k]",
+            "coefficients[..., other] = grad_sums[..., k]",
+            _of(_GPU_PRODUCTS, "test_a_product_asked_for_twice_and_its_share"),
+        ),
+        ("return wanted, -(-tiles // wanted)", "return wanted, tiles // wanted", _of(_GPU, "test_dimensions")),
+    ),
+    *_mutations(
+        "csrc/planner.hpp",
+        ("kLargestStep = 181 / (kReach + 1)", "kLargestStep = 260 / (kReach + 1)", _FIELDS),
+        ("label_bytes > 4)", "label_bytes > 8)", _FIELDS),
+        ("label_bytes <= 2 &&", "label_bytes <= 4 &&", _FIELDS),
+    ),
+    *_mutations(
+        "csrc/minplus.hpp",
+        ("mode == Mode::kMask ? 0 : 1", "0", _FIELDS),
+        (
+            "static_cast<std::int64_t>(steps) + 1 : lines.length",
+            "static_cast<std::int64_t>(steps) - 1 : lines.length",
+            _FIELDS,
+        ),
+        ("kFar<std::uint16_t> = 0x7fff", "kFar<std::uint16_t> = 0xffff", _FIELDS),
+    ),
+    *_mutations(
+        "csrc/grid.hpp",
+        ("kRounding = 4 * std::numeric_limits<double>::epsilon()", "kRounding = 1e-3", _FIELDS),
+        ("whole = whole && unit > 1e-100 && unit < 1e100;", "", _FIELDS),
+    ),
+    *_mutations(
+        "csrc/tiles.hpp",
+        ("sizeof(T) == 2 ? 182 : 32768", "sizeof(T) == 2 ? 181 : 32768", _FIELDS),
+        (
+            "return finish.negative_inside && !is_outside(number) ? -distance : distance;",
+            "return finish.negative_inside && is_outside(number) ? -distance : distance;",
+            _FIELDS,
+        ),
+    ),
+    *_mutations(
+        "csrc/plane.hpp",
+        ("static_cast<double>(greatest_) < 0x1p24 &&", "", _FIELDS),
+        ("std::frexp(unit, &exponent) == 0.5 &&", "std::frexp(unit, &exponent) > 0 &&", _FIELDS),
+        ("(found.in_all & kNoSite) != kNoSite", "(found.in_any & kNoSite) != kNoSite", _FIELDS),
+    ),
+    *_mutations(
+        "csrc/steps.hpp",
+        ("std::min(steps, same ? one_further(next) : 1)", "std::min(steps, same ? one_further(next) : 2)", _FIELDS),
+    ),
+]

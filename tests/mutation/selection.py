@@ -1,0 +1,54 @@
+"""Which tests must kill the mutants of a file: a few seconds, mostly of the Numba back end."""
+
+_ERRORS = "tests/losses/test_errors.py"
+_LOSSES = "tests/losses/test_losses.py"
+_EXTREMES = "tests/losses/test_extremes.py"
+_BOUNDARY = "tests/losses/test_boundary.py"
+_NOT = "not triton and not compile and not saturated and not half_precision_errs"
+_INPUTS = f"(test_errors or wrong or portion or meta or options) and {_NOT}"
+_TERMS = (
+    f"(test_errors or reference or spellings or products_are or powers_are or shares or infinite or finite) and {_NOT}"
+)
+_METRICS = ("tests/metrics", "-k", "not slabs")
+_DISTANCES = ("tests/distance", "-k", "not thousand and not 31 and not memory and not gib")
+
+
+def _of_losses(names: str, *more: str) -> tuple[str, ...]:
+    """Tests of the losses that pytest's expression names, and of ``more``; errors first."""
+    expression = f"(test_errors or {names}) and {_NOT} and not numba and not reference and not large"
+    return (_ERRORS, *more, _LOSSES, _EXTREMES, "-k", expression)
+
+
+TESTS: dict[str, tuple[str, ...]] = {
+    "fastloss/losses/base.py": _of_losses(
+        "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or named",
+        "tests/passes/test_distributed.py::test_what_is_no_process_group_is_named",
+    ),
+    "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky"),
+    "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight"),
+    "fastloss/losses/focal.py": _of_losses("focal or poly or limits", "tests/losses/test_identities.py"),
+    "fastloss/losses/confusion.py": _of_losses("generalized or sensitivity or mcc or nowhere"),
+    "fastloss/losses/compound.py": _of_losses("dice_ce or dice_focal or combo or exp_log or modules or frequency"),
+    "fastloss/losses/unified.py": _of_losses("unified"),
+    "fastloss/losses/ranked.py": ("tests/losses/test_ranked.py", "-k", f"{_NOT} and not large and not reference"),
+    "fastloss/terms.py": ("tests/kernels/test_products.py", _ERRORS, "-k", _TERMS),
+    "fastloss/passes/inputs.py": (_ERRORS, "tests/losses/test_ranked.py", _LOSSES, "-k", _INPUTS),
+    "fastloss/losses/spatial/boundary.py": _of_losses("test_boundary or boundary or hausdorff or penalty", _BOUNDARY),
+    "fastloss/losses/spatial/fields.py": _of_losses("test_boundary or shape_aware", _BOUNDARY),
+    "fastloss/losses/spatial/hausdorff.py": ("tests/losses/test_stencil.py", "-k", f"(Hausdorff or eroded) and {_NOT}"),
+    "fastloss/losses/spatial/cldice.py": ("tests/losses/test_stencil.py", "-k", f"(CLDice or cldice) and {_NOT}"),
+    "fastloss/losses/spatial/structural.py": ("tests/losses/test_stencil.py", "-k", f"Structural and {_NOT}"),
+    "fastloss/losses/deep_supervision.py": ("tests/losses/test_deep_supervision.py", "-k", _NOT),
+    "fastloss/metrics/counts.py": _METRICS,
+    "fastloss/metrics/inputs.py": _METRICS,
+    "fastloss/metrics/surface.py": ("tests/metrics/test_surface.py",),
+    "fastloss/metrics/accumulator.py": _METRICS,
+    "fastloss/distance/inputs.py": _DISTANCES,
+    "fastloss/distance/transforms.py": _DISTANCES,
+    "fastloss/passes/sums.py": (_ERRORS, "tests/passes/test_ops.py", "-k", f"{_NOT} and not opcheck and not thousand"),
+    "fastloss/passes/ops.py": ("tests/passes/test_ops.py", _ERRORS, "-k", f"{_NOT} and not thousand and not racing"),
+    "fastloss/passes/ranked_ops.py": ("tests/passes/test_ranked_ops.py", "-k", _NOT),
+    "fastloss/passes/stencil_ops.py": ("tests/losses/test_stencil.py", "-k", f"{_NOT} and not plain and not balls"),
+    "fastloss/passes/distributed.py": ("tests/passes/test_distributed.py",),
+    "fastloss/precompute.py": ("tests/test_precompute.py",),
+}

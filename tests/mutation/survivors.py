@@ -1,0 +1,37 @@
+"""Mutants that no test kills, and why: (file, function or class, old lines, new lines) to a reason."""
+
+_BASE, _FOCAL, _CONFUSION = (f"fastloss/losses/{name}.py" for name in ("base", "focal", "confusion"))
+_PLAIN = (
+    'plain = type(values) is Tensor and values.device.type == "cpu" and not torch.compiler.is_compiling()',
+    'plain = type(values) is Tensor and values.device.type == "cpu" and  torch.compiler.is_compiling()',
+)
+_RATIO = "return torch.where(nothing, empty, numerator / torch.where(nothing, {}, denominator))"
+_DEGENERATE = "degenerate = square {} 0  # without smoothing: the root has no derivative there, and 0 / 0 is perfect"
+
+EXPLAINED: dict[tuple[str, str, str, str], str] = {
+    (
+        _BASE,
+        "__init__",
+        "first = members[0]",
+        "first = members[ -1]",
+    ): "What is taken of it is the same in all members.",
+    (
+        _BASE,
+        "never_zero",
+        *_PLAIN,
+    ): "Eager code takes the longer way to the same value; tests/passes/test_ops.py compiles.",
+    (_BASE, "ratio", _RATIO.format("1.0"), _RATIO.format("2.0")): "Any number but 0 will do: it is left out.",
+    (
+        _FOCAL,
+        "__init__",
+        'plain = check_choice("base", base, ("ce", "focal")) == "ce"',
+        'plain = check_choice("base", base, ("ce", "focal")) <= "ce"',
+    ): "The choices are two.",
+    (
+        _CONFUSION,
+        "size_weights",
+        "if never_zero(1 / omega):",
+        "if never_zero( 0 / omega):",
+    ): "The longer way, to the same value.",
+    (_CONFUSION, "formula", _DEGENERATE.format("=="), _DEGENERATE.format("<=")): "A sum of squares is at least 0.",
+}
