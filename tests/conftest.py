@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton kernels run on the CPU; read when Triton is imported
 
@@ -10,6 +11,26 @@ import fastloss
 
 settings.register_profile("fastloss", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("fastloss")
+
+
+TRITON_TURNS = 3  # of the tests that run on every back end: the interpreter takes a second where others take a blink
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
+def pytest_collection_modifyitems(items):
+    """Of a test's parameter sets, those that do not come by turns are slow.
+
+    ``@pytest.mark.by_turns(n)`` lets every n-th run, as do the sets for the Triton interpreter of what runs on each back
+    end. n has no divisor in common with the number of values of a parameter: so each value has its turn.
+    """
+    seen = Counter()
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        interpreted, marker = parameters.get("each_backend") == "triton", item.get_closest_marker("by_turns")
+        n = TRITON_TURNS if interpreted else marker.args[0] if marker else 1
+        if seen[item.function, interpreted] % n:
+            item.add_marker(pytest.mark.slow)
+        seen[item.function, interpreted] += 1
 
 
 @pytest.fixture(autouse=True)

@@ -87,6 +87,7 @@ def test_disagreement_is_refused(tmp_path, monkeypatch):
     assert rows[1]["refused"] is None and rows[1]["total_ms"] > 0
 
 
+@pytest.mark.by_turns(5)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("loss", registry.LOSSES)

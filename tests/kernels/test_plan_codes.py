@@ -39,6 +39,7 @@ def numba():
         yield
 
 
+@pytest.mark.by_turns(3)
 @pytest.mark.parametrize("weights", ["none", "ignored", "mask", "soft mask", "all ignored"])
 @pytest.mark.parametrize("terms", PLANS, ids="-".join)
 @pytest.mark.parametrize("channels", [2, 3, 4, 6, 35])
@@ -192,6 +193,7 @@ def test_bad_values_come_through(position, channels):
     assert sums[0].isnan().any() and sums[1].isfinite().all()
 
 
+@pytest.mark.by_turns(3)
 @pytest.mark.parametrize("activation", ["sigmoid", None])
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("masked", [False, True])

@@ -96,9 +96,7 @@ def check(case, tolerances):
     v = make(case)
     options = {"activation": case.activation, **v.options}
     options |= {"weight_map": v.weight_map} if any(term.mapped for term in case.terms) else {}
-    agree(
-        lambda z: fastloss.voxel_sums(z, v.target, case.names, **options), case.terms, case.activation, v, tolerances
-    )
+    agree(lambda z: fastloss.voxel_sums(z, v.target, case.names, **options), case.terms, case.activation, v, tolerances)
 
 
 TOLERANCES = {torch.float32: (2e-6, 1e-5), torch.float64: (2e-12, 1e-10)}
