@@ -87,18 +87,20 @@ def few(warm):
 
 
 WORKER = """
+KERNELS = NAMES[:-1]  # a loss with distances has large operations of torch's own, which hang in a forked child
+
 def work(queue, leaves):
-    queue.put([digest(name, *pair) for name in NAMES for pair in leaves])
+    queue.put([digest(name, *pair) for name in KERNELS for pair in leaves])
 
 if __name__ == "__main__":
     torch.multiprocessing.set_sharing_strategy("file_system")
-    mine, leaves = digests(), [inputs(size) for size in (9, 24)]
+    mine, leaves = digests(KERNELS), [inputs(size) for size in (9, 24)]
     context, found = multiprocessing.get_context(sys.argv[1]), []
     queue = context.Queue()
     workers = [context.Process(target=work, args=(queue, leaves)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    again = digests()  # while they work
+    again = digests(KERNELS)  # while they work
     theirs = [queue.get(timeout=200) for _ in workers]
     for worker in workers:
         worker.join()
@@ -161,9 +163,9 @@ every_method = pytest.mark.parametrize(
 
 @every_method
 def test_workers_of_every_start_method(method, warm, tmp_path):
-    """After use in the parent, and while it works on. Of torch's own, large operations hang in a forked child."""
+    """After use in the parent, and while it works on."""
     (again, theirs, mine), said = of_method(WORKER, method, warm[0], tmp_path)
-    assert (again, theirs, mine) == (True, True, warm[1]) and "compiling" not in said
+    assert (again, theirs, mine) == (True, True, warm[1][:-2]) and "compiling" not in said
 
 
 @every_method
