@@ -20,7 +20,7 @@ TRITON_TURNS = 3  # of the tests that run on every back end: the interpreter tak
 def pytest_collection_modifyitems(items):
     """Of a test's parameter sets, those that do not come by turns are slow.
 
-    ``@pytest.mark.by_turns(n)`` lets every n-th run, as do the sets for the Triton interpreter of what runs on each back
+    ``@pytest.mark.by_turns(n)`` lets every n-th run; so do, by themselves, the Triton sets of what runs on each back
     end. n has no divisor in common with the number of values of a parameter: so each value has its turn.
     """
     seen = Counter()
