@@ -114,6 +114,7 @@ def test_ignored_labels_at_the_ends_of_a_dtype_and_beyond(each_backend, dtype):
 
 LAYOUTS = {
     "channels_last": lambda z: z.to(memory_format=torch.channels_last_3d),
+    "cropped": lambda z: torch.cat([z, z], 4)[..., 2:8],
     "sliced": lambda z: torch.cat([z, z], 4)[..., ::2],
     "permuted": lambda z: z.permute(0, 1, 4, 2, 3),
     "channel_slice": lambda z: torch.cat([z, z], 1)[:, :3],

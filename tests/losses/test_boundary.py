@@ -110,6 +110,22 @@ def test_a_perfect_prediction_costs_nothing():
     close(fastloss.ShapeAwareLoss()(logits, labels), torch.zeros(()))
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+def test_a_probability_of_one_half_is_not_foreground(activation):
+    """So nothing is predicted, and the two-sided loss has the labels' distances alone."""
+    logits = torch.zeros(1, 2, 6, 7)
+    logits[:, 0, :, 3:], logits[:, 1, :, 3:] = 5, -5
+    if activation is None:
+        logits = logits.softmax(1)
+    labels = (torch.rand(1, 6, 7) > 0.5).to(torch.uint8)
+    both, one = (
+        fastloss.HausdorffDTLoss(activation=activation, one_sided=one_sided)(logits, labels)
+        for one_sided in (False, True)
+    )
+    assert one > 0
+    close(both, one)
+
+
 def test_small_errors_keep_their_digits():
     """(p - y)² of confident voxels is the difference of numbers near 1."""
     _, labels = blobs((16, 16, 16))

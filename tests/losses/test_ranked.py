@@ -103,6 +103,15 @@ def test_table_of_lovasz(each_backend, per_sample):
     oracle.assert_close(gradient, wanted, 1e-5)
 
 
+def test_a_class_of_one_voxel_is_present_and_no_sample_is_no_loss():
+    logits, labels = torch.randn(1, 3, 9), torch.zeros(1, 9, dtype=torch.uint8)
+    labels[0, 4] = 1
+    table = fastloss.LovaszLoss(classes="all", reduction="none")(logits, labels)
+    close(fastloss.LovaszLoss()(logits, labels), table[0, :2].mean())
+    for loss in (fastloss.LovaszLoss(), fastloss.LovaszLoss(per_sample=True), fastloss.TopKLoss()):
+        assert loss(logits[:0], labels[:0]) == 0
+
+
 def test_large_volume_of_many_blocks_and_parts():
     """Larger than a block of the selection and a part of the sort; the truth from the reference."""
     logits, labels = oracle.make("softmax", 4, (70, 60, 50))

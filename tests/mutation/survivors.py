@@ -33,5 +33,17 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "if never_zero(1 / omega):",
         "if never_zero( 0 / omega):",
     ): "The longer way, to the same value.",
+    (
+        "kernels/balls.py",
+        "__init__",
+        "self.reach = [min(max(radii), size - 1) for size in self.space]  # beyond it there is no voxel",
+        "self.reach = [min(max(radii), size) for size in self.space]  # beyond it there is no voxel",
+    ): "No two voxels are as far from one another as an axis is long.",
+    (
+        "fastloss/passes/inputs.py",
+        "check_inputs",
+        'if activation == "softmax" and logits.shape[1] == 1:',
+        'if activation >= "softmax" and logits.shape[1] == 1:',
+    ): "The activations are three, and the others come before it.",
     (_CONFUSION, "formula", _DEGENERATE.format("=="), _DEGENERATE.format("<=")): "A sum of squares is at least 0.",
 }
