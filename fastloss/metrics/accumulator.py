@@ -56,11 +56,11 @@ class Accumulator:
 
     def compute(self) -> dict[str, Summary]:
         """Mean and standard deviation of each class over all samples so far, without the NaN."""
-        merged = self if self._process_group is None else self._of_all_processes()
+        merged = self if self._process_group is None else self._of_all_processes(self._process_group)
         return {name: _summary(torch.cat(rows)) for name, rows in merged._tables.items()}
 
-    def _of_all_processes(self) -> Accumulator:
-        group = existing_group(self._process_group)
+    def _of_all_processes(self, process_group: str) -> Accumulator:
+        group = existing_group(process_group)
         parts: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(parts, self._tables, group=group)
         merged = Accumulator()

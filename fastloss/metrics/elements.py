@@ -15,7 +15,7 @@ import numpy as np
 # Normals of the patches, in eighths of the cell's faces, of one code for each way to choose up to half of the corners;
 # turns, reflections and exchanging inside and outside give the others. Of a patch's area only its sizes along the axes
 # matter, and parallel patches are one.
-_PATCHES = {
+_PATCHES: dict[int, dict[int, list[tuple[int, ...]]]] = {
     1: {0b01: [(8,)]},
     2: {0b0001: [(4, 4)], 0b0011: [(8, 0)], 0b0110: [(8, 8)]},
     3: {

@@ -183,12 +183,14 @@ def surface_distances(
     columns = given.columns(include_background)
     rows = []
     for sample, spacing_mm in enumerate(spacings_mm):
-        volumes = _volumes(given, sample)
-        pairs = ([x[c] if given.overlapping else x == c for x in volumes] for c in columns)
-        rows.append([_between_surfaces(*pair, spacing_mm, use_subvoxels) for pair in pairs])
-    fields = [[[found[i] for found in row] for row in rows] for i in range(4 if use_subvoxels else 2)]
-    prediction_area, target_area = fields[2:] if use_subvoxels else (None, None)
-    return SurfaceDistances(*fields[:2], prediction_area, target_area, columns, given.target.device)
+        volumes, row = _volumes(given, sample), []
+        for c in columns:
+            predicted, true = (x[c] if given.overlapping else x == c for x in volumes)
+            row.append(_between_surfaces(predicted, true, spacing_mm, use_subvoxels))
+        rows.append(row)
+    to, back, *areas = ([[found[i] for found in row] for row in rows] for i in range(4 if use_subvoxels else 2))
+    prediction_area, target_area = areas or (None, None)
+    return SurfaceDistances(to, back, prediction_area, target_area, columns, given.target.device)
 
 
 def _volumes(given: Segmentations, sample: int) -> list[np.ndarray]:
