@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..terms import MAP_PREFIX, parse_term
+from ..terms import MAP_PREFIX, check_terms
 from . import ops
 from .inputs import Inputs, check_activation, check_ignore_index, check_inputs
 
@@ -52,11 +52,10 @@ def voxel_sums(
         ValueError, TypeError: naming the argument, what came and what was expected.
     """
     names = tuple(terms)
-    for name in names:
-        parse_term(name)
+    activation, ignore = check_activation(activation), check_ignore_index(ignore_index)
+    check_terms(names, activation)
     if not names or len(set(names)) != len(names):
         raise ValueError(f"terms: got {names}, expected at least one term, each once")
-    activation, ignore = check_activation(activation), check_ignore_index(ignore_index)
     inputs = check_inputs(logits, target, mask, weight_map, activation, ignore, validate)
     return checked_sums(inputs, names, activation)
 
