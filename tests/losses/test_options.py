@@ -285,7 +285,7 @@ def test_repr_has_what_was_given():
 
 
 def test_numbers_of_channels_of_other_libraries():
-    logits, labels = batch()
+    _, labels = batch()
     for three in (np.int64(3), torch.tensor(3)):
         found = fastloss.BoundaryLoss().label_map(labels, three)
         assert torch.equal(found, fastloss.BoundaryLoss().label_map(labels, 3))
