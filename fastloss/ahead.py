@@ -10,6 +10,7 @@ from torch import nn
 
 from .losses.compound import DiceCELoss
 from .losses.region import DiceLoss
+from .passes.inputs import as_number
 from .terms import label_count
 
 _SMALL = 8  # voxels along an axis: a volume that the CPU takes without threads
@@ -56,7 +57,8 @@ def warmup(
     for loss in members:
         if not isinstance(loss, nn.Module):
             raise ValueError(f"losses: got {loss!r}, expected one or more losses (modules)")
-    counts = [classes] if isinstance(classes, int) else list(classes)
+    given = as_number(classes, "classes")
+    counts = [given] if isinstance(given, int) else [as_number(count, "classes") for count in given]
     if not counts or not all(isinstance(count, int) and count > 0 for count in counts):
         raise ValueError(f"classes: got {classes!r}, expected one or more positive integers")
     if not 1 <= len(size) <= 3 or min(size) < 1:

@@ -284,6 +284,14 @@ def test_repr_has_what_was_given():
     assert "spacing=(3.0, 1.0)" in repr(fastloss.BoundaryLoss(spacing=[3, 1]))
 
 
+def test_numbers_of_channels_of_other_libraries():
+    _, labels = batch()
+    for three in (np.int64(3), torch.tensor(3)):
+        found = fastloss.BoundaryLoss().label_map(labels, three)
+        assert torch.equal(found, fastloss.BoundaryLoss().label_map(labels, 3))
+        assert fastloss.warmup(fastloss.DiceLoss(), classes=three, size=(4, 6)) > 0
+
+
 def test_a_gamma_that_is_not_read_is_refused():
     with pytest.raises(ValueError, match=r"gamma: got 3\.0 with base='ce'"):
         fastloss.PolyLoss(gamma=3.0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...distance.inputs import Spacing, axes_of_spacing, has_channel_axis, numbers, spacing_per_axis
-from ...passes.inputs import Inputs, check_flag, check_inputs, check_maps, check_positive
+from ...passes.inputs import Inputs, as_number, check_flag, check_inputs, check_maps, check_positive
 from ..base import SumLoss, Sums, ratio
 from ..distribution import VoxelLoss
 from .fields import class_masks, contours, counted, fields_of, predicted_masks
@@ -303,6 +303,7 @@ def as_target(target: Tensor, channels: int, axes: int | None) -> tuple[Tensor, 
     """A target without its logits: labels ``[B, *S]`` and False, or ``[B, C, *S]`` and True; of ``axes``, if known."""
     if not isinstance(target, Tensor):
         raise TypeError(f"target: got {type(target).__name__}, expected a torch.Tensor")
+    channels = as_number(channels, "channels")
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise ValueError(f"channels: got {channels!r}, expected the number of the logits' channels, at least 1")
     leading = 2 if target.is_floating_point() or has_channel_axis(target.shape, axes) else 1
