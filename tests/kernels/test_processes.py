@@ -156,11 +156,10 @@ def of_method(script, method, cache, folder):
     return result(popen(command, given))
 
 
-every_method = pytest.mark.parametrize(
-    "method", ["fork", *(pytest.param(method, marks=pytest.mark.slow) for method in ("spawn", "forkserver"))]
-)
+every_method = pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 
 
+@pytest.mark.slow
 @every_method
 def test_workers_of_every_start_method(method, warm, tmp_path):
     """After use in the parent, and while it works on."""
@@ -168,6 +167,7 @@ def test_workers_of_every_start_method(method, warm, tmp_path):
     assert (again, theirs, mine) == (True, True, warm[1][:-2]) and "compiling" not in said
 
 
+@pytest.mark.slow
 @every_method
 def test_loaders_make_maps_while_the_parent_trains(method, warm, tmp_path):
     assert of_method(LOADER, method, warm[0], tmp_path)[0] == [8, True, True]
