@@ -8,7 +8,6 @@ from oracle import close, value_and_gradient
 from rows import LOSSES
 
 import fastloss
-from fastloss.losses.spatial.boundary import DistanceLoss
 from fastloss.losses.spatial.fields import contours
 
 DISTANCES = [row for row in LOSSES if row.has_distances]
@@ -168,11 +167,11 @@ def test_forms_of_the_target_have_one_map(loss):
 def test_a_step_with_maps_computes_no_distance(monkeypatch):
     logits, labels = blobs((7, 8))
 
-    def computed(self, volumes, *_, **__):
+    def computed(volumes, *_, **__):
         assert not volumes, "a distance was computed"
         return []
 
-    monkeypatch.setattr(DistanceLoss, "fields", computed)
+    monkeypatch.setattr("fastloss.losses.spatial.boundary.fields_of", computed)
     for loss in (fastloss.BoundaryLoss(), fastloss.HausdorffDTLoss(one_sided=True)):
         loss(logits, labels, maps=torch.ones(2, 3, 7, 8))
     fastloss.DistancePenaltyLoss()(logits, labels, maps=torch.ones(2, 1, 7, 8))
@@ -208,8 +207,9 @@ def test_compiles_without_breaks_in_any_size(loss):
 
 def test_operator_checks():
     masks = torch.rand(2, 3, 5, 6) > 0.5
+    spacings = torch.tensor([[1.0, 2.0], [1.0, 3.0]])
     for mode, root, signed, double in (("mask", True, False, False), ("sides", False, False, True)):
-        arguments = ([masks, ~masks], [1.0, 2.0], mode, root, signed, double)
+        arguments = ([masks, ~masks], spacings, 2, mode, root, signed, double)
         torch.library.opcheck(torch.ops.fastloss.distance_fields, arguments)
 
 
