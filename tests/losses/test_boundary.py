@@ -8,7 +8,7 @@ from oracle import close, value_and_gradient
 from rows import LOSSES
 
 import fastloss
-from fastloss.losses.spatial.boundary import DistanceLoss
+from fastloss.losses.spatial import boundary
 from fastloss.losses.spatial.fields import contours
 
 DISTANCES = [row for row in LOSSES if row.has_distances]
@@ -168,11 +168,11 @@ def test_forms_of_the_target_have_one_map(loss):
 def test_a_step_with_maps_computes_no_distance(monkeypatch):
     logits, labels = blobs((7, 8))
 
-    def computed(self, volumes, *_, **__):
+    def computed(volumes, *_, **__):
         assert not volumes, "a distance was computed"
         return []
 
-    monkeypatch.setattr(DistanceLoss, "fields", computed)
+    monkeypatch.setattr(boundary, "fields_of", computed)
     for loss in (fastloss.BoundaryLoss(), fastloss.HausdorffDTLoss(one_sided=True)):
         loss(logits, labels, maps=torch.ones(2, 3, 7, 8))
     fastloss.DistancePenaltyLoss()(logits, labels, maps=torch.ones(2, 1, 7, 8))
@@ -184,11 +184,11 @@ def test_a_step_with_maps_computes_no_distance(monkeypatch):
 
 def test_a_compound_loss_shares_the_pass():
     logits, labels = blobs((7, 8, 9))
-    boundary, dice = fastloss.BoundaryLoss(spacing=(3, 1, 1)), fastloss.DiceCELoss()
-    both = fastloss.CompoundLoss([dice, boundary], weights=[1.0, 0.1])
-    expected = dice(logits, labels) + 0.1 * boundary(logits, labels)
+    loss, dice = fastloss.BoundaryLoss(spacing=(3, 1, 1)), fastloss.DiceCELoss()
+    both = fastloss.CompoundLoss([dice, loss], weights=[1.0, 0.1])
+    expected = dice(logits, labels) + 0.1 * loss(logits, labels)
     close(both(logits, labels), expected)
-    close(both(logits, labels, maps=boundary.label_map(labels, 3)), expected)
+    close(both(logits, labels, maps=loss.label_map(labels, 3)), expected)
 
 
 def test_two_maps_do_not_fit_in_one_pass():
@@ -209,8 +209,9 @@ def test_compiles_without_breaks_in_any_size(loss):
 def test_operator_checks():
     masks = torch.rand(2, 3, 5, 6) > 0.5
     for mode, root, signed, double in (("mask", True, False, False), ("sides", False, False, True)):
-        arguments = ([masks, ~masks], [1.0, 2.0], mode, root, signed, double)
-        torch.library.opcheck(torch.ops.fastloss.distance_fields, arguments)
+        for spacing in ([1.0, 2.0], [[1.0, 2.0], [0.5, 2.0]]):
+            arguments = ([masks, ~masks], torch.tensor(spacing), 2, mode, root, signed, double)
+            torch.library.opcheck(torch.ops.fastloss.distance_fields, arguments)
 
 
 # Wrong input
