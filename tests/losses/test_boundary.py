@@ -183,11 +183,11 @@ def test_a_step_with_maps_computes_no_distance(monkeypatch):
 
 def test_a_compound_loss_shares_the_pass():
     logits, labels = blobs((7, 8, 9))
-    boundary, dice = fastloss.BoundaryLoss(spacing=(3, 1, 1)), fastloss.DiceCELoss()
-    both = fastloss.CompoundLoss([dice, boundary], weights=[1.0, 0.1])
-    expected = dice(logits, labels) + 0.1 * boundary(logits, labels)
+    loss, dice = fastloss.BoundaryLoss(spacing=(3, 1, 1)), fastloss.DiceCELoss()
+    both = fastloss.CompoundLoss([dice, loss], weights=[1.0, 0.1])
+    expected = dice(logits, labels) + 0.1 * loss(logits, labels)
     close(both(logits, labels), expected)
-    close(both(logits, labels, maps=boundary.label_map(labels, 3)), expected)
+    close(both(logits, labels, maps=loss.label_map(labels, 3)), expected)
 
 
 def test_two_maps_do_not_fit_in_one_pass():
