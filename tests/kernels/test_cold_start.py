@@ -122,10 +122,10 @@ COMPILED = {
     "bfloat16": PLAN,
     "label dtype": ["labels_int64_True_float32"],
     "dense": PLAN,
-    "dense of another dtype": ["_convert_uint8_float32"],
+    "dense of another dtype": ["_convert_bool_float32"],  # which integers become first
     "part of a vector": ["copy_4_False", "copy_4_True"],
     "channels last": ["copy_8_False", "copy_8_True"],
-    "mask": ["_convert_bool_float32"],
+    "mask": [],
     "many voxels": [],
     "threads": ["_loop_parallel"],
 }
