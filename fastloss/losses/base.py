@@ -161,7 +161,8 @@ class SegmentationLoss(nn.Module):
     @property
     def __jit_ignored_attributes__(self) -> list[str]:
         """What torch.jit.script need not understand of a loss that a scripted network holds and does not call: all."""
-        return [*(name for name in vars(self) if name != "training"), *self._buffers, *self._parameters, *self._modules]
+        own = [name for name in vars(self) if name not in ("training", "_non_persistent_buffers_set")]
+        return [*own, *self._buffers, *self._parameters, *self._modules]
 
     def register_class_vector(self, name: str, value: Tensor | None) -> None:
         """Numbers for the channels: a parameter, or a buffer that moves with the module and stays float64."""

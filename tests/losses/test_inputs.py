@@ -175,8 +175,9 @@ def test_validate_names_a_value_out_of_range(case, back_end, name):
         tensors[argument][(1, 3, 0) if argument == "mask" else (1, 2, 3, 0)] = value
     if "mask" not in values:
         del tensors["mask"]
+    logits, target = tensors.pop("logits"), tensors.pop("target")
     with run_on(back_end), pytest.raises(ValueError, match=message):
-        make(name, activation, validate=True)(*(tensors.pop(key) for key in ("logits", "target")), **tensors)
+        make(name, activation, validate=True)(logits, target, **tensors)
 
 
 HIDDEN = [(back_end, "softmax", name) for back_end in BACKENDS for name in EVERY]
