@@ -176,7 +176,7 @@ def test_validate_names_a_value_out_of_range(case, back_end, name):
     if "mask" not in values:
         del tensors["mask"]
     with run_on(back_end), pytest.raises(ValueError, match=message):
-        make(name, activation, validate=True)(*(tensors.pop(key) for key in ("logits", "target")), **tensors)
+        make(name, activation, validate=True)(tensors.pop("logits"), tensors.pop("target"), **tensors)
 
 
 HIDDEN = [(back_end, "softmax", name) for back_end in BACKENDS for name in EVERY]
