@@ -58,6 +58,9 @@ def as_loss(value: Tensor, logits: Tensor) -> Tensor:
     return value if logits.dtype == torch.float64 else value.to(torch.float32)
 
 
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
 def _of_this_package(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
@@ -160,9 +163,8 @@ class SegmentationLoss(nn.Module):
 
     @property
     def __jit_ignored_attributes__(self) -> list[str]:
-        """What torch.jit.script need not understand of a loss that a scripted network holds and does not call: all."""
-        own = [name for name in vars(self) if name not in ("training", "_non_persistent_buffers_set")]
-        return [*own, *self._buffers, *self._parameters, *self._modules]
+        """What torch.jit.script need not understand of a loss that a scripted network holds and does not call."""
+        return [*(name for name in vars(self) if name not in _OF_EVERY_MODULE), *self._buffers]
 
     def register_class_vector(self, name: str, value: Tensor | None) -> None:
         """Numbers for the channels: a parameter, or a buffer that moves with the module and stays float64."""
