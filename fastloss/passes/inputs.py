@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -134,7 +134,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max  # integers may be larger
 
 
 def _check_number(name: str, value: object, good: bool, expected: str) -> None:
@@ -167,7 +167,7 @@ def check_class_weight(class_weight: Sequence[float] | Tensor | None, name: str 
     if not isinstance(weight, nn.Parameter):
         try:
             weight = torch.as_tensor(weight, dtype=torch.float64).as_subclass(Tensor)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise TypeError(f"{name}: got {class_weight!r}, expected one weight a class, [C]") from error
     if weight.ndim != 1:
         raise ValueError(f"{name}: got shape {list(weight.shape)}, expected one weight a class, [C]")
@@ -230,6 +230,7 @@ def validation_level(validate: bool | None, device: torch.device) -> int:
         if _validate_everywhere:
             return VALIDATE_ALL
         return VALIDATE_LABELS if device.type == "cpu" else VALIDATE_NOTHING
+    check_flag(validate=as_number(validate, "validate"))
     return VALIDATE_ALL if validate else VALIDATE_NOTHING
 
 
@@ -303,6 +304,9 @@ def check_maps(maps: Tensor, logits: Tensor) -> Tensor:
 def _plain(tensor: Tensor, name: str) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")
+    if not torch.compiler.is_compiling() and (tensor.is_nested or tensor.layout is not torch.strided):
+        layout = "a nested tensor" if tensor.is_nested else tensor.layout
+        raise ValueError(f"{name}: got {layout}, expected a dense tensor (torch.strided)")
     if tensor.dtype == torch.uint64:  # of which torch can do next to nothing: the same bits, as int64
         tensor = tensor.view(torch.int64)
     if type(tensor) is Tensor or torch.compiler.is_compiling():

@@ -25,7 +25,7 @@ _log = logging.getLogger("fastloss")
 
 
 def _checked_backend(name: str) -> str:
-    if name and name not in BACKENDS:
+    if not isinstance(name, str) or (name and name not in BACKENDS):
         raise ValueError(f"backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
     return name
 

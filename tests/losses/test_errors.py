@@ -27,6 +27,28 @@ CASES = {
     "logits of rank 2": (lambda: fastloss.DiceLoss()(Z[:, :, 0, 0], Y), ValueError, r"logits: got shape \[2, 3\]"),
     "logits of rank 6": (lambda: fastloss.DiceLoss()(Z[..., None, None], Y), ValueError, "logits: got shape"),
     "integer logits": (lambda: fastloss.DiceLoss()(Z.int(), Y), TypeError, "logits: got torch.int32"),
+    "nested logits": (
+        lambda: fastloss.DiceLoss()(torch.nested.nested_tensor([Z[0]]), Y),
+        ValueError,
+        "logits: got a nested tensor, expected a dense tensor",
+    ),
+    "a sparse target": (lambda: fastloss.DiceLoss()(Z, Y.to_sparse()), ValueError, "target: got torch.sparse_coo"),
+    "an integer beyond all floats": (lambda: fastloss.DiceLoss(smooth=10**400), ValueError, "smooth: got 1000"),
+    "a class_weight beyond all floats": (
+        lambda: fastloss.DiceLoss(class_weight=10**400),
+        TypeError,
+        "class_weight: got 1000",
+    ),
+    "validate that is no flag": (
+        lambda: fastloss.DiceLoss(validate=torch.tensor([]))(Z, Y),
+        TypeError,
+        r"validate: got tensor\(\[\]\), expected True or False",
+    ),
+    "a back end that is no name": (
+        lambda: fastloss.backend(torch.tensor([])).__enter__(),
+        ValueError,
+        r"backend: got tensor\(\[\]\)",
+    ),
     "logits that are no tensor": (lambda: fastloss.DiceLoss()([1.0], Y), TypeError, "logits: got list"),
     "labels of a wrong size": (
         lambda: fastloss.DiceLoss()(Z, Y[:, :3]),
