@@ -64,6 +64,7 @@ def agree(loss, expected, logits, target, tolerance=1e-10, **arguments):
     return value, gradient
 
 
+@pytest.mark.by_turns(3)
 @every_case
 @pytest.mark.parametrize("space", SPACES, ids=str)
 @pytest.mark.parametrize(("activation", "channels"), [("softmax", 3), ("sigmoid", 3), (None, 3), (None, 1)])
