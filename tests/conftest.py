@@ -13,7 +13,7 @@ settings.register_profile("fastloss", deadline=None, max_examples=40, derandomiz
 settings.load_profile("fastloss")
 
 
-TRITON_TURNS = 7  # of the tests that run on every back end: the interpreter takes a second where others take a blink
+TRITON_TURNS = 11  # of the tests that run on every back end: the interpreter takes a second where others take a blink
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects

@@ -23,6 +23,7 @@ from bench.speed.case import Case
 from bench.timing import Contestant
 
 
+@pytest.mark.slow
 def test_table_plot_and_json(tmp_path):
     file = tmp_path / "accuracy.json"
     arguments = ["--losses", "dice_ce,lovasz,poly", "--edges", "8,12", "--classes", "3", "--peers-to", "8"]

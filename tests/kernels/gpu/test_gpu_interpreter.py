@@ -14,7 +14,7 @@ from fastloss.kernels.reference import sums as reference
 
 from bench.kernels.problems import DICE_CE, make_problem
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on infinities
+pytestmark = [pytest.mark.by_turns(5), pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy's, on infinities
 
 
 @pytest.fixture(autouse=True)

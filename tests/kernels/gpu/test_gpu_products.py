@@ -7,7 +7,7 @@ from test_gpu_interpreter import check, gpu, poisoned_memory, reference  # noqa:
 import fastloss
 from bench.kernels.problems import DICE_CE, make_problem
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on infinities
+pytestmark = [pytest.mark.by_turns(5), pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy's, on infinities
 
 POWERS = ("focal_pos(2.0)", "focal_neg(0.5)", "log_power_pos(0.3)", "log_power_neg(0.3)", "miss_pos(1.0)")
 FOCAL = tuple(f"focal_{side}({power})" for side in ("pos", "neg") for power in (0.0, 0.5, 2.0, 5.0))
