@@ -10,7 +10,7 @@ from llvmlite import ir
 from fastloss.terms import EPSILON
 
 from .classes import FEW, Few, Many, registers
-from .forms import ERRORS, LOSSES, Arguments, Form
+from .forms import ERRORS, LOSSES, SUMS, Arguments, Form
 from .functions import Functions
 from .lanes import BYTES, SIZES, Lanes, prefetch
 from .products import Factors
@@ -86,8 +86,7 @@ class Block:
     def _softmax(self, each: Callable[[Any, Any], None]) -> None:
         b, lanes, classes = self.builder, self.lanes, self.classes
         self.z = classes.values()
-        classes.each(lambda c: self.z.put(c, self._logit(c)))
-        self.largest = classes.largest(self.z)
+        self.largest = classes.load(self.z, self._logit)
         total = classes.total()
         if self.others:
             (own,) = self.of_label([self.z])
@@ -105,8 +104,12 @@ class Block:
             each(c, e)
             return e
 
-        keep = self._asks("q", "l", "m")
-        self.e = classes.exponentials(self.z, self.largest, body, keep)
+        into = self.z  # in place of the logits, where no factor of each class needs those
+        if self.form.output in (SUMS, LOSSES) and not self._asks("p", "q", "m", "e"):
+            into = None
+        elif self._asks("q", "l", "m"):
+            into = classes.values()
+        self.e = classes.exponentials(self.z, self.largest, body, into)
         self.total = total.get()
         if rest is not None:
             self.rest = lanes.add(rest.get(), b.fsub(leaders.get(), lanes.one))

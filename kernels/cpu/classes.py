@@ -82,15 +82,18 @@ class Few:
         """To be added to, times a factor where one is given, and got."""
         return _ListTotal(self.lanes)
 
-    def largest(self, values: Any) -> Any:
-        level = [values[c] for c in range(self.count)]
+    def load(self, values: Any, of_class: Callable[[Any], Any]) -> Any:
+        """Fills the values of each class; the largest."""
+        for c in range(self.count):
+            values.put(c, of_class(c))
+        level = list(values.values())
         while len(level) > 1:
             pairs = [self.lanes.larger(x, y) for x, y in zip(level[::2], level[1::2], strict=False)]
             level = pairs + level[2 * len(pairs) :]
         return level[0]
 
-    def exponentials(self, values: Any, largest: Any, each: Callable[[Any, Any], Any], keep: bool) -> Any:
-        """Of values less the largest, as ``each`` makes them of a class and its own; ``keep``: the values, too."""
+    def exponentials(self, values: Any, largest: Any, each: Callable[[Any, Any], Any], into: Any) -> Any:
+        """Of values less the largest, as ``each`` makes them of a class and its own; many: ``into`` memory, if any."""
         below = [self.lanes.builder.fsub(values[c], largest) for c in range(self.count)]
         return _List((c, each(c, e)) for c, e in enumerate(Functions(self.lanes).exps(below)))
 
@@ -176,21 +179,31 @@ class Many:
     def total(self) -> _LoopTotal:
         return _LoopTotal(self.lanes)
 
-    def largest(self, values: Memory) -> Any:
+    def load(self, values: Memory, of_class: Callable[[Any], Any]) -> Any:
         kept = Kept(self.lanes)
         kept.start(0, self.lanes.zero)
         kept.put(0, self.lanes.reals(-math.inf))
-        self.each(lambda c: kept.put(0, self.lanes.larger(values.load(c), kept.get(0))))
-        return kept.get(0)
-
-    def exponentials(self, values: Memory, largest: Any, each: Callable[[Any, Any], Any], keep: bool) -> Memory:
-        found, functions = self.values() if keep else values, Functions(self.lanes)
 
         def body(c: Any) -> None:
-            found.put(c, each(c, functions.exp(self.builder.fsub(values.load(c), largest))))
+            value = of_class(c)
+            values.put(c, value)
+            kept.put(0, self.lanes.larger(value, kept.get(0)))
 
         self.each(body)
-        return found
+        return kept.get(0)
+
+    def exponentials(
+        self, values: Memory, largest: Any, each: Callable[[Any, Any], Any], into: Memory | None
+    ) -> Memory | None:
+        functions = Functions(self.lanes)
+
+        def body(c: Any) -> None:
+            found = each(c, functions.exp(self.builder.fsub(values.load(c), largest)))
+            if into is not None:
+                into.put(c, found)
+
+        self.each(body)
+        return into
 
     def is_class(self, label: Any, c: Any) -> Any:
         number = c if self.lanes.whole == BYTES else self.builder.trunc(c, self.lanes.whole)
