@@ -9,18 +9,22 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from ..passes.inputs import check_layout
+
 MAX_AXES = 3
 Spacing = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor | None
 
 _INTEGRAL = {torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
 _INTEGRAL |= {torch.int8, torch.int16, torch.int32, torch.int64}
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def as_voxels(mask: Any, spatial_axes: int | None, name: str) -> tuple[np.ndarray, int]:
     """The mask as an array in place, and how many of its last axes are spatial."""
     if isinstance(mask, torch.Tensor):
-        if mask.device.type != "cpu" or mask.layout is not torch.strided:
-            raise ValueError(f"{name}: expected a dense CPU tensor, got {mask.layout} on {mask.device}")
+        check_layout(mask, name)
+        if mask.device.type != "cpu":
+            raise ValueError(f"{name}: expected a CPU tensor, got one on {mask.device}")
         integral = mask.dtype in _INTEGRAL
     elif isinstance(mask, np.ndarray):
         integral = mask.dtype.kind in "biu"
@@ -144,8 +148,11 @@ def as_tensor(value: Any, name: str) -> torch.Tensor:
             raise TypeError(f"{name}: expected a dtype that torch has, got {value.dtype}") from error
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: expected a NumPy array or a torch tensor, got {type(value).__name__}")
-    if value.dtype.is_complex:
-        raise TypeError(f"{name}: expected real numbers or bool, got {value.dtype}")
+    check_layout(value, name)
+    if value.device.type == "meta":
+        raise ValueError(f"{name}: is on meta, expected a tensor with values")
+    if value.dtype not in _INTEGRAL | _FLOATS:
+        raise TypeError(f"{name}: expected integers, bool or floats of 16 to 64 bits, got {value.dtype}")
     return value.detach().as_subclass(torch.Tensor)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, overload
 import numpy as np
 import torch
 
+from ..passes.inputs import as_flag
 from .inputs import as_labels, as_voxels, is_double, spacing_per_axis, thread_bound
 
 Mask = TypeVar("Mask", np.ndarray, torch.Tensor)
@@ -216,9 +217,9 @@ def _of_mask(
     root: bool,
 ) -> Mask | tuple[Mask, Mask]:
     voxels, spacing_mm = _checked(mask, spacing, spatial_axes)
-    indices = bool(return_indices)
+    indices, with_border = as_flag(return_indices, "return_indices"), as_flag(black_border, "black_border")
     found = _transform(mask, voxels, spacing_mm, dtype, threads, mode="mask", root=root, indices=indices)
-    if black_border:
+    if with_border:
         arrays = [np.asarray(array) for array in (found if indices else (found,))]  # the same memory
         _limit_by_border(*arrays, spacing_mm=spacing_mm, root=root)
     return found

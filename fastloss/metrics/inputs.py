@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..distance.inputs import MAX_AXES, Spacing, as_tensor, axes_of_spacing, has_channel_axis, whole_number
-from ..passes.inputs import as_int64, check_choice, check_ignore_index
+from ..passes.inputs import as_flag, as_int64, check_choice, check_ignore_index
 
 Place = tuple[slice, ...]  # of the first one or two spatial axes
 
@@ -49,7 +49,8 @@ class Segmentations:
 
     def columns(self, include_background: bool) -> range:
         """The classes of a table: all, or without class 0 where there are several."""
-        return range(0 if include_background or self.classes == 1 else 1, self.classes)
+        keeps = as_flag(include_background, "include_background")
+        return range(0 if keeps or self.classes == 1 else 1, self.classes)
 
     def slabs(self, sample: int) -> Iterator[Slab]:
         """The sample, part by part."""

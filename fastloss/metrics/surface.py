@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..distance import edt
 from ..distance.inputs import Spacing, numbers, spacing_per_sample
+from ..passes.inputs import as_flag
 from .elements import areas_of_codes, cell_codes
 from .inputs import Segmentations, check_segmentations
 
@@ -73,6 +74,7 @@ class SurfaceDistances:
             pooled: the percentile of the distances of both directions together, as MedPy's ``hd95`` has it.
         """
         percent = 100.0 if percentile is None else _percent(percentile)
+        one_sided, pooled = as_flag(one_sided, "one_sided"), as_flag(pooled, "pooled")
         if one_sided and pooled:
             raise ValueError("pooled: got True with one_sided=True, expected one of them: one side has nothing to pool")
 
@@ -84,6 +86,7 @@ class SurfaceDistances:
 
     def average(self, *, one_sided: bool = False) -> Tensor:
         """The average distance in mm over both surfaces, or only from the prediction's to the truth's."""
+        one_sided = as_flag(one_sided, "one_sided")
 
         def mean(to: Direction, back: Direction, _: int) -> float:
             mm, area = to if one_sided else _both(to, back)
@@ -180,7 +183,7 @@ def surface_distances(
     """
     given = check_segmentations(prediction, target, classes, activation, ignore_index, mask, spatial_axes, spacing)
     spacings_mm = spacing_per_sample(spacing, given.target.shape[0], len(given.space), "prediction")
-    columns = given.columns(include_background)
+    columns, use_subvoxels = given.columns(include_background), as_flag(use_subvoxels, "use_subvoxels")
     rows = []
     for sample, spacing_mm in enumerate(spacings_mm):
         volumes, row = _volumes(given, sample), []

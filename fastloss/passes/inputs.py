@@ -89,6 +89,13 @@ def check_flag(**values: bool) -> None:
             raise TypeError(f"{name}: got {value!r}, expected True or False")
 
 
+def as_flag(value: Any, name: str) -> bool:
+    """True or False, of Python, NumPy or a tensor without axes."""
+    flag: bool = as_number(value, name)
+    check_flag(**{name: flag})
+    return flag
+
+
 def check_at_least_zero(**values: float) -> None:
     """Raises ValueError naming the first of the options that is negative or not finite."""
     for name, value in values.items():
@@ -230,8 +237,7 @@ def validation_level(validate: bool | None, device: torch.device) -> int:
         if _validate_everywhere:
             return VALIDATE_ALL
         return VALIDATE_LABELS if device.type == "cpu" else VALIDATE_NOTHING
-    check_flag(validate=as_number(validate, "validate"))
-    return VALIDATE_ALL if validate else VALIDATE_NOTHING
+    return VALIDATE_ALL if as_flag(validate, "validate") else VALIDATE_NOTHING
 
 
 def check_inputs(
@@ -301,12 +307,17 @@ def check_maps(maps: Tensor, logits: Tensor) -> Tensor:
     return _volume(logits, maps, "maps", True)
 
 
+def check_layout(tensor: Tensor, name: str) -> None:
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        layout = "a nested tensor" if tensor.is_nested else tensor.layout
+        raise ValueError(f"{name}: got {layout}, expected a dense tensor (torch.strided)")
+
+
 def _plain(tensor: Tensor, name: str) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")
-    if not torch.compiler.is_compiling() and (tensor.is_nested or tensor.layout is not torch.strided):
-        layout = "a nested tensor" if tensor.is_nested else tensor.layout
-        raise ValueError(f"{name}: got {layout}, expected a dense tensor (torch.strided)")
+    if not torch.compiler.is_compiling():
+        check_layout(tensor, name)
     if tensor.dtype == torch.uint64:  # of which torch can do next to nothing: the same bits, as int64
         tensor = tensor.view(torch.int64)
     if type(tensor) is Tensor or torch.compiler.is_compiling():

@@ -28,7 +28,7 @@ ONES = np.ones((4, 5), bool)
         (TypeError, r"mask: .* got object", (ONES.astype(object),)),
         (TypeError, r"mask: expected a NumPy array or a torch tensor, got list", ([[1, 0]],)),
         (ValueError, r"mask: .* CPU tensor, got .* on meta", (torch.ones(3, 3, device="meta").bool(),)),
-        (ValueError, r"mask: .* got torch.sparse_coo on cpu", (torch.ones(3, 3).bool().to_sparse(),)),
+        (ValueError, r"mask: got torch.sparse_coo, expected a dense tensor", (torch.ones(3, 3).bool().to_sparse(),)),
         (ValueError, r"spacing: expected one number or 2, .* got \(1, 1, 1\)", (ONES, (1, 1, 1))),
         (ValueError, r"spacing: expected one number or 2, .* got \[1\]", (ONES, [1])),
         (ValueError, r"spacing: .* got \[\[1, 2\]\]", (ONES, [[1, 2]])),
@@ -69,6 +69,15 @@ def test_errors_of_options(error, message, options):
     for transform in (edt, signed_edt, boundary_distance):
         with pytest.raises(error, match=message):
             transform(ONES, **options)
+
+
+@pytest.mark.parametrize("flag", ["return_indices", "black_border"])
+@pytest.mark.parametrize("value", [torch.tensor([]), 1, None, "yes"])
+def test_flags_are_true_or_false(flag, value):
+    for transform in (edt, edt_squared):
+        with pytest.raises(TypeError, match=f"{flag}: got .*, expected True or False"):
+            transform(ONES, **{flag: value})
+    assert edt(ONES, **{flag: np.bool_(False)}).shape == ONES.shape
 
 
 @pytest.mark.parametrize(("error", "threads"), [(ValueError, 0), (ValueError, -2), (TypeError, 1.5)])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from fastloss.metrics import Accumulator, ConfusionCounts, confusion_counts, confusion_matrix
+from fastloss.metrics import Accumulator, ConfusionCounts, confusion_counts, confusion_matrix, surface_distances
 
 NAN = math.nan
 FIELDS = ("true_positive", "false_positive", "false_negative", "true_negative")
@@ -404,6 +404,7 @@ def test_accumulator_with_nothing_and_with_infinity():
 
 Y = torch.zeros(2, 4, 5, dtype=torch.uint8)
 Z = torch.zeros(2, 3, 4, 5)
+NESTED = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=torch.jagged)
 BAD_LABELS = Y.clone().long()
 BAD_LABELS[1, 2, 3] = 2**40
 ERRORS = {
@@ -496,6 +497,22 @@ ERRORS = {
         ValueError,
         r"mask: got shape \[1, 4, 5\]",
     ),
+    "sparse": (lambda: confusion_counts(Z.to_sparse(), Y), ValueError, "prediction: got torch.sparse_coo"),
+    "nested": (lambda: confusion_counts(NESTED, Y), ValueError, "prediction: got a nested tensor"),
+    "8 bits": (lambda: confusion_counts(Z.to(torch.float8_e5m2), Y, activation="softmax"), TypeError, "got .*float8"),
+    "no values": (lambda: confusion_counts(Z.to("meta"), Y.to("meta")), ValueError, "prediction: is on meta"),
+    "background": (
+        lambda: confusion_counts(Y, Y, classes=2, include_background=1),
+        TypeError,
+        "include_background: got 1",
+    ),
+    "subvoxels": (
+        lambda: surface_distances(Y, Y, classes=2, use_subvoxels=NESTED),
+        TypeError,
+        "use_subvoxels: got",
+    ),
+    "one side": (lambda: surface_distances(Y, Y, classes=2).hausdorff(one_sided=[]), TypeError, r"one_sided: got \[\]"),
+    "a mean of sides": (lambda: surface_distances(Y, Y, classes=2).average(one_sided=0), TypeError, "one_sided: got 0"),
     "another device": (lambda: confusion_counts(Y, Y.to("meta"), classes=2), ValueError, "target: is on meta"),
     "accumulated vector": (lambda: Accumulator().update(dice=torch.zeros(3)), ValueError, r"dice: got \[3\]"),
     "accumulated number": (lambda: Accumulator().update(dice=0.5), ValueError, "dice: got float"),
