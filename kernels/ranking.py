@@ -39,7 +39,8 @@ def jaccard_of_class(errors: Tensor, foreground: Tensor, weight: Tensor) -> tupl
     """The Lovász extension of the Jaccard loss of one class ``[N]``, and its slopes by the errors (constants).
 
     In the order of the errors, the largest first and of equal ones the first: what a voxel of weight w adds to the
-    Jaccard loss of all before it. ``weight`` is 0 where a voxel does not count; float64 results.
+    Jaccard loss of all before it; no slope where the error is 0. ``weight`` is 0 where a voxel does not count; float64
+    results.
     """
     w = weight.to(_sum_dtype(errors))
     order = torch.where(w != 0, errors, NO_LOSS).sort(descending=True, stable=True).indices
@@ -51,7 +52,9 @@ def jaccard_of_class(errors: Tensor, foreground: Tensor, weight: Tensor) -> tupl
     of_background = torch.where(before > 0, (total - inside) / before * (w / union), (w > 0).to(w))
     slopes = torch.where(true, w / union, of_background)
     slopes = torch.where(w > 0, slopes, 0)
-    value = torch.where(w > 0, slopes * errors[order], 0).sum()
+    errors = errors[order]
+    value = torch.where(w > 0, slopes * errors, 0).sum()
+    slopes = torch.where(errors == 0, 0, slopes)
     return value, torch.zeros_like(slopes).scatter_(0, order, slopes)
 
 
@@ -59,8 +62,8 @@ def jaccard_of_groups(
     errors: Tensor, true_of: Callable[[slice, int], Tensor], weight: Tensor, per_sample: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`jaccard_of_class` for every class, of each sample or of the batch: values and foreground ``[B or 1, C]``,
-    and slopes by p ``[C, B, *S]`` of the type of ``errors`` ``[B, C, *S]``. ``true_of(samples, c)`` is where class c is
-    true; weight ``[B, 1, *S]``."""
+    and slopes by p or the logit, ``[C, B, *S]``, of the type of ``errors`` ``[B, C, *S]``. ``true_of(samples, c)`` is
+    where class c is true; weight ``[B, 1, *S]``."""
     batch, channels = errors.shape[:2]
     real = _sum_dtype(errors)
     slopes = torch.empty((channels, batch, *errors.shape[2:]), dtype=errors.dtype, device=errors.device)

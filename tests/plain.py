@@ -283,13 +283,13 @@ def lovasz(v, per_sample=False, classes="present", class_weight=None, include_ba
         for c in range(0 if include_background or v.channels == 1 else 1, v.channels):
             p, y = v.p[samples, c][w != 0], v.y[samples, c][w != 0]
             if len(p) and (classes == "all" or y.sum() > 0):
-                value = _lovasz_of_class((p - y).abs(), y, w[w != 0])
+                value = lovasz_of_class((p - y).abs(), y, w[w != 0])
                 values.append(value * (1.0 if class_weight is None else class_weight[c]))
         rows.append(torch.stack(values).mean() if values else 0 * v.p.sum())
     return torch.stack(rows).mean()
 
 
-def _lovasz_of_class(errors, y, w):
+def lovasz_of_class(errors, y, w):
     """Step by step: the Jaccard loss of the sets of voxels with the largest errors."""
     order = errors.sort(descending=True, stable=True).indices
     y, w = y[order], w[order]

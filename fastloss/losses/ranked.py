@@ -78,7 +78,7 @@ class DiceTopKLoss(SegmentationLoss):
         dice_weight: λ_D, at least 0; an ``nn.Parameter`` is learned.
         topk_weight: λ_K, likewise.
         activation, ignore_index, validate: of both parts.
-        **options: ``smooth``, ``squared``, ``include_background``, ``batch`` of :class:`DiceLoss`.
+        **options: ``smooth``, ``squared``, ``soft_label``, ``include_background``, ``batch`` of :class:`DiceLoss`.
 
     Source: nnU-Net's ``DC_and_topk_loss`` (Isensee et al. 2021), whose Dice loss is this one's minus 1. Not in the
     survey.
@@ -116,7 +116,42 @@ class DiceTopKLoss(SegmentationLoss):
         )
 
 
-class LovaszLoss(SegmentationLoss):
+class _LovaszExtension(SegmentationLoss):
+    """The Lovász extension of the Jaccard loss, on some errors of the voxels."""
+
+    errors = ""  # what the operator is told in place of the activation
+
+    def __init__(self, per_sample: bool, **options: Any):
+        if "batch" in options:
+            raise TypeError(
+                f"batch: is no option of {type(self).__name__}, whose per_sample=False takes the batch as one volume"
+            )
+        super().__init__(**options)
+        check_flag(per_sample=per_sample)
+        self.per_sample = per_sample
+
+    def check_target(self, target: Tensor, dense: bool) -> None:
+        if dense and target.is_floating_point():
+            raise ValueError(
+                f"target: got a {target.dtype} tensor, expected labels or a bool or integer dense target: the Lovász "
+                "extension is of a loss of sets, which a soft target has not"
+            )
+
+    @torch.jit.unused
+    def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
+        inputs = self.inputs(logits, target, mask)
+        self.check_target(inputs.target, inputs.dense)
+        options = (self.errors or self.activation, inputs.ignore, inputs.dense, inputs.validate, forced_backend())
+        table, sizes = ranked_ops.jaccard_extension(inputs.logits, inputs.target, inputs.mask, self.per_sample, options)
+        return as_loss(self.reduce_counted(table, sizes > 0), logits)
+
+    def reduce_counted(self, table: Tensor, present: Tensor) -> Tensor:
+        """The reduction of the values ``[B or 1, C]``, given which classes the target has."""
+        return self.reduce(table)
+
+
+class LovaszLoss(_LovaszExtension):
     r"""Lovász-softmax loss: the Lovász extension of the Jaccard loss, on the errors of the probabilities.
 
     .. math::
@@ -127,9 +162,9 @@ class LovaszLoss(SegmentationLoss):
     among the first i. Order and J are constants in the gradient; of equal errors the first voxel ranks first. The mean
     runs over the classes of the batch as one volume.
 
-    With sigmoid each channel is a problem of its own, on the same errors. (The Lovász hinge of the paper's binary case
-    is another loss, on the errors 1 - z(2y - 1) of the logits.) A mask of weights is a measure of the voxels: weight 2
-    counts as two of them; weights are at least 0.
+    With sigmoid each channel is a problem of its own, on the same errors; the paper's binary case, on errors of the
+    logits, is :class:`LovaszHingeLoss`. A mask of weights is a measure of the voxels: weight 2 counts as two of them;
+    weights are at least 0.
 
     Args:
         per_sample: the mean over the samples of each one's loss.
@@ -158,28 +193,8 @@ class LovaszLoss(SegmentationLoss):
         activation: str | None = "softmax",
         **options: Any,
     ):
-        if "batch" in options:
-            raise TypeError("batch: is no option of LovaszLoss, whose per_sample=False takes the batch as one volume")
-        super().__init__(activation=activation, **options)
-        check_flag(per_sample=per_sample)
-        self.per_sample = per_sample
+        super().__init__(per_sample, activation=activation, **options)
         self.classes = check_choice("classes", classes, ("present", "all"))
-
-    def check_target(self, target: Tensor, dense: bool) -> None:
-        if dense and target.is_floating_point():
-            raise ValueError(
-                f"target: got a {target.dtype} tensor, expected labels or a bool or integer dense target: the Lovász "
-                "extension is of a loss of sets, which a soft target has not"
-            )
-
-    @torch.jit.unused
-    def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
-        inputs = self.inputs(logits, target, mask)
-        self.check_target(inputs.target, inputs.dense)
-        options = (self.activation, inputs.ignore, inputs.dense, inputs.validate, forced_backend())
-        table, sizes = ranked_ops.jaccard_extension(inputs.logits, inputs.target, inputs.mask, self.per_sample, options)
-        return as_loss(self.reduce_counted(table, sizes > 0), logits)
 
     def reduce_counted(self, table: Tensor, present: Tensor) -> Tensor:
         """The reduction of the table over the classes that count."""
@@ -194,6 +209,42 @@ class LovaszLoss(SegmentationLoss):
         if self.reduction != "mean":
             return self.collapse(table)
         return (table.sum(1) / present.sum(1).clamp_min(1)).sum() / max(1, table.shape[0])
+
+
+class LovaszHingeLoss(_LovaszExtension):
+    r"""Lovász hinge loss: the Lovász extension of the Jaccard loss, on the hinge errors of the logits.
+
+    It is for one foreground (one channel), or for several that may overlap: each channel is a problem of its own.
+
+    .. math::
+        \text{mean}_{bc} \sum_i e_{(i)} \left[J_c(i) - J_c(i-1)\right], \qquad e = \max(1 - z\,(2y - 1),\, 0)
+
+    with the logit z, and J as for :class:`LovaszLoss`. An error of 0 has no gradient. A channel without foreground has
+    its largest error as the loss. A mask of weights is a measure of the voxels; weights are at least 0.
+
+    Args:
+        per_sample: the loss of each sample, as the authors have it; False takes the batch as one volume.
+        **options: ``include_background``, ``ignore_index``, ``class_weight`` (multiplies the channels' values),
+            ``reduction`` of the table of values (``"mean"``, ``"sum"``, or ``"none"``: ``[B, C]`` if per sample, else
+            ``[1, C]``), ``validate``; see :class:`fastloss.SegmentationLoss`. There is no ``activation``: the logits
+            come as they are.
+
+    Shapes: logits ``[B, C, *S]``; labels (with one channel the foreground is label 1), or a bool or integer dense
+    target. Memory beyond the inputs as for :class:`LovaszLoss`.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what was expected; for a soft target, which is no
+        set of voxels.
+
+    Source: Berman et al. 2018, arXiv:1705.08790, section 3.1; ``lovasz_hinge`` of the authors' code. Not in the survey.
+    """
+
+    errors = ranked_ops.HINGE
+
+    def __init__(self, *, per_sample: bool = True, **options: Any):
+        if "activation" in options:
+            raise TypeError("activation: is no option of LovaszHingeLoss, which takes logits; expected LovaszLoss")
+        super().__init__(per_sample, activation=None, **options)
 
 
 def _topk(

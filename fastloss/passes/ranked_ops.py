@@ -12,6 +12,8 @@ from ..terms import make_plan
 from .ops import NoForwardMode, apply_function, choose, choose_room, first_derivative_only
 from .values import check_values, check_weights
 
+HINGE = "hinge"  # in place of an activation: the errors are the hinges of the logits
+
 _library = torch.library.Library("fastloss", "FRAGMENT")
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask"
 _OPTIONS = "str activation, int[] ignore, bool dense, int validate, str backend"
@@ -150,16 +152,18 @@ def _jaccard_extension(
     validate: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    plan = make_plan((), activation, tuple(ignore), dense)
+    hinge = activation == HINGE
+    plan = make_plan((), "none" if hinge else activation, tuple(ignore), dense)
     module = choose_room("ranked", backend, logits.device)
     bad_labels = True
     if hasattr(module, "jaccard_with_bad_labels"):
-        *out, bad_labels = module.jaccard_with_bad_labels(logits, target, mask, plan, per_sample)
+        *out, bad_labels = module.jaccard_with_bad_labels(logits, target, mask, plan, per_sample, hinge)
     else:
-        out = module.jaccard(logits, target, mask, plan, per_sample)
+        out = module.jaccard(logits, target, mask, plan, per_sample, hinge)
     values, sizes, slopes = out
     if validate:
         check_weights(mask)
+        plan = plan._replace(activation="sigmoid") if hinge else plan  # any finite logits
         check_values(logits, target, mask, plan, validate, bad_labels)
     return values, sizes, slopes
 
@@ -177,7 +181,7 @@ def _jaccard_extension_backward(
     backend: str,
 ) -> Tensor:
     # the value is linear in p between two changes of order: its slopes are a voxel weight map of the term p
-    plan = make_plan(("map*p",), activation, tuple(ignore), dense)
+    plan = make_plan(("map*p",), "none" if activation == HINGE else activation, tuple(ignore), dense)
     grad_sums = grad_values.expand(logits.shape[:2]).unsqueeze(-1)
     counted = None if mask is None else mask != 0  # the slopes have the weights in them
     module = choose(backend, logits.device)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from fastloss.terms import Plan, Term
 
 # What a code computes: sums; sums and each voxel's cross-entropy; the gradient; of each voxel and class the signed
-# error p or -(1 - p), p, w (p - y)^2, or y; w of each voxel
-SUMS, LOSSES, GRADIENT, ERRORS, PROBABILITIES, SQUARES, TARGETS, WEIGHTS = range(8)
+# error p or -(1 - p), p, w (p - y)^2, or y; w of each voxel; of each voxel and class the signed hinge of the logit,
+# max(1 + p, 0) or -max(1 - p, 0)
+SUMS, LOSSES, GRADIENT, ERRORS, PROBABILITIES, SQUARES, TARGETS, WEIGHTS, HINGES = range(9)
 UNCOUNTED = 3.4028234663852886e38  # in place of the error of a voxel that does not count
 OWN, OTHER, SQUARE = range(3)  # coefficients: where y is 1, where it is 0, and of y^2
 

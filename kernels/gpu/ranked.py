@@ -32,13 +32,13 @@ def largest_losses(
 
 
 def jaccard(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, per_sample: bool
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, per_sample: bool, hinge: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The Lovász extension of the Jaccard loss ``[B or 1, C]``, the weight of each class's voxels, and the slopes by p
-    ``[C, B, *S]``."""
+    """The Lovász extension of the Jaccard loss ``[B or 1, C]``, the weight of each class's voxels, and the slopes by p,
+    or for the ``hinge`` by the logit, ``[C, B, *S]``."""
     errors = torch.empty(logits.shape, dtype=gpu._real(logits), device=logits.device)
     if errors.numel():
-        values_launch(logits, target, mask, plan, errors, "errors")[0].run()
+        values_launch(logits, target, mask, plan, errors, "hinges" if hinge else "errors")[0].run()
     return jaccard_of_groups(
         errors, _truth(target, logits.shape[1], plan.dense), voxel_weight(target, mask, plan), per_sample
     )
@@ -47,7 +47,8 @@ def jaccard(
 def values_launch(
     logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, out: Tensor, what: str
 ) -> tuple[gpu.Launch, Tensor]:
-    """The call of the kernel that fills ``out``: ``"errors"``, ``"losses"``, or ``"own"``, those of the true class."""
+    """The call of the kernel that fills ``out``: ``"errors"``, ``"hinges"``, ``"losses"``, or ``"own"``, those of the
+    true class."""
     batch, channels = logits.shape[:2]
     voxels = logits[0, 0].numel()
     tile = gpu._tile(logits, channels, 1, plan)

@@ -33,19 +33,23 @@ def voxel_losses(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan
 
 
 def jaccard(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, per_sample: bool
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, per_sample: bool, hinge: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The Lovász extension of the Jaccard loss ``[B or 1, C]``, the weight of each class's voxels, and the slopes by p
-    ``[C, B, *S]``."""
-    errors, true, weight = voxel_errors(logits, target, mask, plan)
+    """The Lovász extension of the Jaccard loss ``[B or 1, C]``, the weight of each class's voxels, and the slopes by p,
+    or for the ``hinge`` by the logit, ``[C, B, *S]``."""
+    errors, true, weight = voxel_errors(logits, target, mask, plan, hinge)
     values, sizes, slopes = jaccard_of_groups(errors, lambda samples, c: true[samples, c], weight, per_sample)
     return values, sizes, slopes.to(logits.dtype if logits.dtype == torch.float64 else torch.float32)
 
 
-def voxel_errors(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """|y - p| and where y is 1, ``[B, C, *S]``, and the weight of the voxels."""
+def voxel_errors(
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, hinge: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """|y - p|, or the hinge max(1 - z (2y - 1), 0) of p = z, and where y is 1, ``[B, C, *S]``; the voxels' weight."""
     v = _Voxels(logits, target, mask, plan)
     true = v.y != 0
+    if hinge:
+        return torch.where(true, 1 - v.z, 1 + v.z).clamp_min(0), true, v.weight
     return torch.where(true, v.q if v.sigmoid else 1 - v.p, v.p), true, v.weight
 
 
