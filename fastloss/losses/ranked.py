@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..passes import ranked_ops
-from ..passes.inputs import check_choice, check_flag, check_part_weight, weighted_sum
+from ..passes.inputs import (
+    check_choice,
+    check_flag,
+    check_fraction,
+    check_part_weight,
+    check_weight_length,
+    weighted_sum,
+)
 from ..passes.ops import by_term, forced_backend
 from .base import SegmentationLoss, Sums, as_loss
 from .region import DiceLoss
@@ -22,20 +29,32 @@ def _check_portion(k: float) -> float:
     return float(k)
 
 
+def _check_topk(count_ignored: bool, label_smoothing: float, class_weight: Any) -> None:
+    check_flag(count_ignored=count_ignored)
+    check_fraction(label_smoothing=label_smoothing)
+    if isinstance(class_weight, nn.Parameter):
+        raise ValueError("class_weight: got an nn.Parameter, which a ranking does not learn; expected numbers")
+
+
 class TopKLoss(SegmentationLoss):
     r"""Cross-entropy of the voxels that are hardest, the fraction k of them.
 
     .. math::
         \frac{1}{m} \sum_{v \in \text{top}_m} \ell_v, \qquad m = \max(1, \lfloor k\, n \rfloor)
 
-    where :math:`\ell_v = -\log p` of the true class (softmax), of n counted voxels of the whole batch; with sigmoid
-    :math:`y(-\log p) + (1-y)(-\log(1-p))` of n counted voxels and channels. ``k=1`` is :class:`CrossEntropyLoss`.
+    where :math:`\ell_v = \sum_c \omega_c\, y_c (-\log p_c)` (softmax), of n counted voxels of the whole batch; with
+    sigmoid :math:`\omega_c\,[\,y(-\log p) + (1-y)(-\log(1-p))\,]` of n counted voxels and channels. ``k=1`` without
+    class weights is :class:`CrossEntropyLoss`.
 
     Voxels whose loss equals the smallest of the m largest share what is left of m equally in the gradient, whatever
     their order. A mask of weights multiplies the losses before they are ranked; weights are at least 0.
 
     Args:
         k: the fraction, above 0 and at most 1.
+        count_ignored: n is the number of all voxels, and those that are ignored or masked have a loss of 0, as nnU-Net
+            has it.
+        label_smoothing: s in [0, 1]; of :class:`CrossEntropyLoss`.
+        class_weight: ω, one weight a channel, multiplied before the ranking; the mean divides by m all the same.
         activation: ``"softmax"``, ``"sigmoid"`` or None (the input holds probabilities; several channels are read as
             softmax, one as sigmoid).
         ignore_index: label or labels whose voxels are not ranked.
@@ -55,17 +74,21 @@ class TopKLoss(SegmentationLoss):
         self,
         *,
         k: float = 0.1,
+        count_ignored: bool = False,
+        label_smoothing: float = 0.0,
+        class_weight: Sequence[float] | Tensor | None = None,
         activation: str | None = "softmax",
         ignore_index: int | Iterable[int] | None = None,
         validate: bool | None = None,
     ):
-        super().__init__(activation=activation, ignore_index=ignore_index, validate=validate)
-        self.k = _check_portion(k)
+        _check_topk(count_ignored, label_smoothing, class_weight)
+        super().__init__(activation=activation, ignore_index=ignore_index, class_weight=class_weight, validate=validate)
+        self.k, self.count_ignored, self.label_smoothing = _check_portion(k), count_ignored, label_smoothing
 
     @torch.jit.unused
     def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
-        return as_loss(_topk(self, self.k, (), logits, target, mask)[1], logits)
+        return as_loss(_topk(self, (), logits, target, mask)[1], logits)
 
 
 class DiceTopKLoss(SegmentationLoss):
@@ -74,10 +97,10 @@ class DiceTopKLoss(SegmentationLoss):
     .. math:: \lambda_D \cdot \text{DiceLoss} + \lambda_K \cdot \text{TopKLoss}
 
     Args:
-        k: of :class:`TopKLoss`.
+        k, count_ignored, label_smoothing: of :class:`TopKLoss`.
         dice_weight: λ_D, at least 0; an ``nn.Parameter`` is learned.
         topk_weight: λ_K, likewise.
-        activation, ignore_index, validate: of both parts.
+        activation, ignore_index, class_weight, validate: of both parts.
         **options: ``smooth``, ``squared``, ``soft_label``, ``include_background``, ``batch`` of :class:`DiceLoss`.
 
     Source: nnU-Net's ``DC_and_topk_loss`` (Isensee et al. 2021), whose Dice loss is this one's minus 1. Not in the
@@ -90,26 +113,35 @@ class DiceTopKLoss(SegmentationLoss):
         k: float = 0.1,
         dice_weight: float | nn.Parameter = 1.0,
         topk_weight: float | nn.Parameter = 1.0,
+        count_ignored: bool = False,
+        label_smoothing: float = 0.0,
+        class_weight: Sequence[float] | Tensor | None = None,
         activation: str | None = "softmax",
         ignore_index: int | Iterable[int] | None = None,
         validate: bool | None = None,
         **options: Any,
     ):
         check_part_weight(dice_weight=dice_weight, topk_weight=topk_weight)
-        for name in ("class_weight", "reduction"):
-            if name in options:
-                raise TypeError(f"{name}: is no option of DiceTopKLoss, whose cross-entropy has no value of a class")
+        _check_topk(count_ignored, label_smoothing, class_weight)
+        if "reduction" in options:
+            raise TypeError("reduction: is no option of DiceTopKLoss, whose cross-entropy has no value of a class")
         of_dice = {name: options[name] for name in ("include_background", "batch") if name in options}
-        super().__init__(activation=activation, ignore_index=ignore_index, validate=validate, **of_dice)
-        self.dice = DiceLoss(activation=activation, ignore_index=ignore_index, validate=validate, **options)
-        self.k = _check_portion(k)
+        of_both = {
+            "activation": activation,
+            "ignore_index": ignore_index,
+            "class_weight": class_weight,
+            "validate": validate,
+        }
+        super().__init__(**of_both, **of_dice)  # type: ignore[arg-type]
+        self.dice = DiceLoss(**of_both, **options)  # type: ignore[arg-type]
+        self.k, self.count_ignored, self.label_smoothing = _check_portion(k), count_ignored, label_smoothing
         self.dice_weight, self.topk_weight = dice_weight, topk_weight
 
     @torch.jit.unused
     def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
         terms = self.dice.terms
-        sums, hardest = _topk(self, self.k, terms, logits, target, mask)
+        sums, hardest = _topk(self, terms, logits, target, mask)
         named: Sums = dict(zip(terms, by_term(sums, terms), strict=True))
         return as_loss(
             weighted_sum((self.dice_weight, self.topk_weight), (self.dice.from_sums(named), hardest)), logits
@@ -248,9 +280,12 @@ class LovaszHingeLoss(_LovaszExtension):
 
 
 def _topk(
-    loss: SegmentationLoss, k: float, terms: tuple[str, ...], logits: Tensor, target: Tensor, mask: Tensor | None
+    loss: TopKLoss | DiceTopKLoss, terms: tuple[str, ...], logits: Tensor, target: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The sums of the terms and the mean of the largest voxel losses."""
     inputs = loss.inputs(logits, target, mask)
-    options = (loss.activation, inputs.ignore, inputs.dense, inputs.validate, forced_backend())
-    return ranked_ops.topk_sums(inputs.logits, inputs.target, inputs.mask, k, terms, options)
+    if loss.class_weight is not None:
+        check_weight_length(loss.class_weight, inputs.logits.shape[1])
+    portion, of_input = (loss.k, loss.count_ignored), (inputs.ignore, inputs.dense, inputs.validate, forced_backend())
+    options = (loss.label_smoothing, terms, loss.activation, *of_input)
+    return ranked_ops.topk_sums(inputs.logits, inputs.target, inputs.mask, portion, loss.class_weight, options)

@@ -144,8 +144,7 @@ def check_smooth(smooth: Smooth) -> tuple[float, float]:
     Raises:
         ValueError: for what is neither a number of at least 0 nor two of them.
     """
-    given = smooth.tolist() if isinstance(smooth, (np.ndarray, Tensor)) else smooth
-    pair = tuple(given) if isinstance(given, (list, tuple)) else (given, given)
+    pair = tuple(smooth) if isinstance(smooth, (list, tuple)) else (smooth, smooth)
     if len(pair) != 2:
         raise ValueError(f"smooth: got {smooth!r}, expected a number or a pair (of the numerator, of the denominator)")
     for value in pair:

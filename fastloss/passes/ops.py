@@ -175,8 +175,8 @@ torch.library.register_fake("fastloss::voxel_sums_backward", _voxel_sums_backwar
 # Autograd
 
 _DOUBLE = (
-    "fastloss losses have first derivatives only, on every back end: for a second one write the loss's formula, which its "
-    "docstring has, in plain PyTorch"
+    "fastloss losses have first derivatives only, on every back end: for a second one write the loss's equation, which "
+    "its docstring has, in plain PyTorch"
 )
 
 
@@ -301,8 +301,8 @@ def refuse_script(loss: Any) -> None:
     """Raises NotImplementedError for what torch.jit.script has made of a loss."""
     if isinstance(loss, torch.jit.ScriptModule):
         raise NotImplementedError(
-            "fastloss losses do not run in TorchScript: script the network and call the loss, which is not scripted, on "
-            "its output; or use torch.compile or torch.export"
+            "fastloss losses do not run in TorchScript: script the network and call the loss, which is not scripted, "
+            "on its output; or use torch.compile or torch.export"
         )
 
 

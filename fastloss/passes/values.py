@@ -56,7 +56,7 @@ def check_values(
         _check_labels(target, mask, plan, logits.shape[1])
     if validate != VALIDATE_ALL:
         return
-    counted = ~_uncounted(target, mask, plan).unsqueeze(1)
+    counted = ~uncounted(target, mask, plan).unsqueeze(1)
     if plan.activation == "none":
         _check_range("logits", logits, counted, "probabilities from 0 to 1 for activation=None")
     elif not bool(torch.isfinite(logits).all()):
@@ -91,7 +91,7 @@ def _check(name: str, values: Tensor, bad: Tensor, expected: str) -> None:
 
 def _check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int) -> None:
     labels = target.long()
-    bad = ((labels < 0) | (labels >= label_count(channels))) & ~_uncounted(target, mask, plan)
+    bad = ((labels < 0) | (labels >= label_count(channels))) & ~uncounted(target, mask, plan)
     if bad.any():
         index = _first(bad)
         raise ValueError(
@@ -101,7 +101,8 @@ def _check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int
         )
 
 
-def _uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
+def uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
+    """Which voxels do not count, ``[B, *S]``."""
     target = target.long() if not plan.dense else target  # a small dtype would wrap the labels it is compared to
     left_out = torch.zeros(target.shape[:1] + target.shape[2 if plan.dense else 1 :], dtype=torch.bool)
     left_out = left_out.to(target.device)

@@ -16,15 +16,20 @@ from .tensors import in_huge_pages, real_of
 
 
 def largest_losses_with_bad_labels(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float, of_all: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """The plan's sums; mean and number of the largest voxel losses; the weight that each voxel has in that mean; the
     number of counted voxels whose label is no class."""
     shape = (logits.shape[0], 1 if exclusive else logits.shape[1], *logits.shape[2:])
     losses = in_huge_pages(torch.empty(shape, dtype=real_of(logits.dtype)))
     sums, bad = write_voxels(LOSSES, logits, target, mask, plan, losses)
-    mean, count, weights = select_largest(losses, k)
-    return sums, _scalar(mean), _scalar(count), weights, bad
+    return sums, *largest(losses, k, of_all), bad
+
+
+def largest(losses: Tensor, k: float, of_all: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and number of the largest of some losses, contiguous, and the weight of each, in their place."""
+    mean, count, weights = select_largest(losses, k, of_all)
+    return _scalar(mean), _scalar(count), weights
 
 
 def jaccard_with_bad_labels(

@@ -10,13 +10,14 @@ from torch import Tensor
 from fastloss.terms import Plan, first_label
 
 from ..layout import labels_within
-from ..ranking import jaccard_of_groups, select_largest
+from ..ranking import jaccard_of_groups
+from ..ranking import select_largest as largest
 from . import sums as gpu
 from . import voxels as kernels
 
 
 def largest_losses(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float, of_all: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The plan's sums; mean and number of the largest voxel losses; the weight that each voxel has in that mean."""
     batch, channels, *space = logits.shape
@@ -27,7 +28,7 @@ def largest_losses(
         values_launch(logits, target, mask, plan, losses, what)[0].run()
     if exclusive and not softmax:  # probabilities, whose channels lie with different programs
         losses = losses.sum(1, keepdim=True).clamp_min(-1)  # -1 in every channel of a voxel that does not count
-    mean, count, weights = select_largest(losses, k)
+    mean, count, weights = largest(losses, k, of_all)
     return gpu.forward(logits, target, mask, None, plan), mean, count, weights
 
 

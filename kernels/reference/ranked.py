@@ -7,16 +7,17 @@ from torch import Tensor
 
 from fastloss.terms import Plan
 
-from ..ranking import NO_LOSS, jaccard_of_groups, select_largest
+from ..ranking import NO_LOSS, jaccard_of_groups
+from ..ranking import select_largest as largest
 from . import sums as reference
 from .sums import _Voxels
 
 
 def largest_losses(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float, of_all: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The plan's sums; mean and number of the largest voxel losses; the weight that each voxel has in that mean."""
-    mean, count, weights = select_largest(voxel_losses(logits, target, mask, plan, exclusive), k)
+    mean, count, weights = largest(voxel_losses(logits, target, mask, plan, exclusive), k, of_all)
     sums = reference.forward(logits, target, mask, None, plan) if plan.terms else _no_sums(logits)
     return sums, mean, count, weights.to(logits.dtype if logits.dtype == torch.float64 else torch.float32)
 
