@@ -15,7 +15,7 @@ from .losses.spatial.hausdorff import HausdorffConvLoss, HausdorffErosionLoss
 from .losses.spatial.structural import StructuralSimilarityLoss
 from .losses.unified import UnifiedFocalLoss
 from .passes.ops import backend
-from .passes.sums import voxel_sums
+from .passes.sums import voxel_losses, voxel_sums
 
 __version__ = "0.1.0"
 
@@ -55,6 +55,7 @@ __all__ = [
     "UnifiedFocalLoss",
     "WeightedCrossEntropyLoss",
     "backend",
+    "voxel_losses",
     "voxel_sums",
     "warmup",
 ]
