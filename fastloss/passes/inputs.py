@@ -357,15 +357,14 @@ def _target(logits: Tensor, target: Tensor, mask: Tensor | None, level: int) -> 
 
 def _mask(logits: Tensor, mask: Tensor, channels: bool) -> Tensor:
     """The mask ``[B, *S]``, or ``[B, C, *S]`` if there may be one for each of several channels."""
-    if mask.shape == logits.shape and logits.shape[1] > 1:
-        if not channels:
-            raise ValueError(
-                f"mask: got shape {list(mask.shape)}, one for each channel, expected "
-                f"{[mask.shape[0], *mask.shape[2:]]}: of the classes of a softmax, and in losses that rank voxels or look at neighbours, a voxel counts for "
-                "all channels or for none"
-            )
-        return _volume(logits, mask, "mask", True)
-    return _volume(logits, mask, "mask", False)
+    by_channel = mask.shape == logits.shape and logits.shape[1] > 1
+    if by_channel and not channels:
+        raise ValueError(
+            f"mask: got shape {list(mask.shape)}, one for each channel, expected {[mask.shape[0], *mask.shape[2:]]}: of "
+            "the classes of a softmax, and in losses that rank voxels or look at neighbours, a voxel counts for all "
+            "channels or for none"
+        )
+    return _volume(logits, mask, "mask", by_channel)
 
 
 def _volume(logits: Tensor, volume: Tensor, name: str, channels: bool) -> Tensor:
