@@ -16,7 +16,7 @@ from .losses.spatial.structural import StructuralSimilarityLoss
 from .losses.unified import UnifiedFocalLoss
 from .passes.distributed import gather_sums
 from .passes.ops import backend
-from .passes.sums import voxel_sums
+from .passes.sums import voxel_losses, voxel_sums
 
 __version__ = "0.1.0"
 
@@ -58,6 +58,7 @@ __all__ = [
     "WeightedCrossEntropyLoss",
     "backend",
     "gather_sums",
+    "voxel_losses",
     "voxel_sums",
     "warmup",
 ]

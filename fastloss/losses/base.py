@@ -27,7 +27,7 @@ from ..passes.inputs import (
     weighted_sum,
 )
 from ..passes.ops import by_term, refuse_script
-from ..passes.sums import checked_sums, checked_sums_of_terms, reads_map
+from ..passes.sums import checked_sums, checked_sums_of_terms, checked_voxel_losses, reads_map
 from ..terms import check_terms
 
 Sums = dict[str, Tensor]
@@ -167,6 +167,8 @@ class SegmentationLoss(CalledWithInput):
         validate: see :func:`fastloss.voxel_sums`.
     """
 
+    reductions: tuple[str, ...] = ("mean", "sum", "none")
+    channel_masks = False  # whether each of the channels may have a mask of its own
     class_weight: Tensor | None
     _class_vectors: tuple[str, ...] = ()
 
@@ -189,7 +191,7 @@ class SegmentationLoss(CalledWithInput):
         self.include_background = include_background
         self.batch = batch
         self.ignore_index = check_ignore_index(ignore_index)
-        self.reduction = check_reduction(reduction)
+        self.reduction = check_reduction(reduction, self.reductions)
         self.validate = validate
         self.register_class_vector("class_weight", check_class_weight(class_weight))
 
@@ -227,7 +229,8 @@ class SegmentationLoss(CalledWithInput):
     def inputs(self, logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None = None) -> Inputs:
         """The checked tensors of a call."""
         refuse_script(self)
-        return check_inputs(logits, target, mask, weight_map, self.activation, self.ignore_index, self.validate)
+        tensors = (logits, target, mask, weight_map)
+        return check_inputs(*tensors, self.activation, self.ignore_index, self.validate, self.channel_masks)
 
     def exclusive(self, channels: int) -> bool:
         """Whether the channels are the classes of a voxel (softmax), rather than each a problem of its own."""
@@ -300,6 +303,7 @@ class SumLoss(SegmentationLoss):
     """
 
     terms: tuple[str, ...] = ()
+    channel_masks = True
     makes_map = False  # whether voxel_map gives the map of the terms "map*NAME", from distances, rather than the caller
 
     def __init__(self, *, process_group: Any = None, **options: Any):
@@ -320,6 +324,14 @@ class SumLoss(SegmentationLoss):
     def merge(self, sums: Sums) -> Sums:
         """With ``batch``, the sums over the samples, ``[1, C]``."""
         return {name: value.sum(0, keepdim=True) for name, value in sums.items()} if self.batch else sums
+
+    def voxels_count_whole(self, channels: int) -> bool:
+        """Whether a voxel counts for all channels or for none, which leaves no masks of each channel."""
+        return self.activation == "softmax"
+
+    def coefficients(self, inputs: Inputs) -> Sums:
+        """What a voxel's loss has of each term, ``[C]`` or ``[B, C]``, for ``reduction="voxel"``."""
+        raise NotImplementedError(f"{type(self).__name__} has no coefficients")
 
     def voxel_map(self, inputs: Inputs, maps: Tensor | None, spacing: Any) -> Tensor:
         """The voxel weight map of a loss that makes its own: from ``maps`` where the caller has the labels' part, and
@@ -346,6 +358,12 @@ class SumLoss(SegmentationLoss):
         """
         inputs = self.inputs(logits, target, mask, weight_map)
         self.check_target(inputs.target, inputs.dense)
+        channels = inputs.logits.shape[1]
+        if inputs.mask is not None and inputs.mask.ndim == inputs.logits.ndim and self.voxels_count_whole(channels):
+            raise ValueError(
+                f"mask: got shape {list(inputs.mask.shape)}, one for each channel, expected one for all: several "
+                f"channels of probabilities are the classes of a voxel for {type(self).__name__}"
+            )
         if self.makes_map:
             if weight_map is not None:
                 raise ValueError(f"weight_map: given, but {type(self).__name__} makes its own; expected maps= or mask=")
@@ -355,6 +373,9 @@ class SumLoss(SegmentationLoss):
             for name, value in (("maps", maps), ("spacing", spacing)):
                 if value is not None:
                     raise ValueError(f"{name}: given, but {type(self).__name__} takes no distances; expected None")
+        if self.reduction == "voxel":
+            per_class = not self.exclusive(channels)
+            return checked_voxel_losses(inputs, self.coefficients(inputs), self.activation, per_class)
         if self.process_group is None:
             sums = checked_sums_of_terms(inputs, self.terms, self.activation)
         else:
@@ -420,6 +441,10 @@ class CompoundLoss(SumLoss):
         for name in ("include_background", "batch", "reduction"):
             having = [part for part in members if isinstance(part, CompoundLoss) or name in option_names(type(part))]
             found = {getattr(part, name) for part in having or members}
+            if len(found) > 1 and "voxel" in found:
+                raise ValueError(
+                    f"losses: their reductions are {sorted(map(str, found))}, expected 'voxel' in all or none"
+                )
             setattr(self, name, found.pop() if len(found) == 1 else None)
         del self.class_weight
         self._class_vectors = ()
@@ -432,6 +457,16 @@ class CompoundLoss(SumLoss):
         (member,) = (loss for loss in self.losses if loss.makes_map)
         found: Tensor = member.voxel_map(inputs, maps, spacing)  # type: ignore[operator]
         return found
+
+    def voxels_count_whole(self, channels: int) -> bool:
+        return any(loss.voxels_count_whole(channels) for loss in self.losses)  # type: ignore[operator]
+
+    def coefficients(self, inputs: Inputs) -> Sums:
+        found: dict[str, list[Tensor]] = {}
+        for weight, loss in zip(self.loss_weights, self.losses, strict=True):
+            for name, part in loss.coefficients(inputs).items():  # type: ignore[operator]
+                found.setdefault(name, []).append(weighted_sum([weight], [part]))
+        return {name: functools.reduce(torch.add, parts) for name, parts in found.items()}
 
     def from_sums(self, sums: Sums) -> Tensor:
         parts: list[Tensor] = [loss.from_sums(sums) for loss in self.losses]  # type: ignore[operator]

@@ -73,13 +73,14 @@ def _topk_sums(
     module = choose_room("ranked", backend, logits.device)
     bad_labels = True
     if class_weight is not None or label_smoothing:
+        inputs, options = (logits, target, mask, None), (activation, ignore, dense, validate, backend)
         names, factors = _cross_entropy(logits, class_weight, label_smoothing, exclusive)
-        of_loss = make_plan(names, activation, tuple(ignore), dense)
-        of_sums = choose(backend, logits.device)
-        losses = of_sums.voxel_losses(factors, logits, target, mask, None, of_loss, not exclusive)
+        losses = torch.ops.fastloss.voxel_losses(factors, *inputs, not exclusive, names, *options)
         losses = losses.unsqueeze(1) if exclusive else losses
-        losses = torch.where(uncounted(target, mask, plan).unsqueeze(1), -1.0, losses.abs())
-        out = (of_sums.forward(logits, target, mask, None, plan), *module.largest(losses, k, of_all))
+        losses = torch.where(uncounted(target, mask, plan), -1.0, losses.abs())
+        sums = choose(backend, logits.device).forward(*inputs, plan)
+        out = (sums, *module.largest(losses, k, of_all))
+        bad_labels = False  # or the losses had raised
     elif hasattr(module, "largest_losses_with_bad_labels"):
         *out, bad_labels = module.largest_losses_with_bad_labels(logits, target, mask, plan, exclusive, k, of_all)
     else:

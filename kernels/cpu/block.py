@@ -10,7 +10,7 @@ from llvmlite import ir
 from fastloss.terms import EPSILON
 
 from .classes import FEW, Few, Many, registers
-from .forms import ERRORS, LOSSES, SUMS, Arguments, Form
+from .forms import ERRORS, LOSSES, SUMS, TOTALS, VALUES, Arguments, Form
 from .functions import Functions
 from .lanes import BYTES, SIZES, Lanes, prefetch
 from .products import Factors, Makers
@@ -105,7 +105,7 @@ class Block:
             return e
 
         into = self.z  # in place of the logits, where no factor of each class needs those
-        if self.form.output in (SUMS, LOSSES) and not self._asks("p", "q", "m", "e", "d"):
+        if self.form.output in (SUMS, LOSSES, VALUES, TOTALS) and not self._asks("p", "q", "m", "e", "d"):
             into = None
         elif self._asks("q", "l", "m"):
             into = classes.values()
