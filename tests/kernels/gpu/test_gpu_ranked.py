@@ -1,4 +1,4 @@
-"""The Triton pass that writes what is ranked: in the interpreter, compiled for four targets, and executed as PTX."""
+"""The Triton pass that writes what is ranked, or each voxel's loss: in the interpreter, and executed as PTX."""
 
 import os
 
@@ -67,6 +67,6 @@ def test_values(channels, activation, weights, dtype, dense):
 
 def test_compiled_code_gives_the_reference_values_and_moves_every_byte_once():
     rows = executed("ranked")
-    assert len(rows) >= 7
+    assert len(rows) >= 15
     assert {row["name"]: row["error"] for row in rows if not row["error"] <= 2e-6} == {}
     assert {row["name"]: row["moved"] for row in rows if row["moved"] > 1.05} == {}
