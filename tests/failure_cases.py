@@ -325,21 +325,6 @@ CASES = {
         _NIFTI + "test_channels_of_itk_and_others",
     ),
     "another torch than the newest": (_OPS + "test_compiles_without_breaks_and_with_dynamic_shapes",),
-    # asked for
-    "a spacing for each sample of a batch": (
-        _INPUTS + "test_each_sample_has_its_spacing",
-        _SURFACE + "test_a_spacing_for_each_sample",
-    ),
-    "a border that counts as background": (_DISTANCE + "test_black_border_is_a_layer_of_zeros",),
-    "precision, and the confusion matrix": (_METRICS + "test_confusion_matrix",),
-    "the HD95 of MedPy, surfaces as areas": (
-        _SURFACE + "test_pooled_percentile_is_medpys",
-        _SURFACE + "test_subvoxels_are_those_of_monai",
-    ),
-    # what a mutation survived
-    "an option that the digest of a cache leaves out": (
-        _MAPS + "test_the_cache_is_read_and_follows_labels_and_options",
-    ),
     "soft labels whose Dice is least for another prediction": (
         _SOFT + "test_the_least_is_where_the_prediction_is_the_soft_label",
         _SOFT + "test_monai_has_the_same",
@@ -360,5 +345,20 @@ CASES = {
     "a head of weight 0 that DistributedDataParallel waits for": (
         _FRICTION + "test_f14_and_f15_two_processes",
         _DEEP + "test_a_level_of_weight_zero_is_not_computed",
+    ),
+    # asked for
+    "a spacing for each sample of a batch": (
+        _INPUTS + "test_each_sample_has_its_spacing",
+        _SURFACE + "test_a_spacing_for_each_sample",
+    ),
+    "a border that counts as background": (_DISTANCE + "test_black_border_is_a_layer_of_zeros",),
+    "precision, and the confusion matrix": (_METRICS + "test_confusion_matrix",),
+    "the HD95 of MedPy, surfaces as areas": (
+        _SURFACE + "test_pooled_percentile_is_medpys",
+        _SURFACE + "test_subvoxels_are_those_of_monai",
+    ),
+    # what a mutation survived
+    "an option that the digest of a cache leaves out": (
+        _MAPS + "test_the_cache_is_read_and_follows_labels_and_options",
     ),
 }
