@@ -111,7 +111,8 @@ def _topk_sums_backward(
     backend: str,
 ) -> Tensor:
     module = choose(backend, logits.device)
-    names, parts = (), []
+    names: tuple[str, ...] = ()
+    parts = []
     if grad_sums is not None and terms:
         names, parts = tuple(terms), [grad_sums]
     if grad_mean is not None:
