@@ -1,0 +1,188 @@
+"""kornia's losses as formulas on sums. Written against version 0.9.0."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+from kornia.losses import HausdorffERLoss, HausdorffERLoss3D
+from kornia.losses.hausdorff import _HausdorffERLossBase
+from torch import Tensor
+
+from ..losses.spatial.hausdorff import HausdorffErosionLoss
+from ..passes.inputs import check_inputs
+from ..passes.ops import forced_backend
+from ..passes.ranked_ops import jaccard_extension
+from ..terms import term_name
+from .shared import dense_numbers, ignored, implements, loss_dtype, named_sums, serve
+
+
+def _classes(pred: Tensor, target: Tensor, axes: tuple[int, ...] = (4,)) -> None:
+    """Logits of several classes and int64 labels of every voxel."""
+    serve(pred.ndim in axes and target.shape == (pred.shape[0], *pred.shape[2:]), "shapes that are an error")
+    serve(target.dtype == torch.int64 and pred.is_floating_point(), "dtypes that are an error")
+    serve(pred.numel() > 0, "empty batch")
+
+
+def _weight(weight: Tensor | None, pred: Tensor, name: str = "weight") -> Tensor | None:
+    if weight is None:
+        return None
+    serve(weight.shape == pred.shape[1:2] and weight.device == pred.device, f"{name} that is an error")
+    serve(weight.is_floating_point(), f"{name} of integers")
+    return weight.double()
+
+
+def dice(
+    pred: Tensor,
+    target: Tensor,
+    average: str = "micro",
+    eps: float = 1e-8,
+    weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+) -> Tensor:
+    """dice_loss."""
+    _classes(pred, target)
+    serve(average in ("micro", "macro"), "average that is an error")
+    factor = _weight(weight, pred)
+    dtype = pred.dtype if weight is None else torch.promote_types(pred.dtype, weight.dtype)
+    sums = named_sums(pred, target, ("p", "py", "y"), "softmax", ignore_index=ignored(ignore_index, target))
+    intersection, cardinality = sums["py"], sums["p"] + sums["y"]
+    if average == "micro":
+        if factor is not None:
+            intersection, cardinality = intersection * factor, cardinality * factor
+        intersection, cardinality = intersection.sum(1), cardinality.sum(1)
+    empty = cardinality == 0
+    loss = 1.0 - (2.0 * intersection / (cardinality + eps).masked_fill(empty, 1.0)).masked_fill(empty, 0.0)
+    if average == "macro":
+        present = (sums["y"] > 0).to(loss.dtype)
+        if factor is not None:
+            present = present * factor
+        normalizer = present.sum(-1)
+        empty = normalizer == 0
+        loss = ((loss * present).sum(-1) / normalizer.masked_fill(empty, 1)).masked_fill(empty, 1)
+    return loss.mean().to(dtype)
+
+
+def tversky(
+    pred: Tensor, target: Tensor, alpha: float, beta: float, eps: float = 1e-8, ignore_index: int | None = -100
+) -> Tensor:
+    """tversky_loss."""
+    _classes(pred, target)
+    sums = named_sums(pred, target, ("py", "r*p", "y*q", "y"), "softmax", ignore_index=ignored(ignore_index, target))
+    tp, fp, fn, y = sums.values()
+    absent = y == 0
+    denominator = tp + alpha * fp + beta * fn + eps
+    score = (tp / denominator.masked_fill(absent, 1.0)).masked_fill(absent, 0.0)
+    score = score.sum(-1) / (~absent).sum(-1).clamp_min(1)
+    return (1.0 - score.mean()).to(pred.dtype)
+
+
+def _check_powers(alpha: Any, gamma: Any) -> None:
+    serve(alpha is None or isinstance(alpha, (int, float)), "alpha that is no number")
+    serve(isinstance(gamma, (int, float)) and 0 <= gamma < math.inf, "gamma below 0 or infinite")
+
+
+def focal(
+    pred: Tensor,
+    target: Tensor,
+    alpha: float | None,
+    gamma: float = 2.0,
+    reduction: str = "none",
+    weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+) -> Tensor:
+    """focal_loss."""
+    serve(reduction in ("mean", "sum"), f"reduction {reduction}")
+    _check_powers(alpha, gamma)
+    _classes(pred, target, (3, 4, 5))
+    factor = _weight(weight, pred)
+    dtype = loss_dtype(pred)
+    name = term_name("focal_pos", gamma)
+    table = named_sums(pred, target, (name,), "softmax", ignore_index=ignored(ignore_index, target))[name]
+    if alpha is not None:
+        table = torch.cat(((1 - alpha) * table[:, :1], alpha * table[:, 1:]), 1)
+    if factor is not None:
+        table, dtype = table * factor, torch.promote_types(dtype, weight.dtype)  # type: ignore[union-attr]
+    total = table.sum()
+    return (total / pred.numel() if reduction == "mean" else total).to(dtype)
+
+
+def binary_focal(
+    pred: Tensor,
+    target: Tensor,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    reduction: str = "none",
+    pos_weight: Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+) -> Tensor:
+    """binary_focal_loss_with_logits."""
+    serve(reduction in ("mean", "sum"), f"reduction {reduction}")
+    _check_powers(alpha, gamma)
+    serve(pred.shape == target.shape and pred.ndim >= 2 and pred.numel() > 0, "shapes that are an error")
+    serve(target.dtype != torch.bool and pred.is_floating_point(), "bool, of which the peer takes no difference")
+    factor, positive_factor = _weight(weight, pred), _weight(pos_weight, pred, "pos_weight")
+    dtype = loss_dtype(pred)
+    dtype = torch.promote_types(dtype, target.dtype if target.is_floating_point() else torch.get_default_dtype())
+    for each in (pos_weight, weight):
+        dtype = dtype if each is None else torch.promote_types(dtype, each.dtype)
+    shape = pred.shape if 3 <= pred.ndim <= 5 else (*pred.shape[:2], max(1, pred[0, 0].numel()))
+    ignore = ignored(ignore_index, target)
+    counted = None if ignore is None else (target != ignore).reshape(shape)
+    names = (term_name("focal_pos", gamma), term_name("focal_neg", gamma))
+    asked = names if counted is None else tuple(f"map*{name}" for name in names)
+    sums = named_sums(pred.reshape(shape), dense_numbers(target).reshape(shape), asked, "sigmoid", weight_map=counted)
+    positive, negative = sums.values()
+    if alpha is not None:
+        positive, negative = alpha * positive, (1.0 - alpha) * negative
+    if positive_factor is not None:
+        positive = positive * positive_factor
+    table = positive + negative
+    total = (table if factor is None else table * factor).sum()
+    return (total / pred.numel() if reduction == "mean" else total).to(dtype)
+
+
+def lovasz_softmax(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """lovasz_softmax_loss: every class of each image, present or not."""
+    serve(pred.ndim == 4 and target.shape == (pred.shape[0], *pred.shape[2:]), "shapes that are an error, or one image")
+    serve(not target.is_floating_point() and pred.numel() > 0, "float labels or an empty batch")
+    factor = _weight(weight, pred)
+    inputs = check_inputs(pred, target, None, None, "softmax", (), None)
+    options = ("softmax", inputs.ignore, inputs.dense, inputs.validate, forced_backend())
+    table, _ = jaccard_extension(inputs.logits, inputs.target, None, True, options)
+    loss, dtype = table.mean(0), pred.dtype
+    if factor is not None:
+        loss, dtype = loss * factor, torch.promote_types(dtype, weight.dtype)  # type: ignore[union-attr]
+    return loss.mean().to(dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _erosion(alpha: float, k: int) -> HausdorffErosionLoss:
+    return HausdorffErosionLoss(
+        alpha=alpha, erosions=k, activation=None, include_background=True, reduction="none"
+    )
+
+
+def hausdorff(self: Any, pred: Tensor, target: Tensor) -> Tensor:
+    """HausdorffERLoss and HausdorffERLoss3D: of probabilities."""
+    serve(self.reduction in ("mean", "sum"), f"reduction {self.reduction}")
+    serve(pred.ndim == (4 if isinstance(self, HausdorffERLoss) else 5), "shapes that are an error")
+    serve(target.dtype == torch.int64 and target.shape == (pred.shape[0], 1, *pred.shape[2:]), "an error")
+    serve(implements(self, _HausdorffERLossBase, "perform_erosion"), "another erosion")
+    serve(pred.shape[1] > 1, "one class, whose label is 0")
+    serve(pred.dtype == torch.float32 and pred.numel() > 0, "another dtype than float32, or an empty batch")
+    mean = _erosion(self.alpha, self.k)(pred, target).mean()
+    return (mean if self.reduction == "mean" else mean * pred.numel()).to(pred.dtype)
+
+
+FORWARDS = {HausdorffERLoss: hausdorff, HausdorffERLoss3D: hausdorff}
+FUNCTIONS = {
+    "dice_loss": dice,
+    "tversky_loss": tversky,
+    "focal_loss": focal,
+    "binary_focal_loss_with_logits": binary_focal,
+    "lovasz_softmax_loss": lovasz_softmax,
+}
