@@ -7,16 +7,17 @@ import math
 from typing import Any
 
 import torch
+from kornia import losses
 from kornia.losses import HausdorffERLoss, HausdorffERLoss3D
 from kornia.losses.hausdorff import _HausdorffERLossBase
 from torch import Tensor
 
 from ..losses.spatial.hausdorff import HausdorffErosionLoss
-from ..passes.inputs import check_inputs
-from ..passes.ops import forced_backend
-from ..passes.ranked_ops import jaccard_extension
 from ..terms import term_name
-from .shared import dense_numbers, ignored, implements, loss_dtype, named_sums, serve
+from .core import Served, check_tensors
+from .shared import attempt, dense_numbers, ignored, implements, loss_dtype, lovasz_table, serve, sums_of
+
+served = Served()
 
 
 def _classes(pred: Tensor, target: Tensor, axes: tuple[int, ...] = (4,)) -> None:
@@ -34,6 +35,7 @@ def _weight(weight: Tensor | None, pred: Tensor, name: str = "weight") -> Tensor
     return weight.double()
 
 
+@served(losses, "dice_loss")
 def dice(
     pred: Tensor,
     target: Tensor,
@@ -47,7 +49,7 @@ def dice(
     serve(average in ("micro", "macro"), "average that is an error")
     factor = _weight(weight, pred)
     dtype = pred.dtype if weight is None else torch.promote_types(pred.dtype, weight.dtype)
-    sums = named_sums(pred, target, ("p", "py", "y"), "softmax", ignore_index=ignored(ignore_index, target))
+    sums = sums_of(pred, target, ("p", "py", "y"), "softmax", ignore_index=ignored(ignore_index, target))
     intersection, cardinality = sums["py"], sums["p"] + sums["y"]
     if average == "micro":
         if factor is not None:
@@ -65,12 +67,13 @@ def dice(
     return loss.mean().to(dtype)
 
 
+@served(losses, "tversky_loss")
 def tversky(
     pred: Tensor, target: Tensor, alpha: float, beta: float, eps: float = 1e-8, ignore_index: int | None = -100
 ) -> Tensor:
     """tversky_loss."""
     _classes(pred, target)
-    sums = named_sums(pred, target, ("py", "r*p", "y*q", "y"), "softmax", ignore_index=ignored(ignore_index, target))
+    sums = sums_of(pred, target, ("py", "r*p", "y*q", "y"), "softmax", ignore_index=ignored(ignore_index, target))
     tp, fp, fn, y = sums.values()
     absent = y == 0
     denominator = tp + alpha * fp + beta * fn + eps
@@ -84,6 +87,7 @@ def _check_powers(alpha: Any, gamma: Any) -> None:
     serve(isinstance(gamma, (int, float)) and 0 <= gamma < math.inf, "gamma below 0 or infinite")
 
 
+@served(losses, "focal_loss")
 def focal(
     pred: Tensor,
     target: Tensor,
@@ -100,7 +104,7 @@ def focal(
     factor = _weight(weight, pred)
     dtype = loss_dtype(pred)
     name = term_name("focal_pos", gamma)
-    table = named_sums(pred, target, (name,), "softmax", ignore_index=ignored(ignore_index, target))[name]
+    table = sums_of(pred, target, (name,), "softmax", ignore_index=ignored(ignore_index, target))[name]
     if alpha is not None:
         table = torch.cat(((1 - alpha) * table[:, :1], alpha * table[:, 1:]), 1)
     if factor is not None:
@@ -109,6 +113,7 @@ def focal(
     return (total / pred.numel() if reduction == "mean" else total).to(dtype)
 
 
+@served(losses, "binary_focal_loss_with_logits")
 def binary_focal(
     pred: Tensor,
     target: Tensor,
@@ -134,7 +139,7 @@ def binary_focal(
     counted = None if ignore is None else (target != ignore).reshape(shape)
     names = (term_name("focal_pos", gamma), term_name("focal_neg", gamma))
     asked = names if counted is None else tuple(f"map*{name}" for name in names)
-    sums = named_sums(pred.reshape(shape), dense_numbers(target).reshape(shape), asked, "sigmoid", weight_map=counted)
+    sums = sums_of(pred.reshape(shape), dense_numbers(target).reshape(shape), asked, "sigmoid", weight_map=counted)
     positive, negative = sums.values()
     if alpha is not None:
         positive, negative = alpha * positive, (1.0 - alpha) * negative
@@ -145,14 +150,13 @@ def binary_focal(
     return (total / pred.numel() if reduction == "mean" else total).to(dtype)
 
 
+@served(losses, "lovasz_softmax_loss")
 def lovasz_softmax(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """lovasz_softmax_loss: every class of each image, present or not."""
     serve(pred.ndim == 4 and target.shape == (pred.shape[0], *pred.shape[2:]), "shapes that are an error, or one image")
     serve(not target.is_floating_point() and pred.numel() > 0, "float labels or an empty batch")
     factor = _weight(weight, pred)
-    inputs = check_inputs(pred, target, None, None, "softmax", (), None)
-    options = ("softmax", inputs.ignore, inputs.dense, inputs.validate, forced_backend())
-    table, _ = jaccard_extension(inputs.logits, inputs.target, None, True, options)
+    table, _ = lovasz_table(pred, target, None, True)
     loss, dtype = table.mean(0), pred.dtype
     if factor is not None:
         loss, dtype = loss * factor, torch.promote_types(dtype, weight.dtype)  # type: ignore[union-attr]
@@ -166,6 +170,8 @@ def _erosion(alpha: float, k: int) -> HausdorffErosionLoss:
     )
 
 
+@served(HausdorffERLoss)
+@served(HausdorffERLoss3D)
 def hausdorff(self: Any, pred: Tensor, target: Tensor) -> Tensor:
     """HausdorffERLoss and HausdorffERLoss3D: of probabilities."""
     serve(self.reduction in ("mean", "sum"), f"reduction {self.reduction}")
@@ -174,15 +180,6 @@ def hausdorff(self: Any, pred: Tensor, target: Tensor) -> Tensor:
     serve(implements(self, _HausdorffERLossBase, "perform_erosion"), "another erosion")
     serve(pred.shape[1] > 1, "one class, whose label is 0")
     serve(pred.dtype == torch.float32 and pred.numel() > 0, "another dtype than float32, or an empty batch")
-    mean = _erosion(self.alpha, self.k)(pred, target).mean()
+    check_tensors(pred, target)
+    mean = attempt(attempt(_erosion, self.alpha, self.k), pred, target).mean()
     return (mean if self.reduction == "mean" else mean * pred.numel()).to(pred.dtype)
-
-
-FORWARDS = {HausdorffERLoss: hausdorff, HausdorffERLoss3D: hausdorff}
-FUNCTIONS = {
-    "dice_loss": dice,
-    "tversky_loss": tversky,
-    "focal_loss": focal,
-    "binary_focal_loss_with_logits": binary_focal,
-    "lovasz_softmax_loss": lovasz_softmax,
-}

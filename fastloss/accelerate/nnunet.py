@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from nnunetv2.training.loss import dice as dice_functions
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss, DC_and_topk_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, SoftDiceLoss
 from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss, TopKLoss
@@ -12,11 +13,10 @@ from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, nn
 
-from ..passes.inputs import check_inputs
-from ..passes.ops import by_term, forced_backend
-from ..passes.ranked_ops import topk_sums
-from .shared import Sums, dense_numbers, ignored, loss_dtype, named_sums, part, per_channel, serve
+from .core import Served
+from .shared import Sums, dense_numbers, ignored, largest_losses, loss_dtype, part, per_channel, serve, sums_of
 
+served = Served()
 _DICE = ("p", "py", "y")
 
 
@@ -83,13 +83,15 @@ def _check_masked(target: Tensor, x: Tensor) -> None:
         serve(bool(low >= 0) and bool(high < x.shape[1]), "labels that are an error")
 
 
+@served(SoftDiceLoss)
+@served(MemoryEfficientSoftDiceLoss)
 def soft_dice(self: Any, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Tensor:
     """SoftDiceLoss and MemoryEfficientSoftDiceLoss."""
     x, activation = _activated(x, self.apply_nonlin)
     target, mask = _target(x, y), _mask(x, loss_mask)
     if mask is not None:
         _check_masked(target, x)
-    return _dice_of(self, named_sums(x, target, _DICE, activation, mask=mask))
+    return _dice_of(self, sums_of(x, target, _DICE, activation, mask=mask))
 
 
 def _entropy_terms(ce: Any) -> tuple[str, ...]:
@@ -118,6 +120,7 @@ def _entropy_of(ce: Any, sums: Sums, nothing: Tensor | None = None) -> Tensor:
     return hard
 
 
+@served(RobustCrossEntropyLoss)
 def cross_entropy(self: Any, input: Tensor, target: Tensor) -> Tensor:
     """RobustCrossEntropyLoss."""
     _check_entropy(self, input)
@@ -127,7 +130,7 @@ def cross_entropy(self: Any, input: Tensor, target: Tensor) -> Tensor:
     else:
         target = target.unsqueeze(1)
     label = ignored(self.ignore_index, target.new_empty(0, dtype=torch.int64))  # it compares after a cast
-    sums = named_sums(input, _target(input, target), _entropy_terms(self), "softmax", ignore_index=label)
+    sums = sums_of(input, _target(input, target), _entropy_terms(self), "softmax", ignore_index=label)
     return _entropy_of(self, sums).to(dtype)
 
 
@@ -143,6 +146,7 @@ def _labels_of_compound(self: Any, ce: Any, net_output: Tensor, target: Tensor) 
     return label
 
 
+@served(DC_and_CE_loss)
 def dice_and_cross_entropy(self: Any, net_output: Tensor, target: Tensor) -> Tensor:
     """DC_and_CE_loss."""
     dc, ce = part(self.dc, SoftDiceLoss, MemoryEfficientSoftDiceLoss), part(self.ce, RobustCrossEntropyLoss)
@@ -152,7 +156,7 @@ def dice_and_cross_entropy(self: Any, net_output: Tensor, target: Tensor) -> Ten
     label = _labels_of_compound(self, ce, net_output, target)
     serve(self.weight_ce or self.weight_dice, "both weights are 0")
     terms = (_DICE if self.weight_dice else ()) + (_entropy_terms(ce) if self.weight_ce else ())
-    sums = named_sums(net_output, target, tuple(dict.fromkeys(terms)), "softmax", ignore_index=label)
+    sums = sums_of(net_output, target, tuple(dict.fromkeys(terms)), "softmax", ignore_index=label)
     entropy: Tensor | int = 0
     if self.weight_ce:
         nothing = None
@@ -165,6 +169,7 @@ def dice_and_cross_entropy(self: Any, net_output: Tensor, target: Tensor) -> Ten
     return self.weight_ce * entropy + self.weight_dice * dice
 
 
+@served(DC_and_BCE_loss)
 def dice_and_binary_cross_entropy(self: Any, net_output: Tensor, target: Tensor) -> Tensor:
     """DC_and_BCE_loss: regions, with the ignored voxels as the last channel of the target."""
     dc, ce = part(self.dc, SoftDiceLoss, MemoryEfficientSoftDiceLoss), part(self.ce, nn.BCEWithLogitsLoss)
@@ -182,7 +187,7 @@ def dice_and_binary_cross_entropy(self: Any, net_output: Tensor, target: Tensor)
     pos_weight = per_channel(ce.pos_weight, net_output, "pos_weight")
     loss_dtype(net_output)
     terms = (*_DICE, "count", "ce_pos", "ce_neg")
-    sums = named_sums(net_output, dense_numbers(target), terms, "sigmoid", mask=mask)
+    sums = sums_of(net_output, dense_numbers(target), terms, "sigmoid", mask=mask)
     positive = sums["ce_pos"] if pos_weight is None else sums["ce_pos"] * pos_weight
     total = (positive + sums["ce_neg"]).sum()
     if mask is not None:
@@ -210,13 +215,12 @@ def _topk(ce: Any, logits: Tensor, labels: Tensor, ignore: int | None, terms: tu
     serve(0 < taken <= voxels, "k that takes no voxel")
     counted = _counted(labels, ignore)
     serve(counted > 0, "all voxels are ignored")
-    inputs = check_inputs(logits, labels, None, None, "softmax", () if ignore is None else (ignore,), None)
-    options = ("softmax", inputs.ignore, inputs.dense, inputs.validate, forced_backend())
     among = min(taken, counted)
-    sums, mean = topk_sums(inputs.logits, inputs.target, None, min(1.0, (among + 0.5) / counted), terms, options)
-    return dict(zip(terms, by_term(sums, terms), strict=True)), mean * (among / taken)
+    sums, mean = largest_losses(logits, labels, ignore, min(1.0, (among + 0.5) / counted), terms)
+    return sums, mean * (among / taken)
 
 
+@served(TopKLoss)
 def topk(self: Any, inp: Tensor, target: Tensor) -> Tensor:
     """TopKLoss."""
     dtype = loss_dtype(inp)
@@ -225,6 +229,7 @@ def topk(self: Any, inp: Tensor, target: Tensor) -> Tensor:
     return _topk(self, inp, labels, int(self.ignore_index), ())[1].to(dtype)
 
 
+@served(DC_and_topk_loss)
 def dice_and_topk(self: Any, net_output: Tensor, target: Tensor) -> Tensor:
     """DC_and_topk_loss."""
     dc, ce = part(self.dc, SoftDiceLoss), part(self.ce, TopKLoss)
@@ -237,6 +242,7 @@ def dice_and_topk(self: Any, net_output: Tensor, target: Tensor) -> Tensor:
     return self.weight_ce * mean.to(dtype) + self.weight_dice * _dice_of(dc, sums)
 
 
+@served(dice_functions, "get_tp_fp_fn_tn")
 def tp_fp_fn_tn(
     net_output: Tensor, gt: Tensor, axes: Any = None, mask: Tensor | None = None, square: bool = False
 ) -> tuple[Tensor, ...]:
@@ -252,17 +258,5 @@ def tp_fp_fn_tn(
     if mask is not None:
         _check_masked(target, net_output)
     terms = tuple(f"{share}*{factor}^{power}" for share, factor in (("y", "p"), ("r", "p"), ("y", "q"), ("r", "q")))
-    sums = named_sums(net_output, target, terms, None, mask=_mask(net_output, mask))
+    sums = sums_of(net_output, target, terms, None, mask=_mask(net_output, mask))
     return tuple((table.sum(0) if 0 in axes else table).float() for table in sums.values())
-
-
-FORWARDS = {
-    SoftDiceLoss: soft_dice,
-    MemoryEfficientSoftDiceLoss: soft_dice,
-    RobustCrossEntropyLoss: cross_entropy,
-    TopKLoss: topk,
-    DC_and_CE_loss: dice_and_cross_entropy,
-    DC_and_BCE_loss: dice_and_binary_cross_entropy,
-    DC_and_topk_loss: dice_and_topk,
-}
-FUNCTIONS = {"get_tp_fp_fn_tn": tp_fp_fn_tn}

@@ -1,16 +1,17 @@
-"""What the formulas of several libraries need: sums by name, targets as a peer reads them, the dtype of its results."""
+"""What the formulas of several libraries need: targets as a peer reads them, the dtype of its results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..passes.ops import by_term
-from ..passes.sums import voxel_sums
-from .core import Unserved
+from ..passes.inputs import check_inputs
+from ..passes.ops import by_term, forced_backend
+from ..passes.ranked_ops import jaccard_extension, topk_sums
+from .core import Unserved, check_tensors, run_pass
 
 Sums = dict[str, Tensor]
 HALF = (torch.float16, torch.bfloat16)
@@ -22,10 +23,42 @@ def serve(condition: Any, reason: str) -> None:
         raise Unserved(reason)
 
 
-def named_sums(logits: Tensor, target: Tensor, terms: Sequence[str], activation: str | None, **options: Any) -> Sums:
-    """The sums of a pass, each ``[B, C]`` float64; see :func:`fastloss.voxel_sums`."""
-    table = voxel_sums(logits, target, terms, activation=activation, **options)
-    return dict(zip(terms, by_term(table, terms), strict=True))
+def attempt(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """A call that passes on what it refuses, such as a label that is no class: the peer then says what it thinks of it."""
+    try:
+        return function(*args, **options)
+    except (ValueError, TypeError) as error:
+        if torch.compiler.is_compiling():
+            raise
+        raise Unserved(f"{str(error).partition(':')[0]} that a pass refuses") from None
+
+
+def sums_of(logits: Tensor, target: Tensor, terms: Sequence[str], activation: str | None, **options: Any) -> Sums:
+    """The sums of a pass by the names of their terms, each ``[B, C]`` float64."""
+    check_tensors(logits, target)
+    return run_pass(logits, target, terms, activation, **options)
+
+
+def _ranked(logits: Tensor, labels: Tensor, ignore: int | None) -> tuple[Any, tuple[Any, ...]]:
+    check_tensors(logits, labels)
+    inputs = attempt(check_inputs, logits, labels, None, None, "softmax", () if ignore is None else (ignore,), None)
+    return inputs, ("softmax", inputs.ignore, inputs.dense, inputs.validate, forced_backend())
+
+
+def largest_losses(
+    logits: Tensor, labels: Tensor, ignore: int | None, k: float, terms: tuple[str, ...]
+) -> tuple[Sums, Tensor]:
+    """The sums of a pass, and the mean of the fraction k of the voxels' cross-entropies that is largest."""
+    inputs, options = _ranked(logits, labels, ignore)
+    sums, mean = attempt(topk_sums, inputs.logits, inputs.target, None, k, terms, options)
+    return dict(zip(terms, by_term(sums, terms), strict=True)), mean
+
+
+def lovasz_table(logits: Tensor, labels: Tensor, ignore: int | None, per_sample: bool) -> tuple[Tensor, Tensor]:
+    """The Lovász extension of the Jaccard loss, ``[B or 1, C]``, and which classes have a voxel."""
+    inputs, options = _ranked(logits, labels, ignore)
+    table, sizes = attempt(jaccard_extension, inputs.logits, inputs.target, None, per_sample, options)
+    return table, sizes > 0
 
 
 def loss_dtype(logits: Tensor) -> torch.dtype:

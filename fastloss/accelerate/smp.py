@@ -18,10 +18,8 @@ from segmentation_models_pytorch.losses import (
 from segmentation_models_pytorch.losses._functional import focal_loss_with_logits
 from torch import Tensor
 
-from ..passes.inputs import check_inputs
-from ..passes.ops import forced_backend
-from ..passes.ranked_ops import jaccard_extension
 from ..terms import term_name
+from .core import Served
 from .shared import (
     Sums,
     check_half_sums,
@@ -30,11 +28,14 @@ from .shared import (
     ignored,
     implements,
     loss_dtype,
-    named_sums,
+    lovasz_table,
     per_channel,
     serve,
+    sums_of,
     zero_or_one,
 )
+
+served = Served()
 
 
 class _Call(NamedTuple):
@@ -50,7 +51,7 @@ class _Call(NamedTuple):
         """The sums of the terms, under the map if there is one, and for floats whether they are shares of a voxel."""
         names = (*terms, "y2") if self.target.is_floating_point() else terms
         asked = names if self.weight_map is None else tuple(f"map*{name}" for name in names)
-        found = named_sums(
+        found = sums_of(
             self.logits,
             self.target,
             asked,
@@ -137,8 +138,9 @@ def _overlap(self: Any, y_pred: Tensor, y_true: Tensor, alpha: float, beta: floa
     return loss.to(dtype), y > 0
 
 
-def _dice(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
-    """DiceLoss and TverskyLoss."""
+@served(DiceLoss)
+def dice(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+    """DiceLoss, and TverskyLoss, which has its forward."""
     if implements(self, TverskyLoss, "compute_score"):
         alpha, beta = self.alpha, self.beta
     else:
@@ -155,7 +157,8 @@ def _dice(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     return aggregated
 
 
-def _jaccard(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+@served(JaccardLoss)
+def jaccard(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """JaccardLoss."""
     loss, present = _overlap(self, y_pred, y_true, 1.0, 1.0)
     loss = loss * present
@@ -166,7 +169,8 @@ def _jaccard(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     return loss.mean() if weights is None else (loss * weights).sum() / weights.sum()
 
 
-def _focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+@served(FocalLoss)
+def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """FocalLoss."""
     serve(self.from_logits, "probabilities")
     function = self.focal_loss_fn
@@ -211,7 +215,8 @@ def _focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     return (loss * weights).sum() / weights.sum()
 
 
-def _binary_entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+@served(SoftBCEWithLogitsLoss)
+def binary_entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """SoftBCEWithLogitsLoss."""
     serve(self.weight is None, "weight of the elements")
     serve(self.reduction in ("mean", "sum"), "reduction none")
@@ -234,7 +239,7 @@ def _binary_entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     terms = ("ce_pos", "ce_neg") if smooth == 0 else ("ce_pos", "ce_neg", "nll_pos", "nll_neg")
     asked = terms if counted is None else tuple(f"map*{name}" for name in terms)
     weight_map = None if counted is None else counted.reshape(shaped)
-    sums = named_sums(y_pred.reshape(shaped), target.reshape(shaped), asked, "sigmoid", weight_map=weight_map)
+    sums = sums_of(y_pred.reshape(shaped), target.reshape(shaped), asked, "sigmoid", weight_map=weight_map)
     positive, negative, *all_of = sums.values()
     if smooth:
         positive, negative = (
@@ -244,7 +249,8 @@ def _binary_entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     return (total / y_pred.numel() if self.reduction == "mean" else total).to(dtype)
 
 
-def _entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+@served(SoftCrossEntropyLoss)
+def entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """SoftCrossEntropyLoss."""
     serve(self.dim in (1, 1 - y_pred.ndim), "classes on another axis")
     serve(self.reduction in ("mean", "sum"), "reduction none")
@@ -254,28 +260,30 @@ def _entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     serve(y_true.shape == (y_pred.shape[0], 1, *y_pred.shape[2:]), "target of another shape")
     dtype, classes, epsilon = loss_dtype(y_pred), y_pred.shape[1], self.smooth_factor
     terms = ("ce_pos", "nll_pos") if epsilon else ("ce_pos",)
-    sums = named_sums(y_pred, y_true, terms, "softmax", ignore_index=ignored(self.ignore_index, y_true))
+    sums = sums_of(y_pred, y_true, terms, "softmax", ignore_index=ignored(self.ignore_index, y_true))
     total = (1.0 - epsilon) * sums["ce_pos"].sum()
     if epsilon:
         total = total + epsilon / classes * sums["nll_pos"].sum()
     return (total / y_true.numel() if self.reduction == "mean" else total).to(dtype)
 
 
-def _correlation(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+@served(MCCLoss)
+def correlation(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """MCCLoss: of probabilities."""
     serve(y_pred.dtype in (torch.float32, torch.float64), "sums in half precision")
     serve(y_pred.numel() == y_true.numel() and y_pred.numel() > 0, "target that is an error")
     serve(y_true.dtype != torch.bool and not torch.is_complex(y_true), "bool, of which the peer takes no difference")
     shape = (y_true.shape[0], 1, -1)
     target = (y_true if y_true.is_floating_point() else zero_or_one(y_true, None)).reshape(shape)
-    sums = named_sums(y_pred.reshape(shape), target, ("y*p", "r*q", "r*p", "y*q"), None)
+    sums = sums_of(y_pred.reshape(shape), target, ("y*p", "r*q", "r*p", "y*q"), None)
     tp, tn, fp, fn = (table.sum() + self.eps for table in sums.values())
     numerator = tp * tn - fp * fn
     denominator = torch.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     return (1.0 - numerator / denominator).to(torch.promote_types(y_pred.dtype, target.dtype))
 
 
-def _lovasz(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+@served(LovaszLoss)
+def lovasz(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """LovaszLoss of classes; the hinge of one class has errors without a softmax."""
     serve(self.mode == "multiclass", "Lovász hinge")
     serve(loss_dtype(y_pred) == torch.float32 == y_pred.dtype, "a product of two dtypes, an error")
@@ -284,23 +292,8 @@ def _lovasz(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     serve(y_pred.numel() > 0, "empty batch")
     logits, labels = _space(y_pred, y_true)
     ignore = ignored(self.ignore_index, labels)
-    inputs = check_inputs(logits, labels, None, None, "softmax", () if ignore is None else (ignore,), None)
-    options = ("softmax", inputs.ignore, inputs.dense, inputs.validate, forced_backend())
-    table, sizes = jaccard_extension(inputs.logits, inputs.target, None, self.per_image, options)
-    present = sizes > 0
+    table, present = lovasz_table(logits, labels, ignore, self.per_image)
     if ignore is not None:
         serve(not torch.compiler.is_compiling(), "ignored voxels that are not known when it is compiled")
         serve(bool(present.any(1).all()), "an image whose voxels are all ignored")
     return (torch.where(present, table, 0.0).sum(1) / present.sum(1)).mean().to(y_pred.dtype)
-
-
-FORWARDS = {
-    DiceLoss: _dice,
-    TverskyLoss: _dice,
-    JaccardLoss: _jaccard,
-    FocalLoss: _focal,
-    SoftBCEWithLogitsLoss: _binary_entropy,
-    SoftCrossEntropyLoss: _entropy,
-    MCCLoss: _correlation,
-    LovaszLoss: _lovasz,
-}

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torchvision import ops
 
 from ..terms import term_name
-from .shared import check_hard, loss_dtype, named_sums, serve, zero_or_one
+from .core import Served
+from .shared import check_hard, loss_dtype, serve, sums_of, zero_or_one
+
+served = Served()
 
 
+@served(ops, "sigmoid_focal_loss")
 def sigmoid_focal(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
 ) -> Tensor:
@@ -25,11 +30,8 @@ def sigmoid_focal(
     shape = inputs.shape if 3 <= inputs.ndim <= 5 else (1, 1, inputs.numel())
     target = zero_or_one(targets, None).reshape(shape)
     names = ("y", "y2", term_name("focal_pos", gamma), term_name("focal_neg", gamma))
-    sums = named_sums(inputs.reshape(shape), target, names, "sigmoid")
+    sums = sums_of(inputs.reshape(shape), target, names, "sigmoid")
     check_hard(sums, target)
     _, _, positive, negative = (table.sum() for table in sums.values())
     total = alpha * positive + (1 - alpha) * negative if alpha >= 0 else positive + negative
     return (total / inputs.numel() if reduction == "mean" else total).to(dtype)
-
-
-FUNCTIONS = {"sigmoid_focal_loss": sigmoid_focal}
