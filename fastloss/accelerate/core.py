@@ -364,13 +364,14 @@ def run_pass(
     ignore_index: int | None = None,
     mask: Tensor | None = None,
     weight_map: Tensor | None = None,
+    validate: bool | None = None,
 ) -> dict[str, Tensor]:
     """The sums of :func:`fastloss.voxel_sums` by the names of their terms, float64 ``[B, C]``; those of the target alone
     have no gradient. What the pass refuses, such as a label that is no class, is Unserved."""
     names = tuple(dict.fromkeys(terms))
     ignore = () if ignore_index is None else (int(ignore_index),)
     try:
-        inputs = check_inputs(logits, target, mask, weight_map, check_activation(activation), ignore, None)
+        inputs = check_inputs(logits, target, mask, weight_map, check_activation(activation), ignore, validate)
         sums = checked_sums_of_terms(inputs, names, check_activation(activation))
     except (ValueError, TypeError) as error:
         if torch.compiler.is_compiling():
