@@ -15,21 +15,22 @@ from torch import Tensor
 from ..losses.spatial.hausdorff import HausdorffErosionLoss
 from ..terms import term_name
 from .core import Served, check_tensors
-from .shared import attempt, dense_numbers, ignored, implements, loss_dtype, lovasz_table, serve, sums_of
+from .shared import attempt, check_plain, dense_numbers, ignored, implements, loss_dtype, lovasz_table, serve, sums_of
 
 served = Served()
 
 
 def _classes(pred: Tensor, target: Tensor, axes: tuple[int, ...] = (4,)) -> None:
     """Logits of several classes and int64 labels of every voxel."""
+    check_tensors(pred, target)
     serve(pred.ndim in axes and target.shape == (pred.shape[0], *pred.shape[2:]), "shapes that are an error")
     serve(target.dtype == torch.int64 and pred.is_floating_point(), "dtypes that are an error")
-    serve(pred.numel() > 0, "empty batch")
 
 
 def _weight(weight: Tensor | None, pred: Tensor, name: str = "weight") -> Tensor | None:
     if weight is None:
         return None
+    check_plain(weight)
     serve(weight.shape == pred.shape[1:2] and weight.device == pred.device, f"{name} that is an error")
     serve(weight.is_floating_point(), f"{name} of integers")
     return weight.double()
@@ -127,6 +128,7 @@ def binary_focal(
     """binary_focal_loss_with_logits."""
     serve(reduction in ("mean", "sum"), f"reduction {reduction}")
     _check_powers(alpha, gamma)
+    check_plain(pred, target)
     serve(pred.shape == target.shape and pred.ndim >= 2 and pred.numel() > 0, "shapes that are an error")
     serve(target.dtype != torch.bool and pred.is_floating_point(), "bool, of which the peer takes no difference")
     factor, positive_factor = _weight(weight, pred), _weight(pos_weight, pred, "pos_weight")
@@ -153,8 +155,9 @@ def binary_focal(
 @served(losses, "lovasz_softmax_loss")
 def lovasz_softmax(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """lovasz_softmax_loss: every class of each image, present or not."""
+    check_tensors(pred, target)
     serve(pred.ndim == 4 and target.shape == (pred.shape[0], *pred.shape[2:]), "shapes that are an error, or one image")
-    serve(not target.is_floating_point() and pred.numel() > 0, "float labels or an empty batch")
+    serve(not target.is_floating_point(), "float labels")
     factor = _weight(weight, pred)
     table, _ = lovasz_table(pred, target, None, True)
     loss, dtype = table.mean(0), pred.dtype
@@ -165,21 +168,19 @@ def lovasz_softmax(pred: Tensor, target: Tensor, weight: Tensor | None = None) -
 
 @functools.lru_cache(maxsize=16)
 def _erosion(alpha: float, k: int) -> HausdorffErosionLoss:
-    return HausdorffErosionLoss(
-        alpha=alpha, erosions=k, activation=None, include_background=True, reduction="none"
-    )
+    return HausdorffErosionLoss(alpha=alpha, erosions=k, activation=None, include_background=True, reduction="none")
 
 
 @served(HausdorffERLoss)
 @served(HausdorffERLoss3D)
 def hausdorff(self: Any, pred: Tensor, target: Tensor) -> Tensor:
     """HausdorffERLoss and HausdorffERLoss3D: of probabilities."""
+    check_tensors(pred, target)
     serve(self.reduction in ("mean", "sum"), f"reduction {self.reduction}")
     serve(pred.ndim == (4 if isinstance(self, HausdorffERLoss) else 5), "shapes that are an error")
     serve(target.dtype == torch.int64 and target.shape == (pred.shape[0], 1, *pred.shape[2:]), "an error")
     serve(implements(self, _HausdorffERLossBase, "perform_erosion"), "another erosion")
     serve(pred.shape[1] > 1, "one class, whose label is 0")
-    serve(pred.dtype == torch.float32 and pred.numel() > 0, "another dtype than float32, or an empty batch")
-    check_tensors(pred, target)
+    serve(pred.dtype == torch.float32, "another dtype than float32")
     mean = attempt(attempt(_erosion, self.alpha, self.k), pred, target).mean()
     return (mean if self.reduction == "mean" else mean * pred.numel()).to(pred.dtype)

@@ -13,7 +13,7 @@ from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, nn
 
-from .core import Served
+from .core import Served, check_tensors
 from .shared import Sums, dense_numbers, ignored, largest_losses, loss_dtype, part, per_channel, serve, sums_of
 
 served = Served()
@@ -26,7 +26,11 @@ def _activated(x: Tensor, function: Any) -> tuple[Tensor, str | None]:
         return x, "softmax"
     if function is torch.sigmoid:
         return x, "sigmoid"
-    return (x if function is None else function(x)), None
+    if function is None:
+        return x, None
+    shape, x = x.shape, function(x)
+    serve(x.shape == shape, "a non-linearity that changes the shape")
+    return x, None
 
 
 def _target(x: Tensor, y: Tensor) -> Tensor:
@@ -42,7 +46,7 @@ def _target(x: Tensor, y: Tensor) -> Tensor:
 def _mask(x: Tensor, mask: Tensor | None) -> Tensor | None:
     if mask is None:
         return None
-    serve(mask.ndim == x.ndim and mask.shape[1] == 1, "mask of other axes than [B, 1, *S]")
+    serve(isinstance(mask, Tensor) and mask.ndim == x.ndim and mask.shape[1] == 1, "mask of other axes than [B, 1, *S]")
     return dense_numbers(mask)
 
 
@@ -87,10 +91,11 @@ def _check_masked(target: Tensor, x: Tensor) -> None:
 @served(MemoryEfficientSoftDiceLoss)
 def soft_dice(self: Any, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Tensor:
     """SoftDiceLoss and MemoryEfficientSoftDiceLoss."""
-    x, activation = _activated(x, self.apply_nonlin)
+    check_tensors(x, y)
     target, mask = _target(x, y), _mask(x, loss_mask)
     if mask is not None:
         _check_masked(target, x)
+    x, activation = _activated(x, self.apply_nonlin)
     return _dice_of(self, sums_of(x, target, _DICE, activation, mask=mask))
 
 
@@ -123,6 +128,7 @@ def _entropy_of(ce: Any, sums: Sums, nothing: Tensor | None = None) -> Tensor:
 @served(RobustCrossEntropyLoss)
 def cross_entropy(self: Any, input: Tensor, target: Tensor) -> Tensor:
     """RobustCrossEntropyLoss."""
+    check_tensors(input, target)
     _check_entropy(self, input)
     dtype = loss_dtype(input)
     if target.ndim == input.ndim:
@@ -149,6 +155,7 @@ def _labels_of_compound(self: Any, ce: Any, net_output: Tensor, target: Tensor) 
 @served(DC_and_CE_loss)
 def dice_and_cross_entropy(self: Any, net_output: Tensor, target: Tensor) -> Tensor:
     """DC_and_CE_loss."""
+    check_tensors(net_output, target)
     dc, ce = part(self.dc, SoftDiceLoss, MemoryEfficientSoftDiceLoss), part(self.ce, RobustCrossEntropyLoss)
     serve(dc.apply_nonlin is softmax_helper_dim1, "Dice of another activation")
     _check_entropy(ce, net_output)
@@ -172,6 +179,8 @@ def dice_and_cross_entropy(self: Any, net_output: Tensor, target: Tensor) -> Ten
 @served(DC_and_BCE_loss)
 def dice_and_binary_cross_entropy(self: Any, net_output: Tensor, target: Tensor) -> Tensor:
     """DC_and_BCE_loss: regions, with the ignored voxels as the last channel of the target."""
+    check_tensors(net_output, target)
+    serve(target.ndim == net_output.ndim, "target that is an error")
     dc, ce = part(self.dc, SoftDiceLoss, MemoryEfficientSoftDiceLoss), part(self.ce, nn.BCEWithLogitsLoss)
     serve(dc.apply_nonlin is torch.sigmoid, "Dice of another activation")
     serve(ce.weight is None, "weight of the elements")
@@ -223,6 +232,7 @@ def _topk(ce: Any, logits: Tensor, labels: Tensor, ignore: int | None, terms: tu
 @served(TopKLoss)
 def topk(self: Any, inp: Tensor, target: Tensor) -> Tensor:
     """TopKLoss."""
+    check_tensors(inp, target)
     dtype = loss_dtype(inp)
     serve(target.ndim == inp.ndim, "target that is an error")
     labels = target[:, :1].long() if target.is_floating_point() or target.dtype == torch.bool else target[:, :1]
@@ -232,14 +242,17 @@ def topk(self: Any, inp: Tensor, target: Tensor) -> Tensor:
 @served(DC_and_topk_loss)
 def dice_and_topk(self: Any, net_output: Tensor, target: Tensor) -> Tensor:
     """DC_and_topk_loss."""
+    check_tensors(net_output, target)
     dc, ce = part(self.dc, SoftDiceLoss), part(self.ce, TopKLoss)
     serve(dc.apply_nonlin is softmax_helper_dim1, "Dice of another activation")
-    serve(self.weight_dice and self.weight_ce, "a weight that is 0")
     dtype = loss_dtype(net_output)
     label = _labels_of_compound(self, ce, net_output, target)
     target = target.long() if target.is_floating_point() or target.dtype == torch.bool else target
-    sums, mean = _topk(ce, net_output, target, label, _DICE)
-    return self.weight_ce * mean.to(dtype) + self.weight_dice * _dice_of(dc, sums)
+    if not self.weight_ce:
+        serve(self.weight_dice, "both weights are 0")
+        return self.weight_dice * _dice_of(dc, sums_of(net_output, target, _DICE, "softmax", ignore_index=label))
+    sums, mean = _topk(ce, net_output, target, label, _DICE if self.weight_dice else ())
+    return self.weight_ce * mean.to(dtype) + (self.weight_dice * _dice_of(dc, sums) if self.weight_dice else 0)
 
 
 @served(dice_functions, "get_tp_fp_fn_tn")
@@ -247,6 +260,7 @@ def tp_fp_fn_tn(
     net_output: Tensor, gt: Tensor, axes: Any = None, mask: Tensor | None = None, square: bool = False
 ) -> tuple[Tensor, ...]:
     """get_tp_fp_fn_tn."""
+    check_tensors(net_output, gt)
     spatial = tuple(range(2, net_output.ndim))
     axes = spatial if axes is None else tuple(axes)
     serve(sorted(axes) in (list(spatial), [0, *spatial]), "sums over other axes")

@@ -23,6 +23,13 @@ def serve(condition: Any, reason: str) -> None:
         raise Unserved(reason)
 
 
+def check_plain(*tensors: Any) -> None:
+    """Passes on what is no strided tensor of torch's own; the rest is checked once the shapes are those of a pass."""
+    for tensor in tensors:
+        serve(isinstance(tensor, Tensor), "not a tensor")
+        serve(torch.compiler.is_compiling() or (tensor.layout is torch.strided and not tensor.is_nested), "not dense")
+
+
 def attempt(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """A call that passes on what it refuses, such as a label that is no class: the peer then says what it thinks of it."""
     try:

@@ -24,6 +24,7 @@ from .shared import (
     Sums,
     check_half_sums,
     check_hard,
+    check_plain,
     dense_numbers,
     ignored,
     implements,
@@ -132,7 +133,9 @@ def _overlap(self: Any, y_pred: Tensor, y_true: Tensor, alpha: float, beta: floa
     p, py, y = (sums[name].sum(0) for name in ("p", "py", "y"))
     denominator = (py + alpha * (p - py) + beta * (y - py) + self.smooth).clamp_min(self.eps)
     if dtype == torch.float16:
-        serve(not torch.compiler.is_compiling() and bool((denominator > 0.01).all()), "a slope that overflows in float16")
+        serve(
+            not torch.compiler.is_compiling() and bool((denominator > 0.01).all()), "a slope that overflows in float16"
+        )
     score = (py + self.smooth) / denominator
     loss = -torch.log(score.clamp_min(self.eps)) if self.log_loss else 1.0 - score
     return loss.to(dtype), y > 0
@@ -141,6 +144,7 @@ def _overlap(self: Any, y_pred: Tensor, y_true: Tensor, alpha: float, beta: floa
 @served(DiceLoss)
 def dice(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """DiceLoss, and TverskyLoss, which has its forward."""
+    check_plain(y_pred, y_true)
     if implements(self, TverskyLoss, "compute_score"):
         alpha, beta = self.alpha, self.beta
     else:
@@ -160,6 +164,7 @@ def dice(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 @served(JaccardLoss)
 def jaccard(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """JaccardLoss."""
+    check_plain(y_pred, y_true)
     loss, present = _overlap(self, y_pred, y_true, 1.0, 1.0)
     loss = loss * present
     weights = None if self.class_weights is None else self.class_weights.to(loss.device)
@@ -172,10 +177,11 @@ def jaccard(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 @served(FocalLoss)
 def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """FocalLoss."""
+    check_plain(y_pred, y_true)
     serve(self.from_logits, "probabilities")
     function = self.focal_loss_fn
     serve(getattr(function, "func", None) is focal_loss_with_logits and not function.args, "another function")
-    options = {"gamma": 2.0, "alpha": 0.25, "reduction": "mean", "normalized": False, "eps": 1e-6}
+    options: dict[str, Any] = {"gamma": 2.0, "alpha": 0.25, "reduction": "mean", "normalized": False, "eps": 1e-6}
     options |= function.keywords
     alpha, gamma, reduction = options["alpha"], options["gamma"], options["reduction"]
     serve(options.get("reduced_threshold") is None, "reduced_threshold")
@@ -218,6 +224,7 @@ def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 @served(SoftBCEWithLogitsLoss)
 def binary_entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """SoftBCEWithLogitsLoss."""
+    check_plain(y_pred, y_true)
     serve(self.weight is None, "weight of the elements")
     serve(self.reduction in ("mean", "sum"), "reduction none")
     serve(y_pred.shape == y_true.shape, "target that is an error")
@@ -252,6 +259,7 @@ def binary_entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 @served(SoftCrossEntropyLoss)
 def entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """SoftCrossEntropyLoss."""
+    check_plain(y_pred, y_true)
     serve(self.dim in (1, 1 - y_pred.ndim), "classes on another axis")
     serve(self.reduction in ("mean", "sum"), "reduction none")
     serve(isinstance(self.smooth_factor, (int, float)) and y_true.dtype == torch.int64, "arguments that are an error")
@@ -270,6 +278,7 @@ def entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 @served(MCCLoss)
 def correlation(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """MCCLoss: of probabilities."""
+    check_plain(y_pred, y_true)
     serve(y_pred.dtype in (torch.float32, torch.float64), "sums in half precision")
     serve(y_pred.numel() == y_true.numel() and y_pred.numel() > 0, "target that is an error")
     serve(y_true.dtype != torch.bool and not torch.is_complex(y_true), "bool, of which the peer takes no difference")
@@ -285,6 +294,7 @@ def correlation(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 @served(LovaszLoss)
 def lovasz(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """LovaszLoss of classes; the hinge of one class has errors without a softmax."""
+    check_plain(y_pred, y_true)
     serve(self.mode == "multiclass", "Lovász hinge")
     serve(loss_dtype(y_pred) == torch.float32 == y_pred.dtype, "a product of two dtypes, an error")
     serve(y_pred.shape[1] > 1 and y_pred.ndim > 3, "one class")

@@ -8,7 +8,7 @@ from torchvision import ops
 
 from ..terms import term_name
 from .core import Served
-from .shared import check_hard, loss_dtype, serve, sums_of, zero_or_one
+from .shared import check_hard, check_plain, loss_dtype, serve, sums_of, zero_or_one
 
 served = Served()
 
@@ -19,6 +19,7 @@ def sigmoid_focal(
 ) -> Tensor:
     """sigmoid_focal_loss; of shares of a voxel its modulating factor is no sum of terms."""
     serve(reduction in ("mean", "sum"), f"reduction {reduction}")
+    check_plain(inputs, targets)
     serve(alpha == -1 or 0 <= alpha <= 1, "alpha that is an error")
     serve(gamma == 0 or gamma >= 1, "gamma whose slope is infinite where p is 1")
     serve(inputs.shape == targets.shape and inputs.numel() > 0, "shapes that are an error")

@@ -115,7 +115,7 @@ class nnUNetTrainerFastlossTopK10(nnUNetTrainerFastloss):  # noqa: N801
             topk = fastloss.TopKLoss(k=self.k, **self.options(gathered=False))
             return NnunetLoss([self.dice(), topk])
         dice = self.dice()
-        same = {"batch": dice.batch, "include_background": dice.include_background, "smooth": SMOOTH}
+        same: dict[str, Any] = {"batch": dice.batch, "include_background": dice.include_background, "smooth": SMOOTH}
         return NnunetLoss([fastloss.DiceTopKLoss(k=self.k, **self.options(), **same)])
 
 
@@ -126,7 +126,9 @@ class nnUNetTrainerFastlossBoundary(nnUNetTrainerFastloss):  # noqa: N801
 
     def fused_loss(self) -> NnunetLoss:
         boundary = fastloss.BoundaryLoss(
-            include_background=self.label_manager.has_regions, spacing=self.configuration_manager.spacing, **self.options()
+            include_background=self.label_manager.has_regions,
+            spacing=self.configuration_manager.spacing,
+            **self.options(),
         )
         parts = [self.dice(), self.cross_entropy(), boundary]
         return NnunetLoss(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import collections
 import copy
+import functools
 import random
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+import fastloss
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
@@ -49,7 +52,9 @@ def outcome(draw: Draw, double: bool = False) -> Outcome:
             tensors = [value for value in values if isinstance(value, Tensor) and value.requires_grad]
             gradient = None
             if tensors:
-                seeds = [torch.linspace(0.5, 1.5, value.numel()).reshape(value.shape).to(value.dtype) for value in tensors]
+                seeds = [
+                    torch.linspace(0.5, 1.5, value.numel()).reshape(value.shape).to(value.dtype) for value in tensors
+                ]
                 (gradient,) = torch.autograd.grad(tensors, logits, seeds, allow_unused=True)
             values = tuple(value.detach() if isinstance(value, Tensor) else value for value in values)
             error = None
@@ -65,7 +70,11 @@ def _double(item: Any) -> Any:
 
 
 def _copied(item: Any) -> Any:
-    return item.detach().clone(memory_format=torch.preserve_format).requires_grad_(item.requires_grad) if isinstance(item, Tensor) else copy.deepcopy(item)
+    return (
+        item.detach().clone(memory_format=torch.preserve_format).requires_grad_(item.requires_grad)
+        if isinstance(item, Tensor)
+        else copy.deepcopy(item)
+    )
 
 
 def differs(draw: Draw, peer: Outcome, ours: Outcome, exact: Callable[[], Outcome]) -> str:
@@ -136,6 +145,45 @@ def _worst(theirs: Tensor, mine: Tensor, right: Tensor) -> str:
     return f"{b} for {a} (in float64 {r}) at {i} of {tuple(theirs.shape)}"
 
 
+class Tally(NamedTuple):
+    """What came of some draws: a line for each that differs, and by name how many were fused, were passed on for a
+    reason, or are answered by the peer with an error."""
+
+    different: list[str]
+    outcomes: Counter[tuple[str, str]]
+
+    def share(self, name: str = "") -> float:
+        """That of the fused among those, of one name or all, that the peer answers with a value."""
+        counted = {key: count for key, count in self.outcomes.items() if name in ("", key[0]) and key[1] != ERROR}
+        return sum(count for key, count in counted.items() if key[1] == FUSED) / max(1, sum(counted.values()))
+
+
+FUSED, ERROR = "fused", "an error of the peer's"
+
+
+def compare(peer: str, draw: Callable[[random.Random], Draw], seeds: Iterable[int]) -> Tally:
+    """Draws a call for each seed and compares its outcomes."""
+    held = fastloss.accelerate(peer)
+    held.undo()
+    tally, before = Tally([], Counter()), Counter[str]()
+    for seed in seeds:
+        drawn = draw(random.Random(seed))
+        theirs = outcome(drawn)
+        with held:
+            ours = outcome(drawn)
+        passed_on = Counter[str]()
+        for calls in held.report().values():
+            passed_on.update(calls.passed_on)
+        reasons, before = passed_on - before, passed_on
+        kind = ERROR if theirs.error else min(reasons, default=FUSED)
+        tally.outcomes[drawn.name, kind] += 1
+        found = differs(drawn, theirs, ours, functools.partial(outcome, drawn, double=True))
+        if found:
+            forms = [(tuple(item.shape), item.dtype) if isinstance(item, Tensor) else item for item in drawn.inputs]
+            tally.different.append(f"{peer} {seed}: {drawn.name} {drawn.options} of {forms}: {found}")
+    return tally
+
+
 # What is drawn
 
 
@@ -148,8 +196,8 @@ def draw_dtype(rng: random.Random) -> torch.dtype:
     return rng.choice((torch.float32,) * 5 + (torch.float64, torch.float16, torch.bfloat16))
 
 
-def draw_space(rng: random.Random, axes: tuple[int, ...] = (1, 2, 2, 3)) -> tuple[int, ...]:
-    return tuple(rng.randint(1, 9) for _ in range(rng.choice(axes)))
+def draw_space(rng: random.Random, axes: tuple[int, ...] = (1, 2, 2, 3), least: int = 1) -> tuple[int, ...]:
+    return tuple(rng.randint(least, 9) for _ in range(rng.choice(axes)))
 
 
 def draw_logits(rng: random.Random, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -171,7 +219,7 @@ def draw_labels(rng: random.Random, shape: tuple[int, ...], classes: int, ignore
     generator = torch.Generator().manual_seed(rng.getrandbits(40))
     labels = torch.randint(0, rng.choice((classes, classes, max(1, classes - 1), 1)), shape, generator=generator)
     if ignore is not None:
-        share = rng.choice((0.0, 0.2, 0.2, 0.2, 1.0))
+        share = rng.choice((0.0, 0.2, 0.2, 0.2, 0.2, 0.2, 0.7, 1.0))
         labels[torch.rand(shape, generator=generator) < share] = ignore
     if rng.random() < 0.03 and labels.numel():
         labels.view(-1)[0] = rng.choice((classes, classes + 3, -1))
@@ -185,13 +233,3 @@ def draw_dense(rng: random.Random, shape: tuple[int, ...], dtype: torch.dtype, s
     if not (rng.random() < soft and dtype.is_floating_point):
         target = (target < rng.choice((0.5, 0.5, 0.1, 0.0, 1.1))).float()
     return target.to(dtype)
-
-
-class Tally:
-    """How often calls were fused, passed on by reason, and differed."""
-
-    def __init__(self) -> None:
-        self.fused: collections.Counter[str] = collections.Counter()
-        self.passed: collections.Counter[str] = collections.Counter()
-        self.errors = 0
-        self.different: list[str] = []

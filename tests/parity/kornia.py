@@ -9,7 +9,7 @@ import torch
 from kornia import losses
 from torch import Tensor
 
-from tests.accelerate.parity import Draw, draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick
+from parity.compare import Draw, draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick
 
 
 def draw(rng: random.Random) -> Draw:
@@ -29,7 +29,9 @@ def _labels(rng: random.Random, logits: Tensor, ignore: int | None) -> Tensor:
 
 
 def _vector(rng: random.Random, channels: int, dtype: torch.dtype) -> Tensor:
-    return torch.tensor([rng.choice((0.0, 0.5, 1.0, 2.0)) for _ in range(channels)]).to(rng.choice((dtype, torch.float32)))
+    return torch.tensor([rng.choice((0.0, 0.5, 1.0, 2.0)) for _ in range(channels)]).to(
+        rng.choice((dtype, torch.float32))
+    )
 
 
 def _either(rng: random.Random, function: str, cls: str, options: dict[str, Any]) -> Any:
@@ -118,7 +120,12 @@ def _hinge(rng: random.Random) -> Draw:
 def _hausdorff(rng: random.Random) -> Draw:
     cls, axes = rng.choice(((losses.HausdorffERLoss, (2,)), (losses.HausdorffERLoss3D, (3,))))
     logits = _logits(rng, rng.choice((2, 3)), axes)
+    logits = logits if rng.random() < 0.3 else logits.float()
     probabilities = logits.detach().softmax(1).requires_grad_(logits.requires_grad)
-    options = {"alpha": pick(rng, 2.0, 1.0), "k": pick(rng, 10, 3), "reduction": pick(rng, "mean", "mean", "sum", "none")}
+    options = {
+        "alpha": pick(rng, 2.0, 1.0),
+        "k": pick(rng, 10, 3),
+        "reduction": pick(rng, "mean", "mean", "sum", "none"),
+    }
     target = _labels(rng, logits, None).unsqueeze(1)
     return Draw(cls.__name__, lambda: cls(**options), (probabilities, target), options)

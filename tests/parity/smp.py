@@ -10,7 +10,7 @@ import torch
 from segmentation_models_pytorch import losses
 from torch import Tensor
 
-from tests.accelerate.parity import Draw, draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick
+from parity.compare import Draw, draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick
 
 _MODES = ("binary", "multiclass", "multilabel")
 
@@ -133,6 +133,7 @@ def _ce(rng: random.Random) -> Draw:
 
 def _mcc(rng: random.Random) -> Draw:
     logits = _logits(rng, 1)
+    logits = logits if rng.random() < 0.5 else logits.float()
     probabilities = logits.detach().sigmoid().requires_grad_(logits.requires_grad)
     if rng.random() < 0.4:
         probabilities = probabilities.detach()[:, 0].requires_grad_(logits.requires_grad)
@@ -152,7 +153,9 @@ def _lovasz(rng: random.Random) -> Draw:
     }
     if mode == "multiclass":
         shape = (logits.shape[0], *logits.shape[2:])
-        target = draw_labels(rng, shape, logits.shape[1], options["ignore_index"], rng.choice((torch.int64, torch.uint8)))
+        target = draw_labels(
+            rng, shape, logits.shape[1], options["ignore_index"], rng.choice((torch.int64, torch.uint8))
+        )
     else:
         target = _masks(rng, logits, options["ignore_index"])
     return Draw("LovaszLoss", lambda: losses.LovaszLoss(**options), (logits, target), options, tolerance=3e-4)

@@ -9,12 +9,14 @@ import torch
 import torchvision
 from torch import Tensor
 
-from tests.accelerate.parity import Draw, draw_dense, draw_dtype, draw_logits, pick
+from parity.compare import Draw, draw_dense, draw_dtype, draw_logits, pick
 
 
 def draw(rng: random.Random) -> Draw:
     """One call."""
-    logits = draw_logits(rng, tuple(rng.randint(1, 9) for _ in range(rng.choice((4, 4, 3, 5, 2, 1, 6)))), draw_dtype(rng))
+    logits = draw_logits(
+        rng, tuple(rng.randint(1, 9) for _ in range(rng.choice((4, 4, 3, 5, 2, 1, 6)))), draw_dtype(rng)
+    )
     target = draw_dense(rng, tuple(logits.shape), pick(rng, logits.dtype, logits.dtype, torch.float32), 0.05)
     options: dict[str, Any] = {
         "alpha": pick(rng, 0.25, -1, 0.6),

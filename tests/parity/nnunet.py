@@ -11,7 +11,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor
 
-from tests.accelerate.parity import Draw, draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick
+from parity.compare import Draw, draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick
 
 _DICE = (dice.SoftDiceLoss, dice.MemoryEfficientSoftDiceLoss)
 _LABELS = (torch.int16, torch.int64, torch.uint8, torch.int32, torch.float32)
@@ -47,8 +47,8 @@ def draw(rng: random.Random) -> Draw:
     return kind(rng)._replace(tolerance=1e-5)  # sums in float32
 
 
-def _logits(rng: random.Random) -> Tensor:
-    shape = (rng.randint(1, 3), rng.choice((2, 3, 4, 5)), *draw_space(rng, (2, 2, 3, 1)))
+def _logits(rng: random.Random, least: int = 1) -> Tensor:
+    shape = (rng.randint(1, 3), rng.choice((2, 3, 4, 5)), *draw_space(rng, (2, 2, 3, 1), least))
     return draw_logits(rng, shape, draw_dtype(rng))
 
 
@@ -88,18 +88,20 @@ def _entropy(rng: random.Random) -> Draw:
     )
     if rng.random() < 0.3:
         target = target[:, 0]
-    return Draw("RobustCrossEntropyLoss", lambda: robust_ce_loss.RobustCrossEntropyLoss(**options), (logits, target), options)
+    return Draw(
+        "RobustCrossEntropyLoss", lambda: robust_ce_loss.RobustCrossEntropyLoss(**options), (logits, target), options
+    )
 
 
 def _topk_options(rng: random.Random, logits: Tensor) -> dict[str, Any]:
-    options: dict[str, Any] = {"k": pick(rng, 10, 10, 50, 100, 1)}
+    options: dict[str, Any] = {"k": pick(rng, 10, 10, 50, 100)}
     if rng.random() < 0.1:
         options |= _entropy_options(rng, logits.shape[1], logits.dtype)
     return options
 
 
 def _topk(rng: random.Random) -> Draw:
-    logits = _logits(rng)
+    logits = _logits(rng, 3)
     options = _topk_options(rng, logits)
     ignore = pick(rng, None, 255, -100)
     if ignore is not None:
@@ -124,9 +126,7 @@ def _dc_ce(rng: random.Random, logits: Tensor | None = None) -> Draw:
     options = {**soft, **entropy, **weights, "ignore_label": ignore}
 
     def make() -> Any:
-        return compound_losses.DC_and_CE_loss(
-            dict(soft), dict(entropy), ignore_label=ignore, dice_class=cls, **weights
-        )
+        return compound_losses.DC_and_CE_loss(dict(soft), dict(entropy), ignore_label=ignore, dice_class=cls, **weights)
 
     return Draw("DC_and_CE_loss", make, (logits, target), options)
 
@@ -156,7 +156,7 @@ def _dc_bce(rng: random.Random) -> Draw:
 
 
 def _dc_topk(rng: random.Random) -> Draw:
-    logits = _logits(rng)
+    logits = _logits(rng, 3)
     soft, entropy = _dice_options(rng, dice.SoftDiceLoss), _topk_options(rng, logits)
     ignore = pick(rng, None, logits.shape[1], 255)
     weights = _weights(rng) if rng.random() < 0.2 else {}
@@ -175,7 +175,9 @@ def _counts(rng: random.Random) -> Draw:
     if rng.random() < 0.3:
         hard = torch.zeros_like(logits, requires_grad=False).scatter_(1, logits.argmax(1, keepdim=True), 1)
         probabilities = hard.detach()
-    axes = pick(rng, [0, *range(2, logits.ndim)], None, list(range(2, logits.ndim)), [], [2])
+    axes = pick(
+        rng, [0, *range(2, logits.ndim)], None, list(range(2, logits.ndim)), None, list(range(2, logits.ndim)), []
+    )
     target = _labels(rng, logits, None)
     if rng.random() < 0.3:
         target = draw_dense(rng, tuple(logits.shape), rng.choice((torch.float32, torch.bool)))
