@@ -119,9 +119,9 @@ def _entropy_of(ce: Any, sums: Sums, nothing: Tensor | None = None) -> Tensor:
     counted, hard, *smooth = (table.sum() for table in parts)
     if ce.reduction == "mean":
         divisor = counted if nothing is None else torch.where(nothing, 1.0, counted)
-        hard, smooth = hard / divisor, [part / divisor for part in smooth]
-    for part in smooth:
-        hard = (1 - ce.label_smoothing) * hard + ce.label_smoothing / sums["y"].shape[1] * part
+        hard, smooth = hard / divisor, [even / divisor for even in smooth]
+    for even in smooth:
+        hard = (1 - ce.label_smoothing) * hard + ce.label_smoothing / sums["y"].shape[1] * even
     return hard
 
 

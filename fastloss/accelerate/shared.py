@@ -31,7 +31,7 @@ def check_plain(*tensors: Any) -> None:
 
 
 def attempt(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """A call that passes on what it refuses, such as a label that is no class: the peer then says what it thinks of it."""
+    """A call that passes on what it refuses, such as a label that is no class, to the peer."""
     try:
         return function(*args, **options)
     except (ValueError, TypeError) as error:

@@ -7,7 +7,7 @@ import functools
 import random
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +58,7 @@ def outcome(draw: Draw, double: bool = False) -> Outcome:
                 (gradient,) = torch.autograd.grad(tensors, logits, seeds, allow_unused=True)
             values = tuple(value.detach() if isinstance(value, Tensor) else value for value in values)
             error = None
-        except Exception as raised:  # noqa: BLE001 - whatever the peer raises is the outcome
+        except Exception as raised:  # whatever the peer raises is the outcome
             values, gradient, error = (), None, (type(raised), str(raised))
     return Outcome(values, gradient, error, tuple(str(item.message) for item in caught))
 
@@ -161,23 +161,22 @@ class Tally(NamedTuple):
 FUSED, ERROR = "fused", "an error of the peer's"
 
 
-def compare(peer: str, draw: Callable[[random.Random], Draw], seeds: Iterable[int]) -> Tally:
+def compare(peer: str, draw: Callable[[random.Random], Draw], seeds: Sequence[int]) -> Tally:
     """Draws a call for each seed and compares its outcomes."""
-    held = fastloss.accelerate(peer)
-    held.undo()
-    tally, before = Tally([], Counter()), Counter[str]()
-    for seed in seeds:
-        drawn = draw(random.Random(seed))
-        theirs = outcome(drawn)
-        with held:
-            ours = outcome(drawn)
-        passed_on = Counter[str]()
-        for calls in held.report().values():
-            passed_on.update(calls.passed_on)
-        reasons, before = passed_on - before, passed_on
-        kind = ERROR if theirs.error else min(reasons, default=FUSED)
-        tally.outcomes[drawn.name, kind] += 1
-        found = differs(drawn, theirs, ours, functools.partial(outcome, drawn, double=True))
+    peers = [(drawn, outcome(drawn)) for drawn in (draw(random.Random(seed)) for seed in seeds)]
+    ours, reasons, before = [], [], Counter[str]()
+    with fastloss.accelerate(peer) as held:
+        for drawn, _ in peers:
+            ours.append(outcome(drawn))
+            passed_on = Counter[str]()
+            for calls in held.report().values():
+                passed_on.update(calls.passed_on)
+            reasons.append(min(passed_on - before, default=FUSED))
+            before = passed_on
+    tally = Tally([], Counter())
+    for seed, (drawn, theirs), mine, reason in zip(seeds, peers, ours, reasons, strict=True):
+        tally.outcomes[drawn.name, ERROR if theirs.error else reason] += 1
+        found = differs(drawn, theirs, mine, functools.partial(outcome, drawn, double=True))
         if found:
             forms = [(tuple(item.shape), item.dtype) if isinstance(item, Tensor) else item for item in drawn.inputs]
             tally.different.append(f"{peer} {seed}: {drawn.name} {drawn.options} of {forms}: {found}")

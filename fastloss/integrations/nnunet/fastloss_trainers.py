@@ -1,10 +1,10 @@
 """nnU-Net trainers with fastloss's losses, for ``nnUNetv2_train … -tr nnUNetTrainerFastloss``.
 
 nnU-Net imports this file by itself, from the folder that ``nnUNet_extTrainer`` names, for training and for prediction.
-Everything but the loss is nnU-Net's: networks, compilation, optimisers, checkpoints, deep supervision (its weights of the
-levels included, 1e-6 for the last under DistributedDataParallel) and the sign of the loss in its logs, where a perfect
-Dice is -1. With several processes the loss is that of the samples of all of them, its gradient exact also where the
-ignored voxels of the processes are not equally many.
+Everything but the loss is nnU-Net's: networks, compilation, optimisers, checkpoints, deep supervision with its weights of
+the levels (1e-6 for the last under DistributedDataParallel), and the sign of the loss in its logs, where a perfect Dice
+is -1. With several processes the loss is that of the samples of all of them, its gradient exact also where the ignored
+voxels of the processes are not equally many.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class NnunetLoss(nn.Module):
         return total
 
 
-class nnUNetTrainerFastloss(nnUNetTrainer):  # noqa: N801 - nnU-Net's trainers are named like this
+class nnUNetTrainerFastloss(nnUNetTrainer):
     """nnU-Net's default losses: Dice and cross-entropy, of regions Dice and binary cross-entropy, in one pass."""
 
     def _build_loss(self) -> nn.Module:
@@ -103,8 +103,8 @@ class nnUNetTrainerFastloss(nnUNetTrainer):  # noqa: N801 - nnU-Net's trainers a
         return bool(self.label_manager.has_regions and self.label_manager.has_ignore_label)
 
 
-class nnUNetTrainerFastlossTopK10(nnUNetTrainerFastloss):  # noqa: N801
-    """Dice and the cross-entropy of the tenth of the voxels that is hardest; of each process, where there are several."""
+class nnUNetTrainerFastlossTopK10(nnUNetTrainerFastloss):
+    """Dice and the cross-entropy of the hardest tenth of the voxels; of each process, where there are several."""
 
     k = 0.1
 
@@ -119,7 +119,7 @@ class nnUNetTrainerFastlossTopK10(nnUNetTrainerFastloss):  # noqa: N801
         return NnunetLoss([fastloss.DiceTopKLoss(k=self.k, **self.options(), **same)])
 
 
-class nnUNetTrainerFastlossBoundary(nnUNetTrainerFastloss):  # noqa: N801
+class nnUNetTrainerFastlossBoundary(nnUNetTrainerFastloss):
     """nnU-Net's default losses and the boundary loss, whose distances come from the labels at each step."""
 
     boundary_weight = 0.01  # of the mean of the distances in mm, where Dice has the weight 1
