@@ -93,7 +93,7 @@ class _Target:
             return _PASSED_ON
         try:
             _refuse_transforms()
-            plain, named, zeros = args, kwargs, ()
+            plain, named, zeros = args, kwargs, list[Tensor]()
             if self.subclass is not None and not torch.compiler.is_compiling():
                 plain, named, zeros = _plain(self.subclass, args, kwargs)
             value = self.serve(*plain, **named)
@@ -111,16 +111,18 @@ class _Target:
         return value
 
 
-def _plain(subclass: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], Sequence[Any]]:
+def _plain(
+    subclass: type, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], list[Tensor]]:
     """The arguments with plain tensors for those of a subclass, and of each of these a zero."""
-    given = [value for value in (*args, *kwargs.values()) if isinstance(value, subclass)]
+    given: list[Any] = [value for value in (*args, *kwargs.values()) if isinstance(value, subclass)]
     if not given:
-        return args, kwargs, ()
+        return args, kwargs, []
 
     def plain(value: Any) -> Any:
         return value.as_subclass(Tensor) if isinstance(value, subclass) else value
 
-    zeros = [value.new_zeros(()) for value in given if isinstance(value, Tensor)]
+    zeros = [value.new_zeros(()) for value in given]
     return tuple(map(plain, args)), {name: plain(value) for name, value in kwargs.items()}, zeros
 
 

@@ -46,9 +46,7 @@ def sums_of(*passes: Pass) -> list[dict[str, Tensor]]:
 
 def _run(p: Pass) -> dict[str, Tensor]:
     truth = p.truth
-    return run_pass(
-        p.logits, truth.target, p.terms, p.activation, ignore_index=truth.ignore_index, mask=truth.mask
-    )
+    return run_pass(p.logits, truth.target, p.terms, p.activation, ignore_index=truth.ignore_index, mask=truth.mask)
 
 
 # What the classes have in common
@@ -190,4 +188,5 @@ def dice_value(self: Any, sums: dict[str, Tensor], p: Pass) -> Tensor:
 @served(monai.losses.DiceLoss)
 def dice_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     p = dice_pass(self, input, truth_of(input, target, self.to_onehot_y, self.ignore_index))
-    return dice_value(self, *sums_of(p), p)
+    (sums,) = sums_of(p)
+    return dice_value(self, sums, p)
