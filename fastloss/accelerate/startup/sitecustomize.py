@@ -1,5 +1,5 @@
-"""Imported by Python when it starts, if this folder is on PYTHONPATH: accelerates the peers that FASTLOSS_ACCELERATE names
-once the program imports them, in its child processes as well."""
+"""Imported by Python when it starts, if this folder is on PYTHONPATH: accelerates the peers that FASTLOSS_ACCELERATE
+names once the program imports them, in its child processes as well."""
 
 import importlib.machinery
 import importlib.util
