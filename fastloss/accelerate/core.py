@@ -93,7 +93,7 @@ class _Target:
             return _PASSED_ON
         try:
             _refuse_transforms()
-            plain, named, zeros = args, kwargs, ()
+            plain, named, zeros = args, kwargs, list[Tensor]()
             if self.subclass is not None and not torch.compiler.is_compiling():
                 plain, named, zeros = _plain(self.subclass, args, kwargs)
             value = self.serve(*plain, **named)
@@ -111,22 +111,24 @@ class _Target:
         return value
 
 
-def _plain(subclass: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], Sequence[Any]]:
+def _plain(
+    subclass: type, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], list[Tensor]]:
     """The arguments with plain tensors for those of a subclass, and of each of these a zero."""
-    given = [value for value in (*args, *kwargs.values()) if isinstance(value, subclass)]
+    given: list[Any] = [value for value in (*args, *kwargs.values()) if isinstance(value, subclass)]
     if not given:
-        return args, kwargs, ()
+        return args, kwargs, []
 
     def plain(value: Any) -> Any:
         return value.as_subclass(Tensor) if isinstance(value, subclass) else value
 
-    zeros = [value.new_zeros(()) for value in given if isinstance(value, Tensor)]
+    zeros = [value.new_zeros(()) for value in given]
     return tuple(map(plain, args)), {name: plain(value) for name, value in kwargs.items()}, zeros
 
 
 def _wrapper(original: Callable[..., Any], target: _Target) -> Callable[..., Any]:
-    """The original as seen from outside; torch.jit.script follows ``__wrapped__`` and reads the globals, which therefore
-    are the original's own: so the function below uses no name of this module."""
+    """The original as seen from outside; torch.jit.script follows ``__wrapped__`` and reads the globals, which
+    therefore are the original's own: so the function below uses no name of this module."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         value = _fastloss_target.call(args, kwargs)
@@ -310,7 +312,7 @@ class accelerate(ContextDecorator):
             self._stop()
 
     def report(self) -> Report:
-        """The calls so far, by class or function, of all threads while this was in force. Within ``torch.compile`` calls
+        """The calls so far, by class or function, of all threads while this was in force; those within compiled graphs
         are not counted."""
         with _lock:
             seen = self._counted()
@@ -326,8 +328,8 @@ class accelerate(ContextDecorator):
 
 
 def check_tensors(logits: Any, target: Any) -> None:
-    """Raises Unserved unless the tensors are such as the passes take and kernels are there for: ``logits`` ``[B, C, *S]``
-    of floats with 1 to 3 spatial axes, ``target`` without a gradient, both on one device, CPU or CUDA."""
+    """Raises Unserved unless the passes take the tensors, and kernels are there for them: ``logits`` ``[B, C, *S]`` of
+    floats with 1 to 3 spatial axes, ``target`` without a gradient, both on one device, CPU or CUDA."""
     for tensor in (logits, target):
         if not isinstance(tensor, Tensor):
             raise Unserved("not a tensor")
@@ -366,24 +368,27 @@ def run_pass(
     weight_map: Tensor | None = None,
     validate: bool | None = None,
 ) -> dict[str, Tensor]:
-    """The sums of :func:`fastloss.voxel_sums` by the names of their terms, float64 ``[B, C]``; those of the target alone
-    have no gradient. What the pass refuses, such as a label that is no class, is Unserved."""
-    names = tuple(dict.fromkeys(terms))
+    """The sums of :func:`fastloss.voxel_sums` by the names of their terms, float64 ``[B, C]``; those of the target
+    alone have no gradient. What the pass refuses, such as a label that is no class, is Unserved."""
+    names, name = tuple(dict.fromkeys(terms)), check_activation(activation)
     ignore = () if ignore_index is None else (int(ignore_index),)
+    inputs = attempt(check_inputs, logits, target, mask, weight_map, name, ignore, validate)
+    return dict(zip(names, attempt(checked_sums_of_terms, inputs, names, name), strict=True))
+
+
+def attempt(function: Callable[..., Any], *args: Any) -> Any:
+    """The result of a function of fastloss, whose refusals are Unserved."""
     try:
-        inputs = check_inputs(logits, target, mask, weight_map, check_activation(activation), ignore, validate)
-        sums = checked_sums_of_terms(inputs, names, check_activation(activation))
+        return function(*args)
     except (ValueError, TypeError) as error:
-        if torch.compiler.is_compiling():
-            raise
         _log.debug("fastloss.accelerate: %s", error)
-        raise Unserved(f"{str(error).partition(':')[0]} that a pass refuses") from None
-    return dict(zip(names, sums, strict=True))
+        raise Unserved(f"a {str(error).partition(':')[0]} that fastloss refuses") from None
 
 
 def dtype_of(*tensors: Tensor) -> torch.dtype:
-    """The dtype of what plain PyTorch computes from these tensors: under autocast float32 for half precision."""
+    """The dtype of plain PyTorch's sums of products of these tensors; those of half precision are float32 under CUDA's
+    autocast."""
     dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
-    if dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(tensors[0].device.type):
+    if dtype in (torch.float16, torch.bfloat16) and tensors[0].is_cuda and torch.is_autocast_enabled("cuda"):
         return torch.float32
     return dtype

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..losses.spatial.hausdorff import HausdorffErosionLoss
 from ..terms import term_name
-from .core import Served, check_tensors
-from .shared import attempt, check_plain, dense_numbers, ignored, implements, loss_dtype, lovasz_table, serve, sums_of
+from .core import Served, attempt, check_tensors
+from .shared import check_plain, dense_numbers, ignored, implements, loss_dtype, lovasz_table, serve, sums_of
 
 served = Served()
 

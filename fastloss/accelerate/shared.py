@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..passes.inputs import check_inputs
 from ..passes.ops import by_term, forced_backend
 from ..passes.ranked_ops import jaccard_extension, topk_sums
-from .core import Unserved, check_tensors, run_pass
+from .core import Unserved, attempt, check_tensors, run_pass
 
 Sums = dict[str, Tensor]
 HALF = (torch.float16, torch.bfloat16)
@@ -28,16 +28,6 @@ def check_plain(*tensors: Any) -> None:
     for tensor in tensors:
         serve(isinstance(tensor, Tensor), "not a tensor")
         serve(torch.compiler.is_compiling() or (tensor.layout is torch.strided and not tensor.is_nested), "not dense")
-
-
-def attempt(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """A call that passes on what it refuses, such as a label that is no class, to the peer."""
-    try:
-        return function(*args, **options)
-    except (ValueError, TypeError) as error:
-        if torch.compiler.is_compiling():
-            raise
-        raise Unserved(f"{str(error).partition(':')[0]} that a pass refuses") from None
 
 
 def sums_of(logits: Tensor, target: Tensor, terms: Sequence[str], activation: str | None, **options: Any) -> Sums:

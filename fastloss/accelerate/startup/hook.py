@@ -13,23 +13,19 @@ from types import ModuleType
 from typing import Any
 
 VARIABLE = "FASTLOSS_ACCELERATE"
-PEERS = {  # the last module of the peer to be imported that its module in fastloss.accelerate needs
+PEERS = {  # and the packages that they are; what serves a peer is made once its package is imported as a whole
     "torch": "torch",
-    "monai": "monai.losses",
-    "nnunet": "nnunetv2.training.loss.compound_losses",
-    "smp": "segmentation_models_pytorch.losses",
-    "kornia": "kornia.losses",
-    "torchvision": "torchvision.ops",
+    "monai": "monai",
+    "nnunet": "nnunetv2",
+    "smp": "segmentation_models_pytorch",
+    "kornia": "kornia",
+    "torchvision": "torchvision",
 }
 
 
 def installed_peers() -> list[str]:
     """The peers that this interpreter finds, imported or not."""
-    return [peer for peer, module in PEERS.items() if _found(module.partition(".")[0])]
-
-
-def _found(package: str) -> bool:
-    return package in sys.modules or importlib.util.find_spec(package) is not None
+    return [peer for peer, package in PEERS.items() if package in sys.modules or importlib.util.find_spec(package)]
 
 
 def peers_of_variable() -> list[str]:
@@ -43,7 +39,9 @@ def peers_of_variable() -> list[str]:
         return installed_peers()
     for name in names:
         if name not in PEERS:
-            raise ValueError(f"{VARIABLE}: got {name!r}, expected all, or some of {', '.join(PEERS)} with commas between")
+            raise ValueError(
+                f"{VARIABLE}: got {name!r}, expected all, or some of {', '.join(PEERS)} with commas between"
+            )
     return names
 
 

@@ -1,6 +1,7 @@
-"""Imported by Python when it starts, if this folder is on PYTHONPATH: accelerates the peers that FASTLOSS_ACCELERATE names
-once the program imports them, in its child processes as well."""
+"""Imported by Python when it starts, if this folder is on PYTHONPATH: accelerates the peers that FASTLOSS_ACCELERATE
+names once the program imports them, in its child processes as well."""
 
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -11,7 +12,7 @@ sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder or ".") !
 
 def _next_sitecustomize() -> None:
     """Runs the environment's own module of this name, in whose place this one was found."""
-    spec = importlib.util.find_spec("sitecustomize")
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize")
     if spec is not None and spec.loader is not None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
@@ -25,6 +26,5 @@ def _hook() -> None:
     hook.accelerate_at_import(hook.peers_of_variable())
 
 
-sys.modules.pop("sitecustomize", None)
 _next_sitecustomize()
 _hook()
