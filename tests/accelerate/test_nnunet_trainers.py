@@ -1,4 +1,4 @@
-"""The trainers for nnU-Net: found by it, with its losses' values and gradients; a training of a toy data set by hand."""
+"""The trainers for nnU-Net: found by it, with its losses' values and gradients."""
 
 import subprocess
 import sys

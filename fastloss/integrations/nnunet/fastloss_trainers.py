@@ -1,10 +1,10 @@
 """nnU-Net trainers with fastloss's losses, for ``nnUNetv2_train … -tr nnUNetTrainerFastloss``.
 
 nnU-Net imports this file by itself, from the folder that ``nnUNet_extTrainer`` names, for training and for prediction.
-Everything but the loss is nnU-Net's: networks, compilation, optimisers, checkpoints, deep supervision with its weights of
-the levels (1e-6 for the last under DistributedDataParallel), and the sign of the loss in its logs, where a perfect Dice
-is -1. With several processes the loss is that of the samples of all of them, its gradient exact also where the ignored
-voxels of the processes are not equally many.
+Everything but the loss is nnU-Net's: networks, compilation, optimisers, checkpoints, deep supervision with its weights
+(1e-6 for the last level under DistributedDataParallel), and the sign of the loss in its logs, where a perfect Dice is -1.
+With several processes the loss is that of the samples of all of them, its gradient exact also where the ignored voxels
+of the processes are not equally many.
 """
 
 from __future__ import annotations
