@@ -91,36 +91,44 @@ class _Target:
         """The fused value, or ``_PASSED_ON``."""
         if not self.active:
             return _PASSED_ON
+        if torch.compiler.is_compiling():  # nothing is counted: a count would be a guard that every call breaks
+            try:
+                return self.serve(*args, **kwargs)
+            except Unserved:
+                return _PASSED_ON
+        reason, value = "", _PASSED_ON
         try:
             _refuse_transforms()
-            plain, named, zeros = args, kwargs, list[Tensor]()
-            if self.subclass is not None and not torch.compiler.is_compiling():
-                plain, named, zeros = _plain(self.subclass, args, kwargs)
-            value = self.serve(*plain, **named)
-        except Unserved as reason:
-            _count(self.name, str(reason))
-            return _PASSED_ON
+            value = self._serve(args, kwargs)
+        except Unserved as unserved:
+            reason = str(unserved)
         except TypeError as error:
-            if torch.compiler.is_compiling() or error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            if error.__traceback__ is None or error.__traceback__.tb_next.tb_next is not None:  # type: ignore[union-attr]
                 raise
-            _count(self.name, "arguments of another form")  # raised by the call itself
-            return _PASSED_ON
+            reason = "arguments of another form"  # the call itself failed
+        _count(self.name, reason)
+        return value
+
+    def _serve(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        plain, named, zeros = _plain(self.subclass, args, kwargs) if self.subclass else (args, kwargs, ())
+        value = self.serve(*plain, **named)
+        if isinstance(value, Tensor) and value.requires_grad:
+            value = _with_second_derivative(value, self.original, args, kwargs)
         for zero in zeros:  # by which the result becomes one of the subclass, as the peer's own arithmetic has it
             value = value + zero.to(value.dtype)
-        _count(self.name, "")
         return value
 
 
 def _plain(
     subclass: type, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any], list[Tensor]]:
+) -> tuple[tuple[Any, ...], dict[str, Any], Sequence[Tensor]]:
     """The arguments with plain tensors for those of a subclass, and of each of these a zero."""
     given: list[Any] = [value for value in (*args, *kwargs.values()) if isinstance(value, subclass)]
     if not given:
-        return args, kwargs, []
+        return args, kwargs, ()
 
     def plain(value: Any) -> Any:
-        return value.as_subclass(Tensor) if isinstance(value, subclass) else value
+        return value.as_subclass(Tensor) if isinstance(value, subclass) and isinstance(value, Tensor) else value
 
     zeros = [value.new_zeros(()) for value in given]
     return tuple(map(plain, args)), {name: plain(value) for name, value in kwargs.items()}, zeros
@@ -150,14 +158,40 @@ def _holders(function: Any) -> Iterable[tuple[types.ModuleType, str]]:
 
 
 def _refuse_transforms() -> None:
-    if torch.compiler.is_compiling():
-        return
     if torch._C._are_functorch_transforms_active():
         raise Unserved("torch.func")
     if torch._C._get_tracing_state() is not None:
         raise Unserved("torch.jit.trace")
     if torch.autograd.forward_ad._current_level >= 0:
         raise Unserved("forward-mode derivatives")
+
+
+class _Twice(torch.autograd.Function):
+    """The fused value; under ``create_graph=True`` its gradient is that of the original, which has further derivatives,
+    where fused passes have none."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, call: Callable[[], Tensor], *inputs: Tensor) -> Tensor:
+        ctx.call = call
+        ctx.save_for_backward(*inputs)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        inputs = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return grads[0], None, *[None] * len(inputs)
+        found = torch.autograd.grad(ctx.call(), inputs, grads[0], create_graph=True, allow_unused=True)
+        return None, None, *found
+
+
+def _with_second_derivative(
+    value: Tensor, original: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    given = (*args, *kwargs.values())
+    inputs = [x for x in given if isinstance(x, Tensor) and x.requires_grad]
+    twice: Tensor = _Twice.apply(value, lambda: original(*args, **kwargs), *inputs)
+    return twice
 
 
 class Served(list[_Target]):
@@ -186,8 +220,6 @@ _counts: Counter[tuple[str, str]] = Counter()  # by target and reason; "" where 
 
 
 def _count(name: str, reason: str) -> None:
-    if torch.compiler.is_compiling():  # a count would be a guard that every call breaks
-        return
     with _lock:
         _counts[name, reason] += 1
     if _log.isEnabledFor(logging.DEBUG):
@@ -335,7 +367,7 @@ def check_tensors(logits: Any, target: Any) -> None:
             raise Unserved("not a tensor")
         if torch.compiler.is_compiling():
             continue
-        if type(tensor) is not Tensor and type(tensor).__torch_function__ is not _NO_FUNCTION:
+        if type(tensor) not in _PLAIN:
             raise Unserved(f"a {type(tensor).__name__}")
         if tensor.layout is not torch.strided or tensor.is_nested:
             raise Unserved("not a dense tensor")
@@ -354,7 +386,7 @@ def check_tensors(logits: Any, target: Any) -> None:
 
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_NO_FUNCTION = torch._C._disabled_torch_function_impl
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def run_pass(
@@ -373,7 +405,13 @@ def run_pass(
     names, name = tuple(dict.fromkeys(terms)), check_activation(activation)
     ignore = () if ignore_index is None else (int(ignore_index),)
     inputs = attempt(check_inputs, logits, target, mask, weight_map, name, ignore, validate)
-    return dict(zip(names, attempt(checked_sums_of_terms, inputs, names, name), strict=True))
+    asserted = logits.is_cuda and not inputs.dense and logits.shape[1] > 1
+    if asserted:  # on a GPU the pass does not look for labels that are no class, of which the peers' scatter asserts
+        names = tuple(dict.fromkeys((*names, "y", "count")))
+    sums = dict(zip(names, attempt(checked_sums_of_terms, inputs, names, name), strict=True))
+    if asserted:
+        torch._assert_async((sums["y"].sum(1) == sums["count"][:, 0]).all())
+    return sums
 
 
 def attempt(function: Callable[..., Any], *args: Any) -> Any:

@@ -125,6 +125,8 @@ def activated(self: Any, input: Tensor, truth: Truth, terms: tuple[str, ...], be
     sigmoid, softmax, other = (getattr(self, before + name) for name in ("sigmoid", "softmax", "other_act"))
     if bool(sigmoid) + bool(softmax) + (other is not None) > 1:
         raise Unserved("several activations")
+    if input.dtype == torch.float16 and dtype_of(input) == input.dtype and input[:, 0].numel() > 2**15:
+        raise Unserved("float16 sums of many voxels")  # which may overflow
     if other is None:
         return Pass(input, truth, terms, "sigmoid" if sigmoid else "softmax" if softmax else None)
     shape = input.shape
@@ -203,7 +205,7 @@ def dice_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
 
 
 @served(monai.losses.MaskedDiceLoss)
-def masked_dice_loss(self: Any, input: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+def masked_dice_loss(self: Any, input: Tensor, target: Tensor, mask: Any = None) -> Tensor:
     """A voxel outside the mask has no prediction, and the label 0, which of labels is the background's."""
     if not isinstance(mask, Tensor):
         raise Unserved("no mask")
@@ -211,7 +213,7 @@ def masked_dice_loss(self: Any, input: Tensor, target: Tensor, mask: Tensor | No
     check_tensors(input, mask)
     part = self.spatial_weighted
     check_parts((part, monai.losses.MaskedLoss))
-    if getattr(part.loss, "__self__", None) is not self or self.sigmoid or self.softmax or self.other_act is not None:
+    if getattr(part.loss, "__self__", part) is not self or self.sigmoid or self.softmax or self.other_act is not None:
         raise Unserved("parts with options of their own")
     if self.ignore_index is not None:
         raise Unserved("ignore_index")
@@ -388,7 +390,7 @@ def check_channels(input: Tensor, target: Tensor) -> None:
         raise Unserved("a target of another shape")
 
 
-def check_parts(*parts: tuple[Any, type]) -> None:
+def check_parts(*parts: tuple[Any, Any]) -> None:
     """Raises Unserved unless the parts are those that MONAI made: no subclass, hook or function of the user's."""
     for part, kind in parts:
         if type(part) is not kind or "forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks:
@@ -431,7 +433,7 @@ def generalized_dice_focal_loss(self: Any, input: Tensor, target: Tensor) -> Ten
 
 @served(monai.losses.DiceCELoss)
 def dice_ce_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
-    """The cross-entropy is of all channels, and softmax's even under ``sigmoid``; of one channel it is the binary one."""
+    """The cross-entropy is of all channels, softmax's even under ``sigmoid``; of one channel it is the binary one."""
     check_tensors(input, target)
     check_channels(input, target)
     kind = monai.losses.DiceCELoss
@@ -645,11 +647,13 @@ def deep_supervision_level(self: Any, input: Tensor, target: Tensor) -> Tensor:
         return self.loss(input, target)
     if self.interp_mode != "nearest-exact" or target.dtype not in _INTERPOLATED or target.ndim != input.ndim:
         raise Unserved("a target that is not interpolated")
-    steps = [[*divmod(large, small)] for large, small in zip(target.shape[2:], input.shape[2:], strict=True)]
-    if any(rest or not step for step, rest in steps):
+    sizes = list(zip(target.shape[2:], input.shape[2:], strict=True))
+    if any(large % small for large, small in sizes):
         raise Unserved("sizes that do not divide")
-    view = target[(..., *(slice(step // 2, None, step) for step, _ in steps))]
-    return self.loss(input, view)
+    for axis, (large, small) in enumerate(sizes, 2):
+        step = large // small
+        target = target[(*[slice(None)] * axis, slice(step // 2, None, step))]
+    return self.loss(input, target)
 
 
 _INTERPOLATED = (torch.float32, torch.float64, torch.uint8)  # other dtypes are errors, or depend on the device

@@ -1,0 +1,123 @@
+"""One call of a peer, with and without acceleration: value, type, shape, dtype, gradient, warnings and error."""
+
+import copy
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import fastloss
+
+# relative to the largest value, beside twice the peer's own error against float64
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+@dataclass
+class Call:
+    """``function(*args, **kwargs)``; the first argument gets a gradient."""
+
+    function: Any
+    args: tuple
+    kwargs: dict = field(default_factory=dict)
+
+    def in_float64(self) -> "Call":
+        """The same with floats in float64, for the error of the peer's own arithmetic."""
+        double = [_double(value) for value in self.args]
+        function = copy.deepcopy(self.function)
+        if isinstance(function, torch.nn.Module):
+            function.double()
+        return Call(function, tuple(double), {name: _double(value) for name, value in self.kwargs.items()})
+
+
+def _double(value):
+    if isinstance(value, list):
+        return [_double(item) for item in value]
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+@dataclass
+class Outcome:
+    value: Any = None
+    gradients: tuple = ()
+    warnings: tuple = ()
+    error: Any = None
+
+
+def outcome(call: Call) -> Outcome:
+    first = call.args[0]
+    inputs = [x.detach().clone().requires_grad_() for x in (first if isinstance(first, list) else [first])]
+    found = Outcome()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            value = call.function(inputs if isinstance(first, list) else inputs[0], *call.args[1:], **call.kwargs)
+            found.value = value.detach()
+            if value.requires_grad:
+                weights = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).reshape(value.shape)
+                (value.as_subclass(torch.Tensor) * weights).sum().backward()
+            found.gradients = tuple(None if x.grad is None else x.grad.as_subclass(torch.Tensor) for x in inputs)
+        except Exception as error:
+            found.error = (type(error), str(error))
+    found.warnings = tuple((entry.category, str(entry.message)) for entry in seen)
+    return found
+
+
+def difference(call: Call, *peers: str) -> tuple[str, str]:
+    """What differs with acceleration, or an empty text; and why the call was passed on, or an empty text if it was fused
+    (of several functions: the first reason)."""
+    expected = outcome(call)
+    with fastloss.accelerate(*peers) as handle:
+        found = outcome(call)
+    reasons = [reason for calls in handle.report().values() for reason in calls.passed_on]
+    reference = None if expected.error else outcome(call.in_float64())
+    return _difference(expected, found, reference), reasons[0] if reasons else ""
+
+
+def _difference(expected: Outcome, found: Outcome, reference: Outcome | None) -> str:
+    if expected.error != found.error:
+        return f"error {found.error}, expected {expected.error}"
+    if expected.warnings != found.warnings:
+        return f"warnings {found.warnings}, expected {expected.warnings}"
+    if expected.error:
+        return ""
+    if type(expected.value) is not type(found.value):
+        return f"type {type(found.value)}, expected {type(expected.value)}"
+    if getattr(expected.value, "meta", None) is not None and str(expected.value.meta) != str(found.value.meta):
+        return f"meta {found.value.meta}, expected {expected.value.meta}"
+    exact = reference is not None and not reference.error
+    of_value = difference_of(expected.value, found.value, reference.value if exact else None)
+    if of_value:
+        return f"value: {of_value}"
+    for level, (a, b) in enumerate(zip(expected.gradients, found.gradients, strict=True)):
+        if (a is None) != (b is None):
+            return f"gradient {b}, expected {a}"
+        if a is not None:
+            known = reference.gradients[level] if exact else None
+            if of_gradient := difference_of(a, b, known):
+                return f"gradient: {of_gradient}"
+    return ""
+
+
+def difference_of(expected, found, exact) -> str:
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return f"{found.dtype} {list(found.shape)}, expected {expected.dtype} {list(expected.shape)}"
+    tolerance = TOLERANCE[expected.dtype]
+    a, b = expected.as_subclass(torch.Tensor).double(), found.as_subclass(torch.Tensor).double()
+    special = ~a.isfinite()
+    if not torch.equal(special, ~b.isfinite()) or not torch.equal(
+        a[special].nan_to_num(1, 2, 3), b[special].nan_to_num(1, 2, 3)
+    ):
+        return f"{found}, expected {expected}"
+    a, b = a[~special], b[~special]
+    if not a.numel():
+        return ""
+    scale = a.abs().max().clamp_min(1e-30 if expected.ndim > 1 else tolerance)
+    distance = (a - b).abs().max()
+    if distance <= tolerance * scale:
+        return ""
+    if exact is not None and exact.shape == expected.shape:
+        c = exact.as_subclass(torch.Tensor).double()[~special]
+        if c.isfinite().all() and (b - c).abs().max() <= 2 * (a - c).abs().max() + tolerance * scale:
+            return ""
+    return f"off by {float(distance):.3g} of {float(scale):.3g}"

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+import fastloss
+
+L = pytest.importorskip("monai.losses")
+
+from .draw_monai import CLASSES, draw  # noqa: E402
+from .parity import Call, difference, outcome  # noqa: E402
+from .record import record  # noqa: E402
+
+
+@pytest.mark.parametrize("backend, draws", [("reference", 400), ("numba", 40)])
+def test_draws(backend, draws):
+    """``python -m accelerate.record monai`` draws thousands."""
+    with fastloss.backend(backend):
+        found = record("monai", 0, draws)
+    assert not found["differing"]
+    assert found["fused"] > 0.8 * draws
+    assert found["by_class"].keys() >= ({} if draws < 100 else set(CLASSES) - {"LogHausdorffDTLoss"})
+
+
+def test_every_class_is_drawn_and_differences_are_seen(monkeypatch):
+    name, call = draw(1)
+    from fastloss.accelerate.monai import served
+
+    (target,) = (target for target in served if target.name == name)
+    serve = target.serve
+    monkeypatch.setattr(target, "serve", lambda *args: serve(*args) * 1.001)
+    assert "value" in difference(call, "monai")[0]
+    monkeypatch.setattr(target, "serve", lambda *args: serve(*args).double())
+    assert "float64" in difference(call, "monai")[0]
+
+
+LOGITS = torch.randn(2, 3, 4, 5)
+LABELS = torch.randint(0, 3, (2, 1, 4, 5))
+
+
+@pytest.mark.parametrize(
+    "loss, reason",
+    [
+        (L.DiceLoss(softmax=True, to_onehot_y=True, weight=0.5), "a weight of another shape"),  # the first call alone
+        (L.FocalLoss(to_onehot_y=True, reduction="none"), "reduction='none'"),
+        (L.FocalLoss(to_onehot_y=True, gamma=-1.0), "gamma that is no number of at least 0"),
+        (L.TverskyLoss(soft_label=True), "a target of another shape"),
+    ],
+)
+def test_reasons(loss, reason):
+    with fastloss.accelerate("monai") as handle:
+        outcome(Call(loss, (LOGITS, LABELS)))
+    assert handle.report()[type(loss).__name__] == (0, {reason: 1})
+
+
+def test_a_number_as_weight_becomes_a_vector_as_in_monai():
+    loss = L.DiceLoss(softmax=True, to_onehot_y=True, weight=0.5)
+    with fastloss.accelerate("monai") as handle:
+        first, second = loss(LOGITS, LABELS), loss(LOGITS, LABELS)
+    torch.testing.assert_close(first, second)
+    assert loss.class_weight.shape == (3,) and handle.report()["DiceLoss"].fused == 1
+
+
+def test_options_are_read_at_each_call():
+    loss = L.FocalLoss(to_onehot_y=True)
+    with fastloss.accelerate("monai"):
+        for gamma in (0.5, 2, 3.0):
+            loss.gamma = gamma
+            torch.testing.assert_close(loss(LOGITS, LABELS), L.FocalLoss.forward.__wrapped__(loss, LOGITS, LABELS))
+
+
+def test_one_pass_where_parts_agree(monkeypatch):
+    from fastloss.accelerate import core
+
+    passes = []
+    inner = core.checked_sums_of_terms
+    monkeypatch.setattr(core, "checked_sums_of_terms", lambda *args: passes.append(args[1]) or inner(*args))
+    with fastloss.accelerate("monai"):
+        L.DiceCELoss(softmax=True, to_onehot_y=True)(LOGITS, LABELS)
+        L.DiceFocalLoss(sigmoid=True, to_onehot_y=True)(LOGITS, LABELS)
+        assert len(passes) == 2
+        L.DiceFocalLoss(softmax=True, to_onehot_y=True)(LOGITS, LABELS)
+    assert len(passes) == 4
