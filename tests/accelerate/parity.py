@@ -12,6 +12,8 @@ import fastloss
 # relative to the largest value, beside twice the peer's own error against float64
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
+ERROR = "an error of the peer's"
+
 
 @dataclass
 class Call:
@@ -20,6 +22,7 @@ class Call:
     function: Any
     args: tuple
     kwargs: dict = field(default_factory=dict)
+    tolerance: float = 0.0  # at least this, where the peer itself is no better in any dtype
 
     def in_float64(self) -> "Call":
         """The same with floats in float64, for the error of the peer's own arithmetic."""
@@ -64,17 +67,18 @@ def outcome(call: Call) -> Outcome:
 
 
 def difference(call: Call, *peers: str) -> tuple[str, str]:
-    """What differs with acceleration, or an empty text; and why the call was passed on, or an empty text if it was fused
-    (of several functions: the first reason)."""
+    """What differs with acceleration, or an empty text; and why the call was passed on, or an empty text if it was
+    fused (of several functions: the first reason); ``ERROR`` where the peer itself raises."""
     expected = outcome(call)
     with fastloss.accelerate(*peers) as handle:
         found = outcome(call)
     reasons = [reason for calls in handle.report().values() for reason in calls.passed_on]
     reference = None if expected.error else outcome(call.in_float64())
-    return _difference(expected, found, reference), reasons[0] if reasons else ""
+    reason = ERROR if expected.error else reasons[0] if reasons else ""
+    return _difference(expected, found, reference, call.tolerance), reason
 
 
-def _difference(expected: Outcome, found: Outcome, reference: Outcome | None) -> str:
+def _difference(expected: Outcome, found: Outcome, reference: Outcome | None, tolerance: float) -> str:
     if expected.error != found.error:
         return f"error {found.error}, expected {expected.error}"
     if expected.warnings != found.warnings:
@@ -86,7 +90,7 @@ def _difference(expected: Outcome, found: Outcome, reference: Outcome | None) ->
     if getattr(expected.value, "meta", None) is not None and str(expected.value.meta) != str(found.value.meta):
         return f"meta {found.value.meta}, expected {expected.value.meta}"
     exact = reference is not None and not reference.error
-    of_value = difference_of(expected.value, found.value, reference.value if exact else None)
+    of_value = difference_of(expected.value, found.value, reference.value if exact else None, tolerance)
     if of_value:
         return f"value: {of_value}"
     for level, (a, b) in enumerate(zip(expected.gradients, found.gradients, strict=True)):
@@ -94,15 +98,15 @@ def _difference(expected: Outcome, found: Outcome, reference: Outcome | None) ->
             return f"gradient {b}, expected {a}"
         if a is not None:
             known = reference.gradients[level] if exact else None
-            if of_gradient := difference_of(a, b, known):
+            if of_gradient := difference_of(a, b, known, tolerance):
                 return f"gradient: {of_gradient}"
     return ""
 
 
-def difference_of(expected, found, exact) -> str:
+def difference_of(expected, found, exact, least=0.0) -> str:
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return f"{found.dtype} {list(found.shape)}, expected {expected.dtype} {list(expected.shape)}"
-    tolerance = TOLERANCE[expected.dtype]
+    tolerance = max(TOLERANCE[expected.dtype], least)
     a, b = expected.as_subclass(torch.Tensor).double(), found.as_subclass(torch.Tensor).double()
     special = ~a.isfinite()
     if not torch.equal(special, ~b.isfinite()) or not torch.equal(
@@ -112,9 +116,10 @@ def difference_of(expected, found, exact) -> str:
     a, b = a[~special], b[~special]
     if not a.numel():
         return ""
-    scale = a.abs().max().clamp_min(1e-30 if expected.ndim > 1 else tolerance)
+    scale = a.abs().max().clamp_min(1e-30 if expected.ndim > 1 else max(tolerance, min(1.0, 1e4 * least)))
     distance = (a - b).abs().max()
-    if distance <= tolerance * scale:
+    rounding = 4 * torch.finfo(expected.dtype).eps if expected.ndim == 0 else 0.0  # of a difference from 1
+    if distance <= tolerance * scale + rounding:
         return ""
     if exact is not None and exact.shape == expected.shape:
         c = exact.as_subclass(torch.Tensor).double()[~special]

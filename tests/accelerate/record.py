@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from .parity import difference
+from .parity import ERROR, difference
 
 
 def record(peer: str, first: int, draws: int) -> dict:
@@ -33,6 +33,7 @@ def record(peer: str, first: int, draws: int) -> dict:
         "peer": peer,
         "draws": draws,
         "fused": sum(fused.values()),
+        "share": sum(fused.values()) / max(1, draws - reasons[ERROR]),  # of the draws that the peer answers
         "differing": differing,
         "passed_on": dict(reasons.most_common()),
         "by_class": {

@@ -6,26 +6,26 @@ A quarter of an hour on two cores: run by hand.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+import fastloss.integrations.nnunet as shipped
+
 pytest.importorskip("nnunetv2")
 sitk = pytest.importorskip("SimpleITK")
 
 pytestmark = pytest.mark.slow
 
-TRAINERS = '''
+TRAINERS = """
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-try:
-    from fastloss_trainers import nnUNetTrainerFastloss
-except ImportError:
-    nnUNetTrainerFastloss = nnUNetTrainer
+from fastloss_trainers import nnUNetTrainerFastloss
 
 
 class _Toy:
@@ -43,7 +43,7 @@ class ToyTrainer(_Toy, nnUNetTrainer):
 
 class ToyTrainerFastloss(_Toy, nnUNetTrainerFastloss):
     pass
-'''
+"""
 
 
 def entry(module, function):
@@ -69,7 +69,10 @@ def write(folder, regions, ignore):
         image = labels * 2.0 + generator.normal(size=shape)
         if ignore:
             labels[generator.random(shape) < 0.2] = 3
-        for file, array in ((f"imagesTr/toy_{i:03d}_0000", image.astype(np.float32)), (f"labelsTr/toy_{i:03d}", labels)):
+        for file, array in (
+            (f"imagesTr/toy_{i:03d}_0000", image.astype(np.float32)),
+            (f"labelsTr/toy_{i:03d}", labels),
+        ):
             volume = sitk.GetImageFromArray(array)
             volume.SetSpacing((1.0, 1.0, 1.5))
             sitk.WriteImage(volume, str(data / f"{file}.nii.gz"))
@@ -114,12 +117,9 @@ def printed(output):
 @pytest.mark.parametrize(("regions", "ignore"), [(False, False), (False, True), (True, True)], ids=str)
 def test_training_and_prediction(tmp_path, regions, ignore):
     write(tmp_path, regions, ignore)
-    import fastloss.integrations.nnunet as shipped
-
     (tmp_path / "trainers").mkdir()
     (tmp_path / "trainers" / "toy_trainers.py").write_text(TRAINERS)
-    for name in ("fastloss_trainers.py",):
-        (tmp_path / "trainers" / name).write_text(open(f"{shipped.__path__[0]}/{name}").read())
+    shutil.copy(f"{shipped.__path__[0]}/fastloss_trainers.py", tmp_path / "trainers")
     run(tmp_path, *PLAN, "-d", "901", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
     train = (*TRAIN, "901", "3d_fullres", "0", "-device", "cpu")
     plain = run(tmp_path, *train, "-tr", "ToyTrainer")
@@ -130,10 +130,24 @@ def test_training_and_prediction(tmp_path, regions, ignore):
     np.testing.assert_allclose(printed(accelerated), expected, atol=2e-4)
     np.testing.assert_allclose(printed(native), expected, atol=2e-4)
 
-    predict = ("-d", "901", "-c", "3d_fullres", "-f", "0", "-device", "cpu", "-i", str(tmp_path / "raw/Dataset901_Toy/imagesTr"))
+    predict = (
+        "-d",
+        "901",
+        "-c",
+        "3d_fullres",
+        "-f",
+        "0",
+        "-device",
+        "cpu",
+        "-i",
+        str(tmp_path / "raw/Dataset901_Toy/imagesTr"),
+    )
     for trainer in ("ToyTrainer", "ToyTrainerFastloss"):
         output = tmp_path / trainer
         run(tmp_path, *PREDICT, *predict, "-tr", trainer, "-o", str(output), "-npp", "1", "-nps", "1")
     for file in sorted((tmp_path / "ToyTrainer").glob("*.nii.gz")):
-        first, second = (sitk.GetArrayFromImage(sitk.ReadImage(str(each))) for each in (file, tmp_path / "ToyTrainerFastloss" / file.name))
+        first, second = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(each)))
+            for each in (file, tmp_path / "ToyTrainerFastloss" / file.name)
+        )
         assert (first != second).mean() < 0.01

@@ -9,11 +9,13 @@ import torch
 from kornia import losses
 from torch import Tensor
 
-from parity.compare import Draw, draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick
+from .drawing import draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick, seeded
+from .parity import Call
 
 
-def draw(rng: random.Random) -> Draw:
+def draw(seed: int) -> tuple[str, Call]:
     """One call of one of the losses."""
+    rng = seeded(seed)
     return rng.choice((_dice, _dice, _tversky, _focal, _focal, _binary, _binary, _lovasz, _hinge, _hausdorff))(rng)
 
 
@@ -36,15 +38,15 @@ def _vector(rng: random.Random, channels: int, dtype: torch.dtype) -> Tensor:
 
 def _either(rng: random.Random, function: str, cls: str, options: dict[str, Any]) -> Any:
     if rng.random() < 0.5:
-        return function, lambda: lambda pred, target: getattr(losses, function)(pred, target, **options)
-    return cls, lambda: getattr(losses, cls)(**options)
+        return function, lambda pred, target: getattr(losses, function)(pred, target, **options)
+    return cls, getattr(losses, cls)(**options)
 
 
 def _ignore(rng: random.Random) -> int | None:
     return pick(rng, -100, -100, None, 255, 0)
 
 
-def _dice(rng: random.Random) -> Draw:
+def _dice(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, rng.choice((2, 3, 4)))
     options: dict[str, Any] = {
         "average": pick(rng, "micro", "macro"),
@@ -53,11 +55,11 @@ def _dice(rng: random.Random) -> Draw:
     }
     if rng.random() < 0.3:
         options["weight"] = _vector(rng, logits.shape[1], logits.dtype)
-    name, make = _either(rng, "dice_loss", "DiceLoss", options)
-    return Draw(name, make, (logits, _labels(rng, logits, options["ignore_index"])), options)
+    name, loss = _either(rng, "dice_loss", "DiceLoss", options)
+    return name, Call(loss, (logits, _labels(rng, logits, options["ignore_index"])))
 
 
-def _tversky(rng: random.Random) -> Draw:
+def _tversky(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, rng.choice((2, 3, 4)))
     options: dict[str, Any] = {
         "alpha": pick(rng, 0.5, 0.3, 0.0, 1.0),
@@ -65,11 +67,11 @@ def _tversky(rng: random.Random) -> Draw:
         "eps": pick(rng, 1e-8, 1e-5, 0.0),
         "ignore_index": _ignore(rng),
     }
-    name, make = _either(rng, "tversky_loss", "TverskyLoss", options)
-    return Draw(name, make, (logits, _labels(rng, logits, options["ignore_index"])), options)
+    name, loss = _either(rng, "tversky_loss", "TverskyLoss", options)
+    return name, Call(loss, (logits, _labels(rng, logits, options["ignore_index"])))
 
 
-def _focal(rng: random.Random) -> Draw:
+def _focal(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, rng.choice((2, 3, 4)), (2, 2, 1, 3))
     options: dict[str, Any] = {
         "alpha": pick(rng, None, 0.25, 0.6),
@@ -79,11 +81,11 @@ def _focal(rng: random.Random) -> Draw:
     }
     if rng.random() < 0.2:
         options["weight"] = _vector(rng, logits.shape[1], logits.dtype)
-    name, make = _either(rng, "focal_loss", "FocalLoss", options)
-    return Draw(name, make, (logits, _labels(rng, logits, options["ignore_index"])), options)
+    name, loss = _either(rng, "focal_loss", "FocalLoss", options)
+    return name, Call(loss, (logits, _labels(rng, logits, options["ignore_index"])))
 
 
-def _binary(rng: random.Random) -> Draw:
+def _binary(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, rng.choice((1, 2, 3)), (2, 2, 1, 3))
     options: dict[str, Any] = {
         "alpha": pick(rng, 0.25, None, 0.6),
@@ -97,35 +99,35 @@ def _binary(rng: random.Random) -> Draw:
     target = draw_dense(rng, tuple(logits.shape), rng.choice((torch.float32, logits.dtype, torch.int64)), 0.3)
     if options["ignore_index"] is not None and rng.random() < 0.7:
         target[torch.rand(target.shape) < 0.2] = options["ignore_index"]
-    name, make = _either(rng, "binary_focal_loss_with_logits", "BinaryFocalLossWithLogits", options)
-    return Draw(name, make, (logits, target), options)
+    name, loss = _either(rng, "binary_focal_loss_with_logits", "BinaryFocalLossWithLogits", options)
+    return name, Call(loss, (logits, target))
 
 
-def _lovasz(rng: random.Random) -> Draw:
+def _lovasz(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, rng.choice((2, 3, 4)))
     options: dict[str, Any] = {}
     if rng.random() < 0.3:
         options["weight"] = _vector(rng, logits.shape[1], logits.dtype)
-    name, make = _either(rng, "lovasz_softmax_loss", "LovaszSoftmaxLoss", options)
-    return Draw(name, make, (logits, _labels(rng, logits, None)), options)
+    name, loss = _either(rng, "lovasz_softmax_loss", "LovaszSoftmaxLoss", options)
+    return name, Call(loss, (logits, _labels(rng, logits, None)))
 
 
-def _hinge(rng: random.Random) -> Draw:
+def _hinge(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, 1)
     target = draw_dense(rng, (logits.shape[0], *logits.shape[2:]), rng.choice((torch.int64, torch.float32)), 0.0)
-    name, make = _either(rng, "lovasz_hinge_loss", "LovaszHingeLoss", {})
-    return Draw(name, make, (logits, target), {})
+    name, loss = _either(rng, "lovasz_hinge_loss", "LovaszHingeLoss", {})
+    return name, Call(loss, (logits, target))
 
 
-def _hausdorff(rng: random.Random) -> Draw:
+def _hausdorff(rng: random.Random) -> tuple[str, Call]:
     cls, axes = rng.choice(((losses.HausdorffERLoss, (2,)), (losses.HausdorffERLoss3D, (3,))))
     logits = _logits(rng, rng.choice((2, 3)), axes)
     logits = logits if rng.random() < 0.3 else logits.float()
-    probabilities = logits.detach().softmax(1).requires_grad_(logits.requires_grad)
+    probabilities = logits.softmax(1)
     options = {
         "alpha": pick(rng, 2.0, 1.0),
         "k": pick(rng, 10, 3),
         "reduction": pick(rng, "mean", "mean", "sum", "none"),
     }
     target = _labels(rng, logits, None).unsqueeze(1)
-    return Draw(cls.__name__, lambda: cls(**options), (probabilities, target), options)
+    return cls.__name__, Call(cls(**options), (probabilities, target))

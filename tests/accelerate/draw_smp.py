@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import random
-from functools import partial
 from typing import Any
 
 import torch
 from segmentation_models_pytorch import losses
 from torch import Tensor
 
-from parity.compare import Draw, draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick
+from .drawing import draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick, seeded
+from .parity import Call
 
 _MODES = ("binary", "multiclass", "multilabel")
 
 
-def draw(rng: random.Random) -> Draw:
+def draw(seed: int) -> tuple[str, Call]:
     """One call of one of the losses."""
+    rng = seeded(seed)
     return rng.choice((_overlap, _overlap, _overlap, _focal, _bce, _ce, _mcc, _lovasz))(rng)
 
 
@@ -53,7 +54,7 @@ def _mode(rng: random.Random) -> tuple[str, Tensor]:
     return mode, _logits(rng, 1 if mode == "binary" else rng.choice((2, 3, 4)))
 
 
-def _overlap(rng: random.Random) -> Draw:
+def _overlap(rng: random.Random) -> tuple[str, Call]:
     name = rng.choice(("DiceLoss", "JaccardLoss", "TverskyLoss"))
     mode, logits = _mode(rng)
     options: dict[str, Any] = {
@@ -70,13 +71,12 @@ def _overlap(rng: random.Random) -> Draw:
     if name == "TverskyLoss":
         options |= {"alpha": pick(rng, 0.5, 0.3, 1.0), "beta": pick(rng, 0.5, 0.7), "gamma": pick(rng, 1.0, 0.75, 2.0)}
     if not options["from_logits"]:
-        logits = logits.detach().softmax(1) if mode == "multiclass" else logits.detach().sigmoid()
-        logits.requires_grad_(rng.random() < 0.5)
+        logits = logits.softmax(1) if mode == "multiclass" else logits.sigmoid()
     target = _target(rng, mode, logits, options["ignore_index"])
-    return Draw(name, lambda: getattr(losses, name)(**options), (logits, target), options)
+    return name, Call(getattr(losses, name)(**options), (logits, target))
 
 
-def _focal(rng: random.Random) -> Draw:
+def _focal(rng: random.Random) -> tuple[str, Call]:
     mode, logits = _mode(rng)
     options: dict[str, Any] = {
         "mode": mode,
@@ -90,16 +90,16 @@ def _focal(rng: random.Random) -> Draw:
         options["reduced_threshold"] = 0.5
     if rng.random() < 0.04:
         options["from_logits"] = False
-        logits = logits.detach().sigmoid().requires_grad_()
+        logits = logits.sigmoid()
     if mode != "binary" and rng.random() < 0.2:
         options["class_weights"] = [rng.choice((0.5, 1.0, 2.0)) for _ in range(logits.shape[1])]
     target = _target(rng, mode, logits, options["ignore_index"])
     if mode == "multiclass" and target.ndim == logits.ndim and rng.random() < 0.8:
         target = target[:, 0]
-    return Draw("FocalLoss", lambda: losses.FocalLoss(**options), (logits, target), options)
+    return "FocalLoss", Call(losses.FocalLoss(**options), (logits, target))
 
 
-def _bce(rng: random.Random) -> Draw:
+def _bce(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, rng.choice((1, 1, 2, 3)))
     options: dict[str, Any] = {
         "ignore_index": pick(rng, -100, None, 255),
@@ -113,11 +113,11 @@ def _bce(rng: random.Random) -> Draw:
     target = draw_dense(rng, tuple(logits.shape), rng.choice((torch.float32, logits.dtype, torch.int64)), 0.3)
     if options["ignore_index"] is not None and rng.random() < 0.7:
         target[torch.rand(target.shape) < 0.2] = options["ignore_index"]
-    make = partial(losses.SoftBCEWithLogitsLoss, **options)
-    return Draw("SoftBCEWithLogitsLoss", make, (logits, target), options, tolerance=1e-5)  # the target's dtype, float32
+    loss = losses.SoftBCEWithLogitsLoss(**options)
+    return "SoftBCEWithLogitsLoss", Call(loss, (logits, target), tolerance=1e-5)  # it computes in the target's dtype
 
 
-def _ce(rng: random.Random) -> Draw:
+def _ce(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, rng.choice((2, 3, 4)))
     options: dict[str, Any] = {
         "ignore_index": pick(rng, -100, None, 255, 0),
@@ -128,22 +128,22 @@ def _ce(rng: random.Random) -> Draw:
     target = draw_labels(rng, shape, logits.shape[1], options["ignore_index"], torch.int64)
     if rng.random() < 0.2:
         target = target.unsqueeze(1)
-    return Draw("SoftCrossEntropyLoss", lambda: losses.SoftCrossEntropyLoss(**options), (logits, target), options)
+    return "SoftCrossEntropyLoss", Call(losses.SoftCrossEntropyLoss(**options), (logits, target))
 
 
-def _mcc(rng: random.Random) -> Draw:
+def _mcc(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, 1)
     logits = logits if rng.random() < 0.5 else logits.float()
-    probabilities = logits.detach().sigmoid().requires_grad_(logits.requires_grad)
+    probabilities = logits.sigmoid()
     if rng.random() < 0.4:
-        probabilities = probabilities.detach()[:, 0].requires_grad_(logits.requires_grad)
+        probabilities = probabilities[:, 0]
     target = _masks(rng, logits, None, 0.2)
     target = target[:, 0] if rng.random() < 0.4 else target
     options = {"eps": pick(rng, 1e-5, 1e-3)}
-    return Draw("MCCLoss", lambda: losses.MCCLoss(**options), (probabilities, target), options)
+    return "MCCLoss", Call(losses.MCCLoss(**options), (probabilities, target))
 
 
-def _lovasz(rng: random.Random) -> Draw:
+def _lovasz(rng: random.Random) -> tuple[str, Call]:
     mode = rng.choice(("multiclass", "multiclass", "binary", "multilabel"))
     logits = _logits(rng, 1 if mode == "binary" else rng.choice((2, 3, 4)))
     options: dict[str, Any] = {
@@ -158,4 +158,4 @@ def _lovasz(rng: random.Random) -> Draw:
         )
     else:
         target = _masks(rng, logits, options["ignore_index"])
-    return Draw("LovaszLoss", lambda: losses.LovaszLoss(**options), (logits, target), options, tolerance=3e-4)
+    return "LovaszLoss", Call(losses.LovaszLoss(**options), (logits, target), tolerance=3e-4)

@@ -11,7 +11,8 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor
 
-from parity.compare import Draw, draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick
+from .drawing import draw_dense, draw_dtype, draw_labels, draw_logits, draw_space, pick, seeded
+from .parity import Call
 
 _DICE = (dice.SoftDiceLoss, dice.MemoryEfficientSoftDiceLoss)
 _LABELS = (torch.int16, torch.int64, torch.uint8, torch.int32, torch.float32)
@@ -41,10 +42,13 @@ def _labels(rng: random.Random, logits: Tensor, ignore: int | None) -> Tensor:
     return draw_labels(rng, shape, logits.shape[1], ignore, rng.choice(_LABELS))
 
 
-def draw(rng: random.Random) -> Draw:
+def draw(seed: int) -> tuple[str, Call]:
     """One call of one of the losses."""
+    rng = seeded(seed)
     kind = rng.choice((_soft_dice, _entropy, _topk, _dc_ce, _dc_ce, _dc_bce, _dc_topk, _counts, _deep))
-    return kind(rng)._replace(tolerance=1e-5)  # sums in float32
+    name, call = kind(rng)
+    call.tolerance = 1e-5  # sums in float32, of any dtype
+    return name, call
 
 
 def _logits(rng: random.Random, least: int = 1) -> Tensor:
@@ -52,7 +56,7 @@ def _logits(rng: random.Random, least: int = 1) -> Tensor:
     return draw_logits(rng, shape, draw_dtype(rng))
 
 
-def _soft_dice(rng: random.Random) -> Draw:
+def _soft_dice(rng: random.Random) -> tuple[str, Call]:
     logits, cls = _logits(rng), rng.choice(_DICE)
     options = _dice_options(rng, cls)
     nonlin = pick(rng, softmax_helper_dim1, torch.sigmoid, None, _tanh)
@@ -65,14 +69,14 @@ def _soft_dice(rng: random.Random) -> Draw:
     mask = None
     if rng.random() < 0.4:
         mask = draw_dense(rng, (logits.shape[0], 1, *logits.shape[2:]), rng.choice((torch.bool, torch.float32)))
-    return Draw(cls.__name__, lambda: cls(apply_nonlin=nonlin, **options), (logits, target, mask), options)
+    return cls.__name__, Call(cls(apply_nonlin=nonlin, **options), (logits, target, mask))
 
 
 def _tanh(x: Tensor) -> Tensor:
     return 0.5 + 0.5 * torch.tanh(x)
 
 
-def _entropy(rng: random.Random) -> Draw:
+def _entropy(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng)
     options = _entropy_options(rng, logits.shape[1], logits.dtype)
     options["reduction"] = pick(rng, "mean", "mean", "sum", "none")
@@ -88,9 +92,7 @@ def _entropy(rng: random.Random) -> Draw:
     )
     if rng.random() < 0.3:
         target = target[:, 0]
-    return Draw(
-        "RobustCrossEntropyLoss", lambda: robust_ce_loss.RobustCrossEntropyLoss(**options), (logits, target), options
-    )
+    return "RobustCrossEntropyLoss", Call(robust_ce_loss.RobustCrossEntropyLoss(**options), (logits, target))
 
 
 def _topk_options(rng: random.Random, logits: Tensor) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def _topk_options(rng: random.Random, logits: Tensor) -> dict[str, Any]:
     return options
 
 
-def _topk(rng: random.Random) -> Draw:
+def _topk(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, 3)
     options = _topk_options(rng, logits)
     ignore = pick(rng, None, 255, -100)
@@ -109,29 +111,25 @@ def _topk(rng: random.Random) -> Draw:
     target = draw_labels(
         rng, (logits.shape[0], 1, *logits.shape[2:]), logits.shape[1], ignore, rng.choice((torch.int16, torch.int64))
     )
-    return Draw("TopKLoss", lambda: robust_ce_loss.TopKLoss(**options), (logits, target), options)
+    return "TopKLoss", Call(robust_ce_loss.TopKLoss(**options), (logits, target))
 
 
 def _weights(rng: random.Random) -> dict[str, Any]:
     return {"weight_ce": pick(rng, 1, 0.5, 0), "weight_dice": pick(rng, 1, 2.0, 0)}
 
 
-def _dc_ce(rng: random.Random, logits: Tensor | None = None) -> Draw:
+def _dc_ce(rng: random.Random, logits: Tensor | None = None) -> tuple[str, Call]:
     logits = _logits(rng) if logits is None else logits
     cls = rng.choice(_DICE)
     soft, entropy = _dice_options(rng, cls), _entropy_options(rng, logits.shape[1], logits.dtype)
     ignore = pick(rng, None, logits.shape[1], 255)
     weights = _weights(rng) if rng.random() < 0.3 else {}
     target = _labels(rng, logits, ignore)
-    options = {**soft, **entropy, **weights, "ignore_label": ignore}
-
-    def make() -> Any:
-        return compound_losses.DC_and_CE_loss(dict(soft), dict(entropy), ignore_label=ignore, dice_class=cls, **weights)
-
-    return Draw("DC_and_CE_loss", make, (logits, target), options)
+    loss = compound_losses.DC_and_CE_loss(soft, entropy, ignore_label=ignore, dice_class=cls, **weights)
+    return "DC_and_CE_loss", Call(loss, (logits, target))
 
 
-def _dc_bce(rng: random.Random) -> Draw:
+def _dc_bce(rng: random.Random) -> tuple[str, Call]:
     logits, cls = _logits(rng), rng.choice(_DICE)
     soft, entropy = _dice_options(rng, cls), {}
     if rng.random() < 0.3:
@@ -145,36 +143,25 @@ def _dc_bce(rng: random.Random) -> Draw:
     target = draw_dense(rng, (logits.shape[0], channels, *logits.shape[2:]), kind)
     if ignore and rng.random() < 0.1:
         target[:, -1] = 1
-    options = {**soft, **entropy, **weights, "use_ignore_label": ignore}
-
-    def make() -> Any:
-        return compound_losses.DC_and_BCE_loss(
-            dict(entropy), dict(soft), use_ignore_label=ignore, dice_class=cls, **weights
-        )
-
-    return Draw("DC_and_BCE_loss", make, (logits, target), options)
+    loss = compound_losses.DC_and_BCE_loss(entropy, soft, use_ignore_label=ignore, dice_class=cls, **weights)
+    return "DC_and_BCE_loss", Call(loss, (logits, target))
 
 
-def _dc_topk(rng: random.Random) -> Draw:
+def _dc_topk(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, 3)
     soft, entropy = _dice_options(rng, dice.SoftDiceLoss), _topk_options(rng, logits)
     ignore = pick(rng, None, logits.shape[1], 255)
     weights = _weights(rng) if rng.random() < 0.2 else {}
     target = _labels(rng, logits, ignore)
-    options = {**soft, **entropy, **weights, "ignore_label": ignore}
-
-    def make() -> Any:
-        return compound_losses.DC_and_topk_loss(dict(soft), dict(entropy), ignore_label=ignore, **weights)
-
-    return Draw("DC_and_topk_loss", make, (logits, target), options)
+    loss = compound_losses.DC_and_topk_loss(soft, entropy, ignore_label=ignore, **weights)
+    return "DC_and_topk_loss", Call(loss, (logits, target))
 
 
-def _counts(rng: random.Random) -> Draw:
+def _counts(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng)
-    probabilities = logits.detach().softmax(1).requires_grad_(logits.requires_grad)
+    probabilities = logits.softmax(1)
     if rng.random() < 0.3:
-        hard = torch.zeros_like(logits, requires_grad=False).scatter_(1, logits.argmax(1, keepdim=True), 1)
-        probabilities = hard.detach()
+        probabilities = torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1)
     axes = pick(
         rng, [0, *range(2, logits.ndim)], None, list(range(2, logits.ndim)), None, list(range(2, logits.ndim)), []
     )
@@ -185,16 +172,18 @@ def _counts(rng: random.Random) -> Draw:
     if rng.random() < 0.3:
         mask = draw_dense(rng, (logits.shape[0], 1, *logits.shape[2:]), torch.bool)
     options = {"axes": axes, "mask": mask, "square": rng.random() < 0.2}
-    return Draw(
-        "get_tp_fp_fn_tn", lambda: lambda p, y: dice.get_tp_fp_fn_tn(p, y, **options), (probabilities, target), options
-    )
+
+    def counts(p: Tensor, y: Tensor) -> Tensor:
+        return torch.stack(dice.get_tp_fp_fn_tn(p, y, **options))
+
+    return "get_tp_fp_fn_tn", Call(counts, (probabilities, target))
 
 
-def _deep(rng: random.Random) -> Draw:
-    inner = rng.choice((_dc_ce, _soft_dice, _entropy))(rng)
-    logits, target, *_ = inner.inputs
+def _deep(rng: random.Random) -> tuple[str, Call]:
+    name, call = rng.choice((_dc_ce, _soft_dice, _entropy))(rng)
+    logits, target, *_ = call.args
 
-    return Draw(f"DeepSupervisionWrapper({inner.name})", lambda: _Deep(inner.make()), (logits, target), inner.options)
+    return f"DeepSupervisionWrapper({name})", Call(_Deep(call.function), (logits, target))
 
 
 class _Deep(torch.nn.Module):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor
 
-from parity.compare import Draw, draw_dense, draw_dtype, draw_logits, pick
+from .drawing import draw_dense, draw_dtype, draw_logits, pick, seeded
+from .parity import Call
 
 
-def draw(rng: random.Random) -> Draw:
+def draw(seed: int) -> tuple[str, Call]:
     """One call."""
+    rng = seeded(seed)
     logits = draw_logits(
         rng, tuple(rng.randint(1, 9) for _ in range(rng.choice((4, 4, 3, 5, 2, 1, 6)))), draw_dtype(rng)
     )
@@ -27,4 +28,4 @@ def draw(rng: random.Random) -> Draw:
     def focal(inputs: Tensor, targets: Tensor) -> Any:
         return torchvision.ops.sigmoid_focal_loss(inputs, targets, **options)
 
-    return Draw("sigmoid_focal_loss", lambda: focal, (logits, target), options)
+    return "sigmoid_focal_loss", Call(focal, (logits, target))
