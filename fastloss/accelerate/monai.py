@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import monai.losses
 import torch
+import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
 from monai.losses.unified_focal_loss import AsymmetricFocalLoss, AsymmetricFocalTverskyLoss
 from torch import Tensor, nn
@@ -53,8 +54,10 @@ def sums_of(*passes: Pass) -> list[dict[str, Tensor]]:
 
 
 def _run(p: Pass) -> dict[str, Tensor]:
-    truth = p.truth
-    return run_pass(p.logits, truth.target, p.terms, p.activation, ignore_index=truth.ignore_index, mask=truth.mask)
+    mask, ignore = p.truth.mask, p.truth.ignore_index
+    return run_pass(
+        p.logits, p.truth.target, p.terms, p.activation, ignore_index=ignore, mask=mask, weight_map=p.weight_map
+    )
 
 
 # What the classes have in common
@@ -134,6 +137,12 @@ def activated(self: Any, input: Tensor, truth: Truth, terms: tuple[str, ...], be
     if type(input) is not Tensor or input.shape != shape or not input.is_floating_point():
         raise Unserved("other_act with an output of another form")
     return Pass(input, truth, terms, None)
+
+
+def check_probabilities(p: Pass) -> None:
+    """Raises Unserved for other values, whose 1 - p a pass takes for 0 where it is negative."""
+    if p.activation is None:
+        require((p.logits >= 0) & (p.logits <= 1), "values that are no probabilities")
 
 
 def region_sums(self: Any, sums: dict[str, Tensor], names: Sequence[str], dropped: bool = False) -> list[Tensor]:
@@ -289,6 +298,7 @@ def mcc_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     p = activated(self, input, truth_of(input, target, self.to_onehot_y), ("y*p", "r*q", "r*p", "y*q"))
     if target.dtype == torch.bool and not p.truth.labels:
         raise Unserved("a dense target of bool")
+    check_probabilities(p)
     (sums,) = sums_of(p)
     tp, tn, fp, fn = region_sums(self, sums, p.terms)
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
@@ -506,6 +516,7 @@ def hausdorff_dt_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     truth = truth._replace(dtype=torch.promote_types(truth.dtype, torch.float32))
     terms = ("map*miss_pos(2.0)", "map*miss_neg(2.0)")
     p = activated(self, input, truth, terms if truth.hard else (*terms, "map*y2", "map*y"))
+    check_probabilities(p)
     masks = [_dropped(self, predicted_masks(p.logits.detach(), p.activation or "none"))]
     masks.append(_class_masks(self, truth, channels))
     predicted, true = fields_of(masks, None, input.ndim - 2, "sides", torch.float32)
@@ -529,7 +540,7 @@ def boundary_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     truth = truth_of(input, target, self.to_onehot_y)._replace(dtype=torch.float32)
     masks = _class_masks(self, truth, channels)
     (field,) = fields_of([masks], None, input.ndim - 2, "sides", torch.float32, signed=True)
-    field.add_(masks)  # MONAI counts from 0 inside
+    field.add_(field < 0)  # MONAI counts from 0 inside
     p = activated(self, input, truth, ("map*p",))
     (sums,) = sums_of(p._replace(weight_map=field))
     table = _distance_table(self, sums["map*p"] / input[0, 0].numel())
@@ -551,6 +562,7 @@ def cldice_pass(self: Any, input: Tensor, truth: Truth) -> tuple[Pass, dict[str,
     if input.dtype not in (torch.float32, torch.float64):
         raise Unserved("skeletons of half precision")  # whose ties decide where a gradient goes
     p = activated(self, input, truth, ())
+    check_probabilities(p)
     first, activation = 0 if self.include_background else 1, p.activation or "none"
     inputs = attempt(check_inputs, p.logits, truth.target, None, None, activation, (), None)
     options = (activation, (), inputs.dense, inputs.validate, self.iter, first, forced_backend())
@@ -641,19 +653,21 @@ def unified_focal_loss(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 
 @served(monai.losses.DeepSupervisionLoss, "get_loss")
 def deep_supervision_level(self: Any, input: Tensor, target: Tensor) -> Tensor:
-    """The loss of a level, whose target is a view of the labels where MONAI's interpolation would copy them."""
-    check_tensors(input, target)
-    if input.shape[2:] == target.shape[2:]:
-        return self.loss(input, target)
-    if self.interp_mode != "nearest-exact" or target.dtype not in _INTERPOLATED or target.ndim != input.ndim:
-        raise Unserved("a target that is not interpolated")
-    sizes = list(zip(target.shape[2:], input.shape[2:], strict=True))
-    if any(large % small for large, small in sizes):
-        raise Unserved("sizes that do not divide")
-    for axis, (large, small) in enumerate(sizes, 2):
-        step = large // small
-        target = target[(*[slice(None)] * axis, slice(step // 2, None, step))]
+    """The loss of a level, whose target is a view of the labels where an interpolation would copy each n-th of them."""
+    if input.shape[2:] != target.shape[2:]:
+        view = _every_nth(target, input.shape[2:]) if self.interp_mode == "nearest-exact" else None
+        target = F.interpolate(target, size=input.shape[2:], mode=self.interp_mode) if view is None else view
     return self.loss(input, target)
 
 
-_INTERPOLATED = (torch.float32, torch.float64, torch.uint8)  # other dtypes are errors, or depend on the device
+def _every_nth(target: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """The voxels that nearest-exact takes, if the sizes divide; other dtypes may be errors there."""
+    sizes = list(zip(target.shape[2:], shape, strict=False))
+    if target.dtype not in (torch.float32, torch.float64, torch.uint8) or len(sizes) != len(shape):
+        return None
+    if any(not small or large % small for large, small in sizes):
+        return None
+    for axis, (large, small) in enumerate(sizes, 2):
+        step = large // small
+        target = target[(*[slice(None)] * axis, slice(step // 2, None, step))]
+    return target

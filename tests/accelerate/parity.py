@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,19 +67,25 @@ def outcome(call: Call) -> Outcome:
     return found
 
 
-def difference(call: Call, *peers: str) -> tuple[str, str]:
-    """What differs with acceleration, or an empty text; and why the call was passed on, or an empty text if it was
-    fused (of several functions: the first reason); ``ERROR`` where the peer itself raises."""
-    expected = outcome(call)
+def differences(calls: list[Call], *peers: str) -> list[tuple[str, str]]:
+    """For each call what differs with acceleration, or no text; and why it was passed on (the first reason of several
+    functions), ``ERROR`` if the peer raises one, or no text if it was fused."""
+    expected = [outcome(call) for call in calls]
+    found, reasons, before = [], [], Counter()
     with fastloss.accelerate(*peers) as handle:
-        found = outcome(call)
-    reasons = [reason for calls in handle.report().values() for reason in calls.passed_on]
-    reference = None if expected.error else outcome(call.in_float64())
-    reason = ERROR if expected.error else reasons[0] if reasons else ""
-    return _difference(expected, found, reference, call.tolerance), reason
+        for call in calls:
+            found.append(outcome(call))
+            passed_on = Counter()
+            for counted in handle.report().values():
+                passed_on.update(counted.passed_on)
+            reasons.append(next(iter(passed_on - before), ""))
+            before = passed_on
+    texts = [_difference(call, a, b) for call, a, b in zip(calls, expected, found, strict=True)]
+    reasons = [ERROR if theirs.error else reason for theirs, reason in zip(expected, reasons, strict=True)]
+    return list(zip(texts, reasons, strict=True))
 
 
-def _difference(expected: Outcome, found: Outcome, reference: Outcome | None, tolerance: float) -> str:
+def _difference(call: Call, expected: Outcome, found: Outcome) -> str:
     if expected.error != found.error:
         return f"error {found.error}, expected {expected.error}"
     if expected.warnings != found.warnings:
@@ -89,8 +96,11 @@ def _difference(expected: Outcome, found: Outcome, reference: Outcome | None, to
         return f"type {type(found.value)}, expected {type(expected.value)}"
     if getattr(expected.value, "meta", None) is not None and str(expected.value.meta) != str(found.value.meta):
         return f"meta {found.value.meta}, expected {expected.value.meta}"
-    exact = reference is not None and not reference.error
-    of_value = difference_of(expected.value, found.value, reference.value if exact else None, tolerance)
+    reference = outcome(call.in_float64())
+    exact = not reference.error
+    first = call.args[0][0] if isinstance(call.args[0], list) else call.args[0]
+    coarse = max(call.tolerance, TOLERANCE[first.dtype])  # of what half precision is rounded to within the peer, whatever its result is
+    of_value = difference_of(expected.value, found.value, reference.value if exact else None, coarse)
     if of_value:
         return f"value: {of_value}"
     for level, (a, b) in enumerate(zip(expected.gradients, found.gradients, strict=True)):
@@ -98,15 +108,15 @@ def _difference(expected: Outcome, found: Outcome, reference: Outcome | None, to
             return f"gradient {b}, expected {a}"
         if a is not None:
             known = reference.gradients[level] if exact else None
-            if of_gradient := difference_of(a, b, known, tolerance):
+            if of_gradient := difference_of(a, b, known, coarse):
                 return f"gradient: {of_gradient}"
     return ""
 
 
-def difference_of(expected, found, exact, least=0.0) -> str:
+def difference_of(expected, found, exact, coarse) -> str:
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return f"{found.dtype} {list(found.shape)}, expected {expected.dtype} {list(expected.shape)}"
-    tolerance = max(TOLERANCE[expected.dtype], least)
+    tolerance = max(coarse, TOLERANCE[expected.dtype])
     a, b = expected.as_subclass(torch.Tensor).double(), found.as_subclass(torch.Tensor).double()
     special = ~a.isfinite()
     if not torch.equal(special, ~b.isfinite()) or not torch.equal(
@@ -116,7 +126,7 @@ def difference_of(expected, found, exact, least=0.0) -> str:
     a, b = a[~special], b[~special]
     if not a.numel():
         return ""
-    scale = a.abs().max().clamp_min(1e-30 if expected.ndim > 1 else max(tolerance, min(1.0, 1e4 * least)))
+    scale = a.abs().max().clamp_min(1e-30 if expected.ndim > 1 else tolerance)
     distance = (a - b).abs().max()
     rounding = 4 * torch.finfo(expected.dtype).eps if expected.ndim == 0 else 0.0  # of a difference from 1
     if distance <= tolerance * scale + rounding:

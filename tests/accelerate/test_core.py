@@ -308,7 +308,7 @@ def test_overhead_of_a_call_that_is_passed_on():
 
 @pytest.mark.parametrize("peers, error", [(("keras",), ValueError), (("monai", 3), ValueError)])
 def test_unknown_peers(peers, error):
-    with pytest.raises(error, match="peers: got .*expected any of torch, monai"):
+    with pytest.raises(error, match=r"peers: got .*expected any of torch, monai"):
         fastloss.accelerate(*peers)
 
 

@@ -6,7 +6,7 @@ import fastloss
 L = pytest.importorskip("monai.losses")
 
 from .draw_monai import CLASSES, draw  # noqa: E402
-from .parity import Call, difference, outcome  # noqa: E402
+from .parity import Call, differences, outcome  # noqa: E402
 from .record import record  # noqa: E402
 
 
@@ -27,9 +27,9 @@ def test_every_class_is_drawn_and_differences_are_seen(monkeypatch):
     (target,) = (target for target in served if target.name == name)
     serve = target.serve
     monkeypatch.setattr(target, "serve", lambda *args: serve(*args) * 1.001)
-    assert "value" in difference(call, "monai")[0]
+    assert "value" in differences([call], "monai")[0][0]
     monkeypatch.setattr(target, "serve", lambda *args: serve(*args).double())
-    assert "float64" in difference(call, "monai")[0]
+    assert "float64" in differences([call], "monai")[0][0]
 
 
 LOGITS = torch.randn(2, 3, 4, 5)
