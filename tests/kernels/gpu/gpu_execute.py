@@ -62,8 +62,8 @@ def execute(folder):
 
 def expected(problem, what):
     logits = problem.logits.double()
-    if what == "errors":
-        return reference_ranked.voxel_errors(logits, *problem[1:3], problem.plan)[0]
+    if what in ("errors", "hinges"):
+        return reference_ranked.voxel_errors(logits, *problem[1:3], problem.plan, what == "hinges")[0]
     return reference_ranked.voxel_losses(logits, *problem[1:3], problem.plan, True)
 
 

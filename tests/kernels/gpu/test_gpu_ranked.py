@@ -29,6 +29,7 @@ FAMILIES = [(2, "softmax"), (5, "softmax"), (18, "softmax"), (3, "sigmoid"), (1,
 )
 def test_values(channels, activation, weights, dtype, dense):
     from fastloss.kernels.gpu import ranked as gpu_ranked
+    from fastloss.kernels.gpu import values as gpu_values
     from fastloss.kernels.reference import ranked as reference_ranked
     from fastloss.kernels.reference.sums import _Voxels
 
@@ -46,22 +47,27 @@ def test_values(channels, activation, weights, dtype, dense):
         return torch.full((2, channels, 3, 5, 7), torch.nan, dtype=real)
 
     wanted, _, weight = reference_ranked.voxel_errors(problem.logits.double(), *arguments, plan)
-    launch, found = gpu_ranked.values_launch(problem.logits, *arguments, plan, output(channels), "errors")
+    launch, found = gpu_values.values_launch(problem.logits, *arguments, plan, output(channels), "errors")
     launch.run()
     counted = (weight != 0).expand_as(found)
     assert (found.double() - wanted)[counted].abs().max() <= tolerance * max(1, wanted.max())
+    if activation == "none":
+        logits = 6 * problem.logits - 3
+        wanted, _, _ = reference_ranked.voxel_errors(logits.double(), *arguments, plan, hinge=True)
+        launch, found = gpu_values.values_launch(logits, *arguments, plan, output(channels), "hinges")
+        launch.run()
+        assert (found.double() - wanted)[counted].abs().max() <= tolerance * wanted.max() and (wanted == 0).any()
     voxels = _Voxels(problem.logits.double(), *arguments, plan)
     squares = voxels.weight * (voxels.p - voxels.y) ** 2
     for what, wanted in (("p", voxels.p * voxels.counted), ("squares", squares)):
-        launch, found = gpu_ranked.values_launch(problem.logits, *arguments, plan, output(channels), what)
+        launch, found = gpu_values.values_launch(problem.logits, *arguments, plan, output(channels), what)
         launch.run()
         assert (found.double() - wanted).abs().max() <= tolerance * wanted.max()
     wanted = reference_ranked.voxel_losses(problem.logits.double(), *arguments, plan, exclusive)
-    what = "own" if exclusive and activation == "none" else "losses"
     found = output(1 if activation == "softmax" else channels)
-    launch, found = gpu_ranked.values_launch(problem.logits, *arguments, plan, found, what)
+    launch, found = gpu_ranked.losses_launch(problem.logits, *arguments, plan, found, exclusive)
     launch.run()
-    found = found.double().sum(1, keepdim=True).clamp_min(-1) if what == "own" else found.double()
+    found = found.double().sum(1, keepdim=True).clamp_min(-1) if wanted.shape != found.shape else found.double()
     assert (found - wanted).abs().max() <= tolerance * wanted.max()
 
 
