@@ -15,7 +15,19 @@ from torch import Tensor
 from ..losses.spatial.hausdorff import HausdorffErosionLoss
 from ..terms import term_name
 from .core import Served, attempt, check_tensors
-from .shared import check_plain, dense_numbers, ignored, implements, loss_dtype, lovasz_table, serve, sums_of
+from .shared import (
+    HINGE,
+    check_plain,
+    dense_numbers,
+    foreground,
+    ignored,
+    implements,
+    loss_dtype,
+    losses_of,
+    lovasz_table,
+    serve,
+    sums_of,
+)
 
 served = Served()
 
@@ -99,18 +111,20 @@ def focal(
     ignore_index: int | None = -100,
 ) -> Tensor:
     """focal_loss."""
-    serve(reduction in ("mean", "sum"), f"reduction {reduction}")
+    serve(reduction in ("mean", "sum", "none"), f"reduction {reduction}")
     _check_powers(alpha, gamma)
     _classes(pred, target, (3, 4, 5))
     factor = _weight(weight, pred)
     dtype = loss_dtype(pred)
-    name = term_name("focal_pos", gamma)
-    table = sums_of(pred, target, (name,), "softmax", ignore_index=ignored(ignore_index, target))[name]
+    name, label = term_name("focal_pos", gamma), ignored(ignore_index, target)
+    of_class = pred.new_ones(pred.shape[1], dtype=torch.float64)
     if alpha is not None:
-        table = torch.cat(((1 - alpha) * table[:, :1], alpha * table[:, 1:]), 1)
+        of_class = torch.cat((of_class[:1] * (1 - alpha), of_class[1:] * alpha))
     if factor is not None:
-        table, dtype = table * factor, torch.promote_types(dtype, weight.dtype)  # type: ignore[union-attr]
-    total = table.sum()
+        of_class, dtype = of_class * factor, torch.promote_types(dtype, weight.dtype)  # type: ignore[union-attr]
+    if reduction == "none":
+        return losses_of(pred, target, {name: of_class}, "softmax", True, ignore_index=label).to(dtype)
+    total = (sums_of(pred, target, (name,), "softmax", ignore_index=label)[name] * of_class).sum()
     return (total / pred.numel() if reduction == "mean" else total).to(dtype)
 
 
@@ -126,7 +140,7 @@ def binary_focal(
     ignore_index: int | None = -100,
 ) -> Tensor:
     """binary_focal_loss_with_logits."""
-    serve(reduction in ("mean", "sum"), f"reduction {reduction}")
+    serve(reduction in ("mean", "sum", "none"), f"reduction {reduction}")
     _check_powers(alpha, gamma)
     check_plain(pred, target)
     serve(pred.shape == target.shape and pred.ndim >= 2 and pred.numel() > 0, "shapes that are an error")
@@ -139,16 +153,18 @@ def binary_focal(
     shape = pred.shape if 3 <= pred.ndim <= 5 else (*pred.shape[:2], max(1, pred[0, 0].numel()))
     ignore = ignored(ignore_index, target)
     counted = None if ignore is None else (target != ignore).reshape(shape)
-    names = (term_name("focal_pos", gamma), term_name("focal_neg", gamma))
-    asked = names if counted is None else tuple(f"map*{name}" for name in names)
-    sums = sums_of(pred.reshape(shape), dense_numbers(target).reshape(shape), asked, "sigmoid", weight_map=counted)
-    positive, negative = sums.values()
-    if alpha is not None:
-        positive, negative = alpha * positive, (1.0 - alpha) * negative
-    if positive_factor is not None:
-        positive = positive * positive_factor
-    table = positive + negative
-    total = (table if factor is None else table * factor).sum()
+    positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1.0 - alpha)
+    terms: dict[str, Any] = {term_name("focal_pos", gamma): positive, term_name("focal_neg", gamma): negative}
+    for name, weights in zip(terms, ((positive_factor, factor), (factor,)), strict=True):
+        for each in weights:
+            terms[name] = terms[name] if each is None else terms[name] * each
+    if counted is not None:
+        terms = {f"map*{name}": value for name, value in terms.items()}
+    logits, target = pred.reshape(shape), dense_numbers(target).reshape(shape)
+    if reduction == "none":
+        return losses_of(logits, target, terms, "sigmoid", True, weight_map=counted).reshape(pred.shape).to(dtype)
+    sums = sums_of(logits, target, tuple(terms), "sigmoid", weight_map=counted)
+    total = torch.stack([(value * sums[name]).sum() for name, value in terms.items()]).sum()
     return (total / pred.numel() if reduction == "mean" else total).to(dtype)
 
 
@@ -159,11 +175,21 @@ def lovasz_softmax(pred: Tensor, target: Tensor, weight: Tensor | None = None) -
     serve(pred.ndim == 4 and target.shape == (pred.shape[0], *pred.shape[2:]), "shapes that are an error, or one image")
     serve(not target.is_floating_point(), "float labels")
     factor = _weight(weight, pred)
-    table, _ = lovasz_table(pred, target, None, True)
+    table, _ = lovasz_table(pred, target, True)
     loss, dtype = table.mean(0), pred.dtype
     if factor is not None:
         loss, dtype = loss * factor, torch.promote_types(dtype, weight.dtype)  # type: ignore[union-attr]
     return loss.mean().to(dtype)
+
+
+@served(losses, "lovasz_hinge_loss")
+def lovasz_hinge(pred: Tensor, target: Tensor) -> Tensor:
+    """lovasz_hinge_loss."""
+    check_tensors(pred, target)
+    serve(pred.ndim == 4 and pred.shape[1] == 1, "shapes that are an error")
+    serve(target.shape == (pred.shape[0], *pred.shape[2:]), "shapes that are an error")
+    table, _ = lovasz_table(pred, foreground(target.unsqueeze(1)), True, errors=HINGE)
+    return table.mean().to(pred.dtype)
 
 
 @functools.lru_cache(maxsize=16)

@@ -14,7 +14,18 @@ from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, nn
 
 from .core import Served, check_tensors
-from .shared import Sums, dense_numbers, ignored, largest_losses, loss_dtype, part, per_channel, serve, sums_of
+from .shared import (
+    Sums,
+    dense_numbers,
+    ignored,
+    largest_losses,
+    loss_dtype,
+    losses_of,
+    part,
+    per_channel,
+    serve,
+    sums_of,
+)
 
 served = Served()
 _DICE = ("p", "py", "y")
@@ -104,7 +115,6 @@ def _entropy_terms(ce: Any) -> tuple[str, ...]:
 
 
 def _check_entropy(ce: Any, logits: Tensor) -> None:
-    serve(ce.reduction in ("mean", "sum"), "reduction none")
     serve(0 <= ce.label_smoothing <= 1, "label_smoothing that is an error")
     weight = ce.weight
     if weight is not None:
@@ -136,8 +146,13 @@ def cross_entropy(self: Any, input: Tensor, target: Tensor) -> Tensor:
     else:
         target = target.unsqueeze(1)
     label = ignored(self.ignore_index, target.new_empty(0, dtype=torch.int64))  # it compares after a cast
-    sums = sums_of(input, _target(input, target), _entropy_terms(self), "softmax", ignore_index=label)
-    return _entropy_of(self, sums).to(dtype)
+    target = _target(input, target)
+    if self.reduction == "none":
+        smooth, weight = self.label_smoothing, 1.0 if self.weight is None else self.weight.double()
+        terms = {"ce_pos": (1 - smooth) * weight, "nll_pos": smooth / input.shape[1] * weight}
+        terms = terms if smooth else {"ce_pos": weight}
+        return losses_of(input, target, terms, "softmax", False, ignore_index=label).to(dtype)
+    return _entropy_of(self, sums_of(input, target, _entropy_terms(self), "softmax", ignore_index=label)).to(dtype)
 
 
 def _labels_of_compound(self: Any, ce: Any, net_output: Tensor, target: Tensor) -> int | None:
@@ -159,6 +174,7 @@ def dice_and_cross_entropy(self: Any, net_output: Tensor, target: Tensor) -> Ten
     dc, ce = part(self.dc, SoftDiceLoss, MemoryEfficientSoftDiceLoss), part(self.ce, RobustCrossEntropyLoss)
     serve(dc.apply_nonlin is softmax_helper_dim1, "Dice of another activation")
     _check_entropy(ce, net_output)
+    serve(ce.reduction in ("mean", "sum"), "reduction none")
     dtype = loss_dtype(net_output)
     label = _labels_of_compound(self, ce, net_output, target)
     serve(self.weight_ce or self.weight_dice, "both weights are 0")
@@ -206,27 +222,14 @@ def dice_and_binary_cross_entropy(self: Any, net_output: Tensor, target: Tensor)
     return self.weight_ce * total.float() + self.weight_dice * _dice_of(dc, sums)
 
 
-def _counted(labels: Tensor, ignore: int | None) -> int:
-    """How many labels are not the ignored one, which the peer looks for among integers of 64 bits."""
-    limits = torch.iinfo(labels.dtype)
-    if ignore is None or not limits.min <= ignore <= limits.max:
-        return labels.numel()
-    serve(not torch.compiler.is_compiling(), "number of ignored voxels that is not known when it is compiled")
-    return int((labels != ignore).sum())
-
-
 def _topk(ce: Any, logits: Tensor, labels: Tensor, ignore: int | None, terms: tuple[str, ...]) -> tuple[Sums, Tensor]:
     """Some sums, and the mean of the largest losses of all voxels, of which the ignored have the loss 0."""
     serve(ce.reduction == "none", "another reduction")
-    serve(ce.weight is None and ce.label_smoothing == 0, "top-k with class weights or label smoothing")
-    voxels = logits.numel() // max(1, logits.shape[1])
+    _check_entropy(ce, logits)
+    voxels = logits.numel() // logits.shape[1]
     taken = int(voxels * ce.k / 100)
     serve(0 < taken <= voxels, "k that takes no voxel")
-    counted = _counted(labels, ignore)
-    serve(counted > 0, "all voxels are ignored")
-    among = min(taken, counted)
-    sums, mean = largest_losses(logits, labels, ignore, min(1.0, (among + 0.5) / counted), terms)
-    return sums, mean * (among / taken)
+    return largest_losses(logits, labels, ignore, taken, ce, terms)
 
 
 @served(TopKLoss)
@@ -251,7 +254,10 @@ def dice_and_topk(self: Any, net_output: Tensor, target: Tensor) -> Tensor:
     if not self.weight_ce:
         serve(self.weight_dice, "both weights are 0")
         return self.weight_dice * _dice_of(dc, sums_of(net_output, target, _DICE, "softmax", ignore_index=label))
-    sums, mean = _topk(ce, net_output, target, label, _DICE if self.weight_dice else ())
+    counted = self.ignore_label is not None and (not self.weight_dice or dtype == torch.float64)
+    sums, mean = _topk(ce, net_output, target, label, (*_DICE,) if self.weight_dice else ("y",))
+    if counted:  # where all are ignored, a number without a dtype takes the place of the cross-entropy
+        serve(sums["y"].sum() > 0, "all voxels are ignored")
     return self.weight_ce * mean.to(dtype) + (self.weight_dice * _dice_of(dc, sums) if self.weight_dice else 0)
 
 

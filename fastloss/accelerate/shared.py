@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from ..passes.inputs import check_inputs
 from ..passes.ops import by_term, forced_backend
-from ..passes.ranked_ops import jaccard_extension, topk_sums
+from ..passes.ranked_ops import HINGE, jaccard_extension, topk_sums
+from ..passes.sums import voxel_losses
 from .core import Unserved, attempt, check_tensors, run_pass
 
 Sums = dict[str, Tensor]
@@ -36,26 +38,64 @@ def sums_of(logits: Tensor, target: Tensor, terms: Sequence[str], activation: st
     return run_pass(logits, target, terms, activation, **options)
 
 
-def _ranked(logits: Tensor, labels: Tensor, ignore: int | None) -> tuple[Any, tuple[Any, ...]]:
-    check_tensors(logits, labels)
-    inputs = attempt(check_inputs, logits, labels, None, None, "softmax", () if ignore is None else (ignore,), None)
-    return inputs, ("softmax", inputs.ignore, inputs.dense, inputs.validate, forced_backend())
+def losses_of(
+    logits: Tensor, target: Tensor, terms: dict[str, Any], activation: str | None, per_class: bool, **options: Any
+) -> Tensor:
+    """The weighted sum of the terms of each voxel; see :func:`fastloss.voxel_losses`."""
+    check_tensors(logits, target)
+    options |= {"activation": activation, "per_class": per_class}
+    losses: Tensor = attempt(functools.partial(voxel_losses, logits, target, terms, **options))
+    return losses
+
+
+def _ranked(logits: Tensor, target: Tensor, mask: Tensor | None, ignore: int | None, errors: str) -> Any:
+    check_tensors(logits, target)
+    activation = "none" if errors == HINGE else errors
+    return attempt(check_inputs, logits, target, mask, None, activation, () if ignore is None else (ignore,), None)
 
 
 def largest_losses(
-    logits: Tensor, labels: Tensor, ignore: int | None, k: float, terms: tuple[str, ...]
+    logits: Tensor, labels: Tensor, ignore: int | None, taken: int, ce: Any, terms: tuple[str, ...]
 ) -> tuple[Sums, Tensor]:
-    """The sums of a pass, and the mean of the fraction k of the voxels' cross-entropies that is largest."""
-    inputs, options = _ranked(logits, labels, ignore)
-    sums, mean = attempt(topk_sums, inputs.logits, inputs.target, None, k, terms, options)
+    """The sums of a pass, and the mean of the largest cross-entropies of torch's module ``ce``, so many of those of all
+    voxels, of which the ignored have the loss 0."""
+    inputs = _ranked(logits, labels, None, ignore, "softmax")
+    portion = min(1.0, (taken + 0.5) * logits.shape[1] / logits.numel())
+    of_input = (inputs.ignore, inputs.dense, inputs.validate, forced_backend())
+    options = (float(ce.label_smoothing), terms, "softmax", *of_input)
+    weight = None if ce.weight is None else ce.weight.double()
+    tensors = (inputs.logits, inputs.target, inputs.mask)
+    sums, mean = attempt(topk_sums, *tensors, (portion, True), weight, options)
     return dict(zip(terms, by_term(sums, terms), strict=True)), mean
 
 
-def lovasz_table(logits: Tensor, labels: Tensor, ignore: int | None, per_sample: bool) -> tuple[Tensor, Tensor]:
+def lovasz_table(
+    logits: Tensor,
+    target: Tensor,
+    per_sample: bool,
+    *,
+    errors: str = "softmax",
+    mask: Tensor | None = None,
+    ignore: int | None = None,
+) -> tuple[Tensor, Tensor]:
     """The Lovász extension of the Jaccard loss, ``[B or 1, C]``, and which classes have a voxel."""
-    inputs, options = _ranked(logits, labels, ignore)
-    table, sizes = attempt(jaccard_extension, inputs.logits, inputs.target, None, per_sample, options)
+    inputs = _ranked(logits, target, mask, ignore, errors)
+    options = (errors, inputs.ignore, inputs.dense, inputs.validate, forced_backend())
+    tensors = (inputs.logits, inputs.target, inputs.mask)
+    table, sizes = attempt(jaccard_extension, *tensors, per_sample, options)
     return table, sizes > 0
+
+
+def foreground(target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """A target of one channel whose counted values are 0 and 1, as integers; on the CPU a pass looks at those itself."""
+    integers = not target.is_floating_point() and target.dtype != torch.bool
+    if target.dtype == torch.bool or (integers and target.device.type == "cpu" and counted is None):
+        return target
+    serve(not torch.compiler.is_compiling(), "target whose values are not known when it is compiled")
+    inside = target.bool() if counted is None else target.bool() & counted
+    hard = (target == inside) if counted is None else (target == inside) | ~counted
+    serve(bool(hard.all()), "target with other values than 0 and 1")
+    return inside
 
 
 def loss_dtype(logits: Tensor) -> torch.dtype:
@@ -115,23 +155,3 @@ def per_channel(weight: Tensor | None, logits: Tensor, name: str) -> Tensor | No
 def dense_numbers(target: Tensor) -> Tensor:
     """A dense target whose integers are numbers, as in the peers, not whether they are 0."""
     return target if target.dtype == torch.bool or target.is_floating_point() else target.float()
-
-
-def check_hard(sums: Sums, target: Tensor) -> None:
-    """Passes on a target ``target`` with shares of a voxel. Its sums ``y`` and ``y2`` are those of the same pass."""
-    if target.is_floating_point():
-        serve(torch.equal(sums["y"], sums["y2"]), "soft target")
-
-
-def zero_or_one(target: Tensor, counted: Tensor | None) -> Tensor:
-    """A target whose counted numbers are 0 to 1, integers as bool; the others become 0. :func:`check_hard` has to see
-    whether floats are shares."""
-    if target.dtype == torch.bool:
-        return target
-    serve(not torch.compiler.is_compiling(), "target whose values are not known when it is compiled")
-    if counted is not None:
-        target = target.where(counted, 0)
-    if target.numel():
-        low, high = torch.aminmax(target)
-        serve(bool(low >= 0) and bool(high <= 1), "target with other values than 0 and 1")
-    return target if target.is_floating_point() else target != 0

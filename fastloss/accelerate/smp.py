@@ -21,19 +21,21 @@ from torch import Tensor
 from ..terms import term_name
 from .core import Served
 from .shared import (
+    HALF,
+    HINGE,
     Sums,
     check_half_sums,
-    check_hard,
     check_plain,
     dense_numbers,
+    foreground,
     ignored,
     implements,
     loss_dtype,
+    losses_of,
     lovasz_table,
     per_channel,
     serve,
     sums_of,
-    zero_or_one,
 )
 
 served = Served()
@@ -48,24 +50,12 @@ class _Call(NamedTuple):
     mask: Tensor | None = None
     weight_map: Tensor | None = None
 
-    def sums(self, terms: tuple[str, ...], activation: str | None, **options: Any) -> Sums:
-        """The sums of the terms, under the map if there is one, and for floats whether they are shares of a voxel."""
-        names = (*terms, "y2") if self.target.is_floating_point() else terms
-        asked = names if self.weight_map is None else tuple(f"map*{name}" for name in names)
-        found = sums_of(
-            self.logits,
-            self.target,
-            asked,
-            activation,
-            ignore_index=self.ignore,
-            mask=self.mask,
-            weight_map=self.weight_map,
-            **options,
-        )
-        sums = dict(zip(names, found.values(), strict=True))
-        if "y2" in sums:
-            check_hard(sums, self.target)
-        return sums
+    def sums(self, terms: tuple[str, ...], activation: str | None) -> Sums:
+        """The sums of the terms by name, under the map if there is one."""
+        asked = terms if self.weight_map is None else tuple(f"map*{name}" for name in terms)
+        options = {"ignore_index": self.ignore, "mask": self.mask, "weight_map": self.weight_map}
+        found = sums_of(self.logits, self.target, asked, activation, **options)
+        return dict(zip(terms, found.values(), strict=True))
 
 
 def _space(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,29 +68,25 @@ def _space(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _binary(y_pred: Tensor, y_true: Tensor, ignore: Any) -> _Call:
-    """One channel, and a target of 0 and 1."""
+    """One channel, and numbers of floats, or integers that the pass itself knows for 0 and 1."""
     serve(y_true.ndim > 0, "target without axes")
     if y_pred.ndim < 3 or y_pred.shape[1] != 1:
         serve(y_true.numel() > 0, "empty batch")
         y_pred = y_pred.reshape(y_true.shape[0], 1, -1)
     logits, target = _space(y_pred, y_true)
-    ignore = ignored(ignore, target)
-    integers = not target.is_floating_point() and target.dtype != torch.bool
-    if integers and target.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _Call(logits, target, ignore)  # the pass itself names what is not 0 or 1
-    counted = None if ignore is None else target != ignore
-    return _Call(logits, zero_or_one(target, counted), mask=counted)
+    label = ignored(ignore, target)
+    if not target.is_floating_point() and target.dtype != torch.bool and target.device.type == "cpu":
+        return _Call(logits, target, label)
+    return _Call(logits, dense_numbers(target), mask=None if label is None else target != label)
 
 
 def _multilabel(y_pred: Tensor, y_true: Tensor, ignore: Any) -> _Call:
-    """A target of 0 and 1 for each channel; the ignored voxels are those of a channel."""
+    """Numbers for each channel; the ignored voxels are those of a channel."""
     if y_pred.shape != y_true.shape or not 3 <= y_pred.ndim <= 5:
         serve(y_pred.numel() > 0, "empty batch")
         y_pred, y_true = (each.reshape(*y_pred.shape[:2], -1) for each in (y_pred, y_true))
-    ignore = ignored(ignore, y_true)
-    counted = None if ignore is None or y_true.dtype == torch.bool else y_true != ignore
-    serve(counted is not None or ignore not in (0, 1), "an ignored label of bool")
-    return _Call(y_pred, zero_or_one(y_true, counted), weight_map=counted)
+    label = ignored(ignore, y_true)
+    return _Call(y_pred, dense_numbers(y_true), weight_map=None if label is None else y_true != label)
 
 
 def _multiclass(y_pred: Tensor, y_true: Tensor, ignore: Any) -> _Call:
@@ -122,21 +108,21 @@ def _activation(mode: str, from_logits: bool) -> str | None:
 
 def _overlap(self: Any, y_pred: Tensor, y_true: Tensor, alpha: float, beta: float) -> tuple[Tensor, Tensor]:
     """A loss of each class of the batch as one volume, and whether the class is in the target."""
-    serve(y_true.shape[0] == y_pred.shape[0], "target that is an error")
-    # the peer's sums of |p - y| have the slope 0 where p is exactly 0 or 1
+    serve(y_true.ndim > 0 < y_pred.ndim and y_true.shape[0] == y_pred.shape[0], "target that is an error")
+    # the slope of |p - y| is 0 in the peer where p is exactly the 0 or 1 of y
     serve(self.from_logits or not (y_pred.requires_grad and torch.is_grad_enabled()), "gradient of probabilities")
     dtype = loss_dtype(y_pred)
     check_half_sums(y_pred, dtype)
     call = _MODES[self.mode](y_pred, y_true, self.ignore_index)
-    checked = None if self.from_logits else True
-    sums = call.sums(("p", "py", "y"), _activation(self.mode, self.from_logits), validate=checked)
-    p, py, y = (sums[name].sum(0) for name in ("p", "py", "y"))
-    denominator = (py + alpha * (p - py) + beta * (y - py) + self.smooth).clamp_min(self.eps)
+    hard = self.from_logits and (self.mode == "multiclass" or not call.target.is_floating_point())
+    sums = call.sums(("p", "py" if hard else "d", "y"), _activation(self.mode, self.from_logits))
+    p, both, y = (table.sum(0) for table in sums.values())
+    intersection = both if hard else (p + y - both) / 2
+    denominator = intersection + alpha * (p - intersection) + beta * (y - intersection) + self.smooth
+    denominator = denominator.clamp_min(self.eps)
     if dtype == torch.float16:
-        serve(
-            not torch.compiler.is_compiling() and bool((denominator > 0.01).all()), "a slope that overflows in float16"
-        )
-    score = (py + self.smooth) / denominator
+        serve(not torch.compiler.is_compiling() and bool((denominator > 0.01).all()), "slopes that overflow in float16")
+    score = (intersection + self.smooth) / denominator
     loss = -torch.log(score.clamp_min(self.eps)) if self.log_loss else 1.0 - score
     return loss.to(dtype), y > 0
 
@@ -176,7 +162,7 @@ def jaccard(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 
 @served(FocalLoss)
 def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
-    """FocalLoss."""
+    """FocalLoss: of labels, each class against the others."""
     check_plain(y_pred, y_true)
     serve(self.from_logits, "probabilities")
     function = self.focal_loss_fn
@@ -186,30 +172,27 @@ def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     alpha, gamma, reduction = options["alpha"], options["gamma"], options["reduction"]
     serve(options.get("reduced_threshold") is None, "reduced_threshold")
     serve(gamma == 0 or gamma >= 1, "gamma whose slope is infinite where p is 1")
-    one_by_one = self.mode != "binary" and reduction in ("none", None) and self.class_weights is None
-    serve(reduction in ("mean", "sum") or one_by_one, f"reduction {reduction}")
+    serve(reduction in ("mean", "sum", "none", None), f"reduction {reduction}")
     dtype = loss_dtype(y_pred)
-    if self.mode == "binary":
-        serve(y_pred.numel() == y_true.numel(), "target that is an error")
-        call = _binary(y_pred, y_true, self.ignore_index)
-    elif self.mode == "multilabel":
-        serve(self.ignore_index is None and y_true.shape == y_pred.shape, "target that is an error")
-        call = _multilabel(y_pred, y_true, None)
-    else:
-        serve(y_true.shape == (y_pred.shape[0], *y_pred.shape[2:]), "target that is an error")
-        serve(not y_true.is_floating_point() and y_true.dtype != torch.bool, "labels of floats or bool")
-        serve(y_pred.shape[1] > 1, "one class, whose label is 0")
-        call = _Call(y_pred, y_true, ignored(self.ignore_index, y_true))
-    terms = ["y", "count", term_name("focal_pos", gamma), term_name("focal_neg", gamma)]
-    if options["normalized"]:
-        terms += [term_name("miss_pos", gamma), term_name("miss_neg", gamma)]
-    sums = call.sums(tuple(terms), "sigmoid")
-    _, count, positive, negative, *misses = (table.sum(0) for table in sums.values())
     if options["normalized"]:
         check_half_sums(y_pred, dtype)
-    loss = positive + negative if alpha is None else alpha * positive + (1 - alpha) * negative
+    call = _one_against_the_others(self, y_pred, y_true)
+    weights = {term_name("focal_pos", gamma): 1.0 if alpha is None else alpha}
+    weights[term_name("focal_neg", gamma)] = 1.0 if alpha is None else 1 - alpha
+    divisor = None
     if options["normalized"]:
-        loss = loss / (misses[0] + misses[1]).clamp_min(options["eps"])
+        misses = call.sums((term_name("miss_pos", gamma), term_name("miss_neg", gamma)), "sigmoid")
+        divisor = sum(table.sum(0) for table in misses.values()).clamp_min(options["eps"])
+    if self.mode == "binary" and reduction not in ("mean", "sum"):
+        ignore = {"ignore_index": call.ignore, "mask": call.mask}
+        losses = losses_of(call.logits, call.target, weights, "sigmoid", True, **ignore).reshape(-1)
+        losses = losses if divisor is None else losses / divisor
+        label = ignored(self.ignore_index, y_true)
+        return losses.to(dtype) if label is None else losses.to(dtype)[y_true.reshape(-1) != label]
+    serve(self.class_weights is None or reduction in ("mean", "sum"), f"class_weights and reduction {reduction}")
+    count, *parts = (table.sum(0) for table in call.sums(("count", *weights), "sigmoid").values())
+    loss = sum(weight * part for weight, part in zip(weights.values(), parts, strict=True))
+    loss = loss if divisor is None else loss / divisor
     if reduction != "sum":
         loss = loss / count
     loss = loss.to(dtype)
@@ -217,8 +200,28 @@ def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
         return loss.squeeze(0)
     if self.class_weights is None:
         return loss.mean()
-    weights = self.class_weights.to(loss.device)
-    return (loss * weights).sum() / weights.sum()
+    of_class = self.class_weights.to(loss.device)
+    return (loss * of_class).sum() / of_class.sum()
+
+
+def _one_against_the_others(self: Any, y_pred: Tensor, y_true: Tensor) -> _Call:
+    """The tensors of the focal loss, whose modulating factor is a sum of terms of 0 and 1 alone."""
+    if self.mode == "binary":
+        serve(y_pred.numel() == y_true.numel(), "target that is an error")
+        call = _binary(y_pred, y_true, self.ignore_index)
+        return call._replace(target=foreground(call.target, call.mask))
+    if self.mode == "multilabel":
+        serve(self.ignore_index is None and y_true.shape == y_pred.shape, "target that is an error")
+        call = _multilabel(y_pred, y_true, None)
+        return call._replace(target=foreground(call.target))
+    serve(y_true.shape == (y_pred.shape[0], *y_pred.shape[2:]), "target that is an error")
+    serve(not y_true.is_floating_point() and y_true.dtype != torch.bool, "labels of floats or bool")
+    serve(y_pred.shape[1] > 1, "one class, whose label is 0")
+    label = ignored(self.ignore_index, y_true)
+    if y_true.is_cuda:  # where the pass takes it for certain that they are classes
+        low, high = torch.aminmax(y_true if label is None else y_true.where(y_true != label, 0))
+        serve(bool(low >= 0) and bool(high < y_pred.shape[1]), "labels that are no class")
+    return _Call(y_pred, y_true, label)
 
 
 @served(SoftBCEWithLogitsLoss)
@@ -226,7 +229,6 @@ def binary_entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """SoftBCEWithLogitsLoss."""
     check_plain(y_pred, y_true)
     serve(self.weight is None, "weight of the elements")
-    serve(self.reduction in ("mean", "sum"), "reduction none")
     serve(y_pred.shape == y_true.shape, "target that is an error")
     smooth = 0.0 if self.smooth_factor is None else self.smooth_factor
     smoothed = self.smooth_factor is not None and y_true.dtype in (torch.int32, torch.int64)  # small ones wrap around
@@ -234,25 +236,23 @@ def binary_entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     dtype = y_true.dtype if y_true.is_floating_point() else torch.get_default_dtype()
     if torch.is_autocast_enabled(y_pred.device.type):
         dtype = loss_dtype(y_pred)
-        serve(dtype not in (torch.float16, torch.bfloat16), "half precision under autocast")
+        serve(dtype not in HALF, "half precision under autocast")
     check_half_sums(y_pred, dtype)
-    ignore = ignored(self.ignore_index, y_true)
-    target = dense_numbers(y_true)
-    counted = None if ignore is None else y_true != ignore
+    label = ignored(self.ignore_index, y_true)
     pos_weight = per_channel(self.pos_weight, y_pred, "pos_weight")
-    shaped = y_pred.shape
-    if not 3 <= y_pred.ndim <= 5:
-        shaped = torch.Size((1, 1, y_pred.numel()))
-    terms = ("ce_pos", "ce_neg") if smooth == 0 else ("ce_pos", "ce_neg", "nll_pos", "nll_neg")
-    asked = terms if counted is None else tuple(f"map*{name}" for name in terms)
-    weight_map = None if counted is None else counted.reshape(shaped)
-    sums = sums_of(y_pred.reshape(shaped), target.reshape(shaped), asked, "sigmoid", weight_map=weight_map)
-    positive, negative, *all_of = sums.values()
+    shape = y_pred.shape if 3 <= y_pred.ndim <= 5 else (1, 1, y_pred.numel())
+    logits, target = y_pred.reshape(shape), dense_numbers(y_true).reshape(shape)
+    counted = None if label is None else (y_true != label).reshape(shape)
+    positive = 1.0 if pos_weight is None else pos_weight
+    terms = {"ce_pos": (1 - 2 * smooth) * positive, "ce_neg": 1 - 2 * smooth}
     if smooth:
-        positive, negative = (
-            (1 - 2 * smooth) * part + smooth * whole for part, whole in zip((positive, negative), all_of, strict=True)
-        )
-    total = (positive if pos_weight is None else positive * pos_weight).sum() + negative.sum()
+        terms |= {"nll_pos": smooth * positive, "nll_neg": smooth}
+    if counted is not None:
+        terms = {f"map*{name}": weight for name, weight in terms.items()}
+    if self.reduction not in ("mean", "sum"):
+        return losses_of(logits, target, terms, "sigmoid", True, weight_map=counted).reshape(y_pred.shape).to(dtype)
+    sums = sums_of(logits, target, tuple(terms), "sigmoid", weight_map=counted)
+    total = sum((weight * sums[name]).sum() for name, weight in terms.items())
     return (total / y_pred.numel() if self.reduction == "mean" else total).to(dtype)
 
 
@@ -261,17 +261,18 @@ def entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """SoftCrossEntropyLoss."""
     check_plain(y_pred, y_true)
     serve(self.dim in (1, 1 - y_pred.ndim), "classes on another axis")
-    serve(self.reduction in ("mean", "sum"), "reduction none")
     serve(isinstance(self.smooth_factor, (int, float)) and y_true.dtype == torch.int64, "arguments that are an error")
     if y_true.ndim == y_pred.ndim - 1:
         y_true = y_true.unsqueeze(1)
     serve(y_true.shape == (y_pred.shape[0], 1, *y_pred.shape[2:]), "target of another shape")
     dtype, classes, epsilon = loss_dtype(y_pred), y_pred.shape[1], self.smooth_factor
-    terms = ("ce_pos", "nll_pos") if epsilon else ("ce_pos",)
-    sums = sums_of(y_pred, y_true, terms, "softmax", ignore_index=ignored(self.ignore_index, y_true))
-    total = (1.0 - epsilon) * sums["ce_pos"].sum()
-    if epsilon:
-        total = total + epsilon / classes * sums["nll_pos"].sum()
+    terms = {"ce_pos": 1.0 - epsilon} | ({"nll_pos": epsilon / classes} if epsilon else {})
+    label = ignored(self.ignore_index, y_true)
+    if self.reduction not in ("mean", "sum"):
+        losses = losses_of(y_pred, y_true, terms, "softmax", False, ignore_index=label).to(dtype)
+        return losses if label is None else losses.unsqueeze(1)  # whose axis the peer leaves
+    sums = sums_of(y_pred, y_true, tuple(terms), "softmax", ignore_index=label)
+    total = sum(weight * sums[name].sum() for name, weight in terms.items())
     return (total / y_true.numel() if self.reduction == "mean" else total).to(dtype)
 
 
@@ -283,7 +284,7 @@ def correlation(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     serve(y_pred.numel() == y_true.numel() and y_pred.numel() > 0, "target that is an error")
     serve(y_true.dtype != torch.bool and not torch.is_complex(y_true), "bool, of which the peer takes no difference")
     shape = (y_true.shape[0], 1, -1)
-    target = (y_true if y_true.is_floating_point() else zero_or_one(y_true, None)).reshape(shape)
+    target = (y_true if y_true.is_floating_point() else foreground(y_true)).reshape(shape)
     sums = sums_of(y_pred.reshape(shape), target, ("y*p", "r*q", "r*p", "y*q"), None)
     tp, tn, fp, fn = (table.sum() + self.eps for table in sums.values())
     numerator = tp * tn - fp * fn
@@ -293,17 +294,31 @@ def correlation(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 
 @served(LovaszLoss)
 def lovasz(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
-    """LovaszLoss of classes; the hinge of one class has errors without a softmax."""
+    """LovaszLoss: of classes, or the hinge of all values as one problem."""
     check_plain(y_pred, y_true)
-    serve(self.mode == "multiclass", "Lovász hinge")
+    serve(y_pred.numel() > 0 and y_true.ndim > 0, "empty batch")
+    if self.mode != "multiclass":
+        return _hinge(self, y_pred, y_true)
     serve(loss_dtype(y_pred) == torch.float32 == y_pred.dtype, "a product of two dtypes, an error")
     serve(y_pred.shape[1] > 1 and y_pred.ndim > 3, "one class")
     serve(not y_true.is_floating_point() and y_true.dtype != torch.bool, "labels of floats or bool")
-    serve(y_pred.numel() > 0, "empty batch")
     logits, labels = _space(y_pred, y_true)
-    ignore = ignored(self.ignore_index, labels)
-    table, present = lovasz_table(logits, labels, ignore, self.per_image)
-    if ignore is not None:
+    label = ignored(self.ignore_index, labels)
+    table, present = lovasz_table(logits, labels, self.per_image, ignore=label)
+    if label is not None:
         serve(not torch.compiler.is_compiling(), "ignored voxels that are not known when it is compiled")
         serve(bool(present.any(1).all()), "an image whose voxels are all ignored")
     return (torch.where(present, table, 0.0).sum(1) / present.sum(1)).mean().to(y_pred.dtype)
+
+
+def _hinge(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
+    serve(y_pred.dtype == torch.float32 and y_true.dtype not in (torch.bool, *HALF), "dtypes that are an error")
+    serve(
+        y_pred.ndim > 0 and y_pred.numel() == y_true.numel() and len(y_pred) == len(y_true), "target that is an error"
+    )
+    shape = (y_true.shape[0], 1, -1) if self.per_image else (1, 1, -1)
+    logits, labels = y_pred.reshape(shape), y_true.reshape(shape)
+    label = ignored(self.ignore_index, labels)
+    counted = None if label is None else labels != label
+    target = foreground(labels, counted)
+    return lovasz_table(logits, target, self.per_image, errors=HINGE, mask=counted)[0].mean().to(torch.float32)

@@ -8,7 +8,7 @@ from torchvision import ops
 
 from ..terms import term_name
 from .core import Served
-from .shared import check_hard, check_plain, loss_dtype, serve, sums_of, zero_or_one
+from .shared import check_plain, foreground, loss_dtype, losses_of, serve, sums_of
 
 served = Served()
 
@@ -18,7 +18,7 @@ def sigmoid_focal(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
 ) -> Tensor:
     """sigmoid_focal_loss; of shares of a voxel its modulating factor is no sum of terms."""
-    serve(reduction in ("mean", "sum"), f"reduction {reduction}")
+    serve(reduction in ("mean", "sum", "none"), f"reduction {reduction}")
     check_plain(inputs, targets)
     serve(alpha == -1 or 0 <= alpha <= 1, "alpha that is an error")
     serve(gamma == 0 or gamma >= 1, "gamma whose slope is infinite where p is 1")
@@ -29,10 +29,13 @@ def sigmoid_focal(
         dtype = torch.promote_types(dtype, targets.dtype)
         serve(dtype == targets.dtype, "targets of a narrower dtype, which the peer rounds to")
     shape = inputs.shape if 3 <= inputs.ndim <= 5 else (1, 1, inputs.numel())
-    target = zero_or_one(targets, None).reshape(shape)
-    names = ("y", "y2", term_name("focal_pos", gamma), term_name("focal_neg", gamma))
-    sums = sums_of(inputs.reshape(shape), target, names, "sigmoid")
-    check_hard(sums, target)
-    _, _, positive, negative = (table.sum() for table in sums.values())
-    total = alpha * positive + (1 - alpha) * negative if alpha >= 0 else positive + negative
-    return (total / inputs.numel() if reduction == "mean" else total).to(dtype)
+    logits, target = inputs.reshape(shape), foreground(targets).reshape(shape)
+    positive, negative = (alpha, 1 - alpha) if alpha >= 0 else (1.0, 1.0)
+    terms = {term_name("focal_pos", gamma): positive, term_name("focal_neg", gamma): negative}
+    if reduction == "none":
+        return losses_of(logits, target, terms, "sigmoid", True).reshape(inputs.shape).to(dtype)
+    one, other = (
+        value * table.sum()
+        for value, table in zip(terms.values(), sums_of(logits, target, tuple(terms), "sigmoid").values(), strict=True)
+    )
+    return ((one + other) / inputs.numel() if reduction == "mean" else one + other).to(dtype)

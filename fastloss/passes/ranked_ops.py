@@ -78,7 +78,10 @@ def _topk_sums(
         losses = torch.ops.fastloss.voxel_losses(factors, *inputs, not exclusive, names, *options)
         losses = losses.unsqueeze(1) if exclusive else losses
         losses = torch.where(uncounted(target, mask, plan), -1.0, losses.abs())
-        sums = choose(backend, logits.device).forward(*inputs, plan)
+        if terms:
+            sums = choose(backend, logits.device).forward(*inputs, plan)
+        else:
+            sums = losses.new_empty((*logits.shape[:2], 0), dtype=torch.float64)
         out = (sums, *module.largest(losses, k, of_all))
         bad_labels = False  # or the losses had raised
     elif hasattr(module, "largest_losses_with_bad_labels"):
