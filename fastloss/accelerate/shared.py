@@ -87,7 +87,7 @@ def lovasz_table(
 
 
 def foreground(target: Tensor, counted: Tensor | None = None) -> Tensor:
-    """A target of one channel whose counted values are 0 and 1, as integers; on the CPU a pass looks at those itself."""
+    """A target whose counted values are 0 and 1, as integers; of one channel a pass on the CPU looks at them itself."""
     integers = not target.is_floating_point() and target.dtype != torch.bool
     if target.dtype == torch.bool or (integers and target.device.type == "cpu" and counted is None):
         return target
