@@ -16,6 +16,7 @@ from ..losses.spatial.hausdorff import HausdorffErosionLoss
 from ..terms import term_name
 from .core import Served, attempt, check_tensors
 from .shared import (
+    HALF,
     HINGE,
     check_plain,
     dense_numbers,
@@ -173,6 +174,7 @@ def lovasz_softmax(pred: Tensor, target: Tensor, weight: Tensor | None = None) -
     """lovasz_softmax_loss: every class of each image, present or not."""
     check_tensors(pred, target)
     serve(pred.ndim == 4 and target.shape == (pred.shape[0], *pred.shape[2:]), "shapes that are an error, or one image")
+    serve(pred.dtype not in HALF, "half precision, in which many errors are equal and the peer's order is its own")
     serve(not target.is_floating_point(), "float labels")
     factor = _weight(weight, pred)
     table, _ = lovasz_table(pred, target, True)
@@ -186,6 +188,7 @@ def lovasz_softmax(pred: Tensor, target: Tensor, weight: Tensor | None = None) -
 def lovasz_hinge(pred: Tensor, target: Tensor) -> Tensor:
     """lovasz_hinge_loss."""
     check_tensors(pred, target)
+    serve(pred.dtype not in HALF, "half precision, in which many errors are equal and the peer's order is its own")
     serve(pred.ndim == 4 and pred.shape[1] == 1, "shapes that are an error")
     serve(target.shape == (pred.shape[0], *pred.shape[2:]), "shapes that are an error")
     table, _ = lovasz_table(pred, foreground(target.unsqueeze(1)), True, errors=HINGE)

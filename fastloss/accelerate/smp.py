@@ -109,8 +109,10 @@ def _activation(mode: str, from_logits: bool) -> str | None:
 def _overlap(self: Any, y_pred: Tensor, y_true: Tensor, alpha: float, beta: float) -> tuple[Tensor, Tensor]:
     """A loss of each class of the batch as one volume, and whether the class is in the target."""
     serve(y_true.ndim > 0 < y_pred.ndim and y_true.shape[0] == y_pred.shape[0], "target that is an error")
-    # the slope of |p - y| is 0 in the peer where p is exactly the 0 or 1 of y
-    serve(self.from_logits or not (y_pred.requires_grad and torch.is_grad_enabled()), "gradient of probabilities")
+    if not self.from_logits and y_pred.requires_grad and torch.is_grad_enabled():
+        serve(not torch.compiler.is_compiling(), "gradient of probabilities that are not known when it is compiled")
+        ends = (y_pred == 0) | (y_pred == 1)  # where the peer's slope of |p - y| is 0
+        serve(not bool(ends.any()), "gradient of probabilities that are exactly 0 or 1")
     dtype = loss_dtype(y_pred)
     check_half_sums(y_pred, dtype)
     call = _MODES[self.mode](y_pred, y_true, self.ignore_index)
@@ -164,7 +166,6 @@ def jaccard(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """FocalLoss: of labels, each class against the others."""
     check_plain(y_pred, y_true)
-    serve(self.from_logits, "probabilities")
     function = self.focal_loss_fn
     serve(getattr(function, "func", None) is focal_loss_with_logits and not function.args, "another function")
     options: dict[str, Any] = {"gamma": 2.0, "alpha": 0.25, "reduction": "mean", "normalized": False, "eps": 1e-6}
@@ -176,6 +177,9 @@ def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     dtype = loss_dtype(y_pred)
     if options["normalized"]:
         check_half_sums(y_pred, dtype)
+    if not self.from_logits:
+        y_pred = torch.clamp(y_pred, self.eps, 1 - self.eps)
+        y_pred = torch.log(y_pred if self.mode == "multiclass" else y_pred / (1 - y_pred))
     call = _one_against_the_others(self, y_pred, y_true)
     weights = {term_name("focal_pos", gamma): 1.0 if alpha is None else alpha}
     weights[term_name("focal_neg", gamma)] = 1.0 if alpha is None else 1 - alpha
@@ -312,7 +316,8 @@ def lovasz(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 
 
 def _hinge(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
-    serve(y_pred.dtype == torch.float32 and y_true.dtype not in (torch.bool, *HALF), "dtypes that are an error")
+    serve(y_pred.dtype == torch.float32 and y_true.dtype not in HALF, "another dtype than float32")
+    serve(y_true.dtype != torch.bool, "bool, of which the peer takes no difference")
     serve(
         y_pred.ndim > 0 and y_pred.numel() == y_true.numel() and len(y_pred) == len(y_true), "target that is an error"
     )

@@ -105,6 +105,7 @@ def _binary(rng: random.Random) -> tuple[str, Call]:
 
 def _lovasz(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, rng.choice((2, 3, 4)))
+    logits = logits if rng.random() < 0.3 else logits.float()
     options: dict[str, Any] = {}
     if rng.random() < 0.3:
         options["weight"] = _vector(rng, logits.shape[1], logits.dtype)
@@ -114,6 +115,7 @@ def _lovasz(rng: random.Random) -> tuple[str, Call]:
 
 def _hinge(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, 1)
+    logits = logits if rng.random() < 0.3 else logits.float()
     target = draw_dense(rng, (logits.shape[0], *logits.shape[2:]), rng.choice((torch.int64, torch.float32)), 0.0)
     name, loss = _either(rng, "lovasz_hinge_loss", "LovaszHingeLoss", {})
     return name, Call(loss, (logits, target))

@@ -21,7 +21,7 @@ def draw(seed: int) -> tuple[str, Call]:
     target = draw_dense(rng, tuple(logits.shape), pick(rng, logits.dtype, logits.dtype, torch.float32), 0.05)
     options: dict[str, Any] = {
         "alpha": pick(rng, 0.25, -1, 0.6),
-        "gamma": pick(rng, 2, 2, 0, 1, 3.0, 1.5, 0.5),
+        "gamma": pick(rng, 2, 2, 0, 1, 3.0, 1.5, 2.0, 4, 0.5),
         "reduction": pick(rng, "mean", "sum", "none"),
     }
 

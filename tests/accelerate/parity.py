@@ -99,7 +99,9 @@ def _difference(call: Call, expected: Outcome, found: Outcome) -> str:
     reference = outcome(call.in_float64())
     exact = not reference.error
     first = call.args[0][0] if isinstance(call.args[0], list) else call.args[0]
-    coarse = max(call.tolerance, TOLERANCE[first.dtype])  # of what half precision is rounded to within the peer, whatever its result is
+    coarse = max(
+        call.tolerance, TOLERANCE[first.dtype]
+    )  # of what half precision is rounded to within the peer, whatever its result is
     of_value = difference_of(expected.value, found.value, reference.value if exact else None, coarse)
     if of_value:
         return f"value: {of_value}"
