@@ -398,17 +398,19 @@ def run_pass(
     ignore_index: int | None = None,
     mask: Tensor | None = None,
     weight_map: Tensor | None = None,
+    validate: bool | None = None,
 ) -> dict[str, Tensor]:
     """The sums of :func:`fastloss.voxel_sums` by the names of their terms, float64 ``[B, C]``; those of the target
-    alone have no gradient. What the pass refuses, such as a label that is no class, is Unserved."""
+    alone have no gradient. What the pass refuses, such as a label that is no class, is Unserved; on a GPU, where the
+    pass does not look for such labels, an assertion on the device, as in the peers. ``validate=False``: neither."""
     names, name = tuple(dict.fromkeys(terms)), check_activation(activation)
     ignore = () if ignore_index is None else (int(ignore_index),)
-    inputs = attempt(check_inputs, logits, target, mask, weight_map, name, ignore, None)
-    asserted = logits.is_cuda and not inputs.dense and logits.shape[1] > 1
-    if asserted:  # on a GPU the pass does not look for labels that are no class, of which the peers' scatter asserts
+    inputs = attempt(check_inputs, logits, target, mask, weight_map, name, ignore, validate)
+    unseen = validate is None and not inputs.validate and not inputs.dense and logits.shape[1] > 1
+    if unseen:
         names = tuple(dict.fromkeys((*names, "y", "count")))
     sums = dict(zip(names, attempt(checked_sums_of_terms, inputs, names, name), strict=True))
-    if asserted:
+    if unseen:
         torch._assert_async((sums["y"].sum(1) == sums["count"][:, 0]).all())
     return sums
 
