@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .products import compare, either, plus, product_slopes, soften, times
+from .products import compare, either, plus, product_slopes, product_value, soften, times
 
 
 @triton.jit
@@ -48,17 +48,21 @@ def narrow(labels):
 
 @triton.jit
 def weigh(
-    target, mask, sample, voxel, inside, IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr,
+    target, mask, sample, voxel, channel, inside, IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr,
     AXES: tl.constexpr, REAL: tl.constexpr,
 ):  # fmt: skip
-    """Labels (-1: no class), which voxels count, 1 where they do, and their weights (absent: 1)."""
+    """Labels (-1: no class), which voxels count, 1 where they do, and their weights (absent: 1).
+
+    The channel matters where each has a mask of its own (``MASK`` is ``"channel"``, not ``"voxel"``).
+    """
     counted = inside
     labels = voxel
     weight = ()
     if MASK != "none":
-        factor = tl.load(mask.pointer + offsets(mask, sample, voxel, AXES[2]), inside, other=0)
+        place = offsets(mask, sample, voxel, AXES[2]) + channel * mask.channel
+        factor = tl.load(mask.pointer + place, inside, other=0)
         counted = counted & (factor != 0)
-        if MASK == "weight":
+        if mask.pointer.dtype.element_ty != tl.uint8:  # as which a bool mask comes
             weight = (factor.to(REAL),)
     if not DENSE:
         labels = tl.load(target.pointer + offsets(target, sample, voxel, AXES[1]), inside, other=0)
@@ -103,6 +107,20 @@ def slopes(coefficients, map_value, parts, one, truth, TERMS: tl.constexpr, DENS
             sums = sums + (plus(totals[i], times(factor, found[i])),)
         totals = sums
     return totals
+
+
+@triton.jit
+def combine(coefficients, map_value, parts, one, truth, TERMS: tl.constexpr, DENSE: tl.constexpr):
+    """The sum of terms of one channel, each times its coefficient; absent coefficients are 1."""
+    total = one
+    for k in tl.static_range(len(TERMS)):
+        value = product_value(TERMS[k], parts, one, truth, DENSE)
+        if len(coefficients) > 0:
+            value *= coefficients[k]
+        if TERMS[k].mapped:
+            value *= map_value
+        total = value if k == 0 else total + value
+    return total
 
 
 @triton.jit
