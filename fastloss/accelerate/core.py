@@ -32,15 +32,15 @@ import sys
 import threading
 import types
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ContextDecorator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..passes.inputs import check_activation, check_inputs
-from ..passes.sums import checked_sums_of_terms
+from ..passes.inputs import Inputs, check_activation, check_inputs
+from ..passes.sums import checked_sums_of_terms, checked_voxel_losses
 from .startup.hook import PEERS, installed_peers
 
 _log = logging.getLogger("fastloss")
@@ -106,7 +106,7 @@ class _Target:
             if error.__traceback__ is None or error.__traceback__.tb_next.tb_next is not None:  # type: ignore[union-attr]
                 raise
             reason = "arguments of another form"  # the call itself failed
-        _count(self.name, reason)
+        _count(self, reason)
         return value
 
     def _serve(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -216,14 +216,15 @@ class Served(list[_Target]):
 
 # Counting
 
-_counts: Counter[tuple[str, str]] = Counter()  # by target and reason; "" where it was fused
+_Counts = Counter[tuple[_Target, str]]
+_counts: _Counts = Counter()  # by reason; "" where it was fused
 
 
-def _count(name: str, reason: str) -> None:
+def _count(target: _Target, reason: str) -> None:
     with _lock:
-        _counts[name, reason] += 1
+        _counts[target, reason] += 1
     if _log.isEnabledFor(logging.DEBUG):
-        _log.debug("fastloss.accelerate: %s: %s", name, f"passed on: {reason}" if reason else "fused")
+        _log.debug("fastloss.accelerate: %s: %s", target.name, f"passed on: {reason}" if reason else "fused")
 
 
 class Calls(NamedTuple):
@@ -299,8 +300,10 @@ class accelerate(ContextDecorator):
             if peer not in found:
                 raise ModuleNotFoundError(f"peers: {peer!r} is not installed, expected one of {', '.join(found)}")
         self.peers = tuple(dict.fromkeys(peers or found))
-        self._seen: Counter[tuple[str, str]] = Counter()  # counts of the times before
-        self._before: Counter[tuple[str, str]] = Counter()  # all counts when this one began
+        for peer in self.peers:
+            _targets(peer)  # so that an error leaves nothing applied
+        self._seen: _Counts = Counter()  # counts of the times before
+        self._before: _Counts = Counter()  # all counts when this one began
         self._holds = 0
         self._start()
         self._waiting = True  # applied by the constructor, not yet taken over by a with
@@ -321,7 +324,7 @@ class accelerate(ContextDecorator):
                 for peer in reversed(self.peers):
                     _release(peer)
 
-    def _counted(self) -> Counter[tuple[str, str]]:
+    def _counted(self) -> _Counts:
         return self._seen + (_counts - self._before) if self._holds else self._seen
 
     def __enter__(self) -> accelerate:
@@ -344,15 +347,17 @@ class accelerate(ContextDecorator):
             self._stop()
 
     def report(self) -> Report:
-        """The calls so far, by class or function, of all threads while this was in force; those within compiled graphs
-        are not counted."""
+        """The calls so far, by class or function (with the peer's name where several have one of that name), of all
+        threads while this was in force; those within compiled graphs are not counted."""
         with _lock:
             seen = self._counted()
-        names = [target.name for peer in self.peers for target in _targets(peer)]
-        report = Report({name: Calls(seen[name, ""], {}) for name in names})
-        for (name, reason), count in seen.items():
-            if reason and name in report:
-                report[name].passed_on[reason] = count
+        targets = [(peer, target) for peer in self.peers for target in _targets(peer)]
+        times = Counter(target.name for _, target in targets)
+        report = Report()
+        for peer, target in targets:
+            name = target.name if times[target.name] == 1 else f"{peer}.{target.name}"
+            passed_on = {reason: count for (of, reason), count in seen.items() if of is target and reason}
+            report[name] = Calls(seen[target, ""], passed_on)
         return report
 
 
@@ -406,13 +411,41 @@ def run_pass(
     names, name = tuple(dict.fromkeys(terms)), check_activation(activation)
     ignore = () if ignore_index is None else (int(ignore_index),)
     inputs = attempt(check_inputs, logits, target, mask, weight_map, name, ignore, validate)
-    unseen = validate is None and not inputs.validate and not inputs.dense and logits.shape[1] > 1
+    unseen = validate is None and _unseen(inputs)
     if unseen:
         names = tuple(dict.fromkeys((*names, "y", "count")))
     sums = dict(zip(names, attempt(checked_sums_of_terms, inputs, names, name), strict=True))
     if unseen:
         torch._assert_async((sums["y"].sum(1) == sums["count"][:, 0]).all())
     return sums
+
+
+def run_voxels(
+    logits: Tensor,
+    target: Tensor,
+    terms: Mapping[str, Any],
+    activation: str | None,
+    *,
+    per_class: bool = False,
+    ignore_index: int | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """:func:`fastloss.voxel_losses`, with the refusals and labels of :func:`run_pass`."""
+    name, ignore = check_activation(activation), () if ignore_index is None else (int(ignore_index),)
+    inputs = attempt(check_inputs, logits, target, mask, None, name, ignore, None)
+    if _unseen(inputs):
+        labels = inputs.target.long()
+        good = (labels >= 0) & (labels < logits.shape[1])
+        torch._assert_async((good if ignore_index is None else good | (labels == ignore_index)).all())
+    wanted = {term: torch.as_tensor(value, dtype=torch.float64, device=logits.device) for term, value in terms.items()}
+    found: Tensor = attempt(checked_voxel_losses, inputs, wanted, name, per_class)
+    return found
+
+
+def _unseen(inputs: Inputs) -> bool:
+    """Whether no one looks for labels that are no class; weights that are no whole numbers are not to be compared."""
+    weighted = inputs.mask is not None and inputs.mask.is_floating_point()
+    return not (inputs.validate or inputs.dense or weighted) and inputs.logits.shape[1] > 1
 
 
 def attempt(function: Callable[..., Any], *args: Any) -> Any:

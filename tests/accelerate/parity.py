@@ -125,7 +125,7 @@ def difference_of(expected, found, exact, coarse) -> str:
     a, b = a[~special], b[~special]
     if not a.numel():
         return ""
-    scale = a.abs().max().clamp_min(1e-30 if expected.ndim > 1 else tolerance)
+    scale = a.abs().max().clamp_min(1e-6)
     distance = (a - b).abs().max()
     if distance <= tolerance * scale:
         return ""
