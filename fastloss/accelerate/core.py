@@ -171,26 +171,35 @@ class _Twice(torch.autograd.Function):
     where fused passes have none."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, call: Callable[[], Tensor], *inputs: Tensor) -> Tensor:
-        ctx.call = call
-        ctx.save_for_backward(*inputs)
+    def forward(ctx: Any, value: Tensor, original: Callable[[Sequence[Tensor]], Tensor], *tensors: Tensor) -> Tensor:
+        ctx.original = original
+        ctx.save_for_backward(*tensors)
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        inputs = ctx.saved_tensors
+        tensors = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return grads[0], None, *[None] * len(inputs)
-        found = torch.autograd.grad(ctx.call(), inputs, grads[0], create_graph=True, allow_unused=True)
-        return None, None, *found
+            return grads[0], None, *[None] * len(tensors)
+        inputs = [x for x in tensors if x.requires_grad]
+        found = iter(torch.autograd.grad(ctx.original(tensors), inputs, grads[0], create_graph=True, allow_unused=True))
+        return None, None, *(next(found) if x.requires_grad else None for x in tensors)
 
 
 def _with_second_derivative(
     value: Tensor, original: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Tensor:
     given = (*args, *kwargs.values())
-    inputs = [x for x in given if isinstance(x, Tensor) and x.requires_grad]
-    twice: Tensor = _Twice.apply(value, lambda: original(*args, **kwargs), *inputs)
+    others = [None if isinstance(x, Tensor) else x for x in given]  # the tensors are autograd's to keep, or to let go
+    places = [i for i, x in enumerate(given) if isinstance(x, Tensor)]
+
+    def call(tensors: Sequence[Tensor]) -> Tensor:
+        values = list(others)
+        for place, tensor in zip(places, tensors, strict=True):
+            values[place] = tensor
+        return original(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
+
+    twice: Tensor = _Twice.apply(value, call, *(given[place] for place in places))
     return twice
 
 

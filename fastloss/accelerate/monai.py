@@ -186,9 +186,7 @@ def reduced(self: Any, table: Tensor, p: Pass, broadcast: bool = True) -> Tensor
 
 
 def _dtype(p: Pass) -> torch.dtype:
-    if p.truth.dtype.is_floating_point:
-        return dtype_of(p.logits, p.truth.target if not p.truth.labels else p.logits.new_empty(0, dtype=p.truth.dtype))
-    return dtype_of(p.logits)
+    return dtype_of(p.logits, p.logits.new_empty(0, dtype=p.truth.dtype))
 
 
 # Dice
@@ -290,9 +288,9 @@ def generalized_dice_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
 def tversky_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     check_single_channel(self, input.shape[1])
     truth = truth_of(input, target, self.to_onehot_y, self.ignore_index)
-    if not truth.labels and target.dtype == torch.bool:
+    if truth.dtype == torch.bool:
         raise Unserved("a dense target of bool")  # 1 - target is an error
-    if not truth.labels and target.dtype in _UNSIGNED:
+    if truth.dtype in _UNSIGNED:
         require(target <= 1, f"a dense target of {target.dtype} above 1")  # whose 1 - target wraps around
     p = activated(self, input, truth, overlap_terms(self, truth))
     (sums,) = sums_of(p)
@@ -304,9 +302,10 @@ def tversky_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
 @served(getattr(monai.losses, "MCCLoss", None))
 def mcc_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     check_single_channel(self, input.shape[1])
-    p = activated(self, input, truth_of(input, target, self.to_onehot_y), ("y*p", "r*q", "r*p", "y*q"))
-    if target.dtype == torch.bool and not p.truth.labels:
+    truth = truth_of(input, target, self.to_onehot_y)
+    if truth.dtype == torch.bool:
         raise Unserved("a dense target of bool")
+    p = activated(self, input, truth, ("y*p", "r*q", "r*p", "y*q"))
     check_probabilities(p)
     (sums,) = sums_of(p)
     tp, tn, fp, fn = region_sums(self, sums, p.terms)
@@ -438,8 +437,9 @@ def check_channels(input: Tensor, target: Tensor) -> None:
 
 def check_parts(*parts: tuple[Any, Any]) -> None:
     """Raises Unserved unless the parts are those that MONAI made: no subclass, hook or function of the user's."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     for part, kind in parts:
-        if type(part) is not kind or "forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks:
+        if type(part) is not kind or "forward" in vars(part) or any(getattr(part, name) for name in hooks):
             raise Unserved("parts of another class, or with hooks")
 
 

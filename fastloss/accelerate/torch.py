@@ -35,7 +35,7 @@ def softmax_terms(options: Entropy, input: Tensor, labels: bool) -> tuple[str, .
         raise Unserved("label_smoothing out of its range")
     weight = options.weight
     if weight is not None:
-        _check_weight(weight, input, (input.shape[1],))
+        _check_weight(weight, input, weight.shape == (input.shape[1],))
     terms = ("ce_pos", "y") if labels else ("ce_pos",)
     return (*terms, "nll_pos") if options.label_smoothing else terms
 
@@ -62,8 +62,10 @@ def sigmoid_terms(options: Entropy, input: Tensor) -> tuple[str, ...]:
         raise Unserved("an unknown reduction")
     if options.weight is not None:
         raise Unserved("weights of elements")
-    if options.pos_weight is not None:
-        _check_weight(options.pos_weight, input, (input.shape[1], *[1] * (input.ndim - 2)))
+    weight = options.pos_weight
+    if weight is not None:
+        channels = weight.shape == (input.shape[1], *[1] * (input.ndim - 2))
+        _check_weight(weight, input, channels or (weight.numel() == 1 and weight.ndim <= input.ndim))
     return ("ce_pos", "ce_neg")
 
 
@@ -83,8 +85,8 @@ def entropy_dtype(input: Tensor) -> torch.dtype:
     return torch.float32 if half and torch.is_autocast_enabled(input.device.type) else input.dtype
 
 
-def _check_weight(weight: Tensor, input: Tensor, shape: tuple[int, ...]) -> None:
-    if weight.shape != shape and weight.numel() != 1:
+def _check_weight(weight: Tensor, input: Tensor, fits: bool) -> None:
+    if not fits:
         raise Unserved("a weight of another shape")
     if weight.requires_grad or weight.device != input.device:
         raise Unserved("a weight with a gradient, or on another device")

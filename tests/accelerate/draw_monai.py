@@ -130,7 +130,7 @@ def _call(r, name, module, channels, axes, options):
         args[1] = args[1][..., :-1]
     elif odd < 0.013:
         args[1] = args[1].float().requires_grad_()
-    return Call(module, tuple(args))
+    return Call(module, tuple(args), autocast=r.random() < 0.04)
 
 
 def _target(r, batch, channels, shape, options):

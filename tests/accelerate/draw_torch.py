@@ -23,8 +23,11 @@ def draw(seed: int) -> tuple[str, Call]:
         logits = logits.to(memory_format=torch.channels_last_3d)
     options = {"reduction": r.choices(("mean", "sum", "none"), (7, 2, 1))[0]}
     if entropy:
-        return "cross_entropy", _entropy(r, logits, batch, channels, shape, options)
-    return "binary_cross_entropy_with_logits", _binary(r, logits, channels, axes, options)
+        name, call = "cross_entropy", _entropy(r, logits, batch, channels, shape, options)
+    else:
+        name, call = "binary_cross_entropy_with_logits", _binary(r, logits, channels, axes, options)
+    call.autocast = r.random() < 0.04
+    return name, call
 
 
 def _entropy(r, logits, batch, channels, shape, options):

@@ -23,6 +23,7 @@ class Call:
     function: Any
     args: tuple
     kwargs: dict = field(default_factory=dict)
+    autocast: bool = False  # in bfloat16, on the CPU
 
     def in_float64(self) -> "Call":
         """The same with floats in float64, for the error of the peer's own arithmetic."""
@@ -54,7 +55,8 @@ def outcome(call: Call) -> Outcome:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         try:
-            value = call.function(inputs if isinstance(first, list) else inputs[0], *call.args[1:], **call.kwargs)
+            with torch.autocast("cpu", torch.bfloat16, enabled=call.autocast):
+                value = call.function(inputs if isinstance(first, list) else inputs[0], *call.args[1:], **call.kwargs)
             found.value = value.detach()
             if value.requires_grad:
                 weights = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).reshape(value.shape)
