@@ -160,8 +160,8 @@ def sensitivity_specificity_table(v, sensitivity_weight=0.5, variant="ratio", sm
     return a * total(error * v.y) / positives + (1 - a) * total(error * (1 - v.y)) / negatives
 
 
-def mcc_table(v, smooth=1e-5, soft_label=False):
-    (tp, fp, fn, tn), (above, below) = confusion(v, soft_label), pair(smooth)
+def mcc_table(v, smooth=1e-5):
+    (tp, fp, fn, tn), (above, below) = confusion(v), pair(smooth)
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     return 1 - (tp * tn - fp * fn + above) / (product.clamp_min(0) + below**2).sqrt()
 

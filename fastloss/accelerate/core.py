@@ -32,15 +32,15 @@ import sys
 import threading
 import types
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ContextDecorator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..passes.inputs import check_activation, check_inputs
-from ..passes.sums import checked_sums_of_terms
+from ..passes.inputs import Inputs, check_activation, check_inputs
+from ..passes.sums import checked_sums_of_terms, checked_voxel_losses
 from .startup.hook import PEERS, installed_peers
 
 _log = logging.getLogger("fastloss")
@@ -106,7 +106,7 @@ class _Target:
             if error.__traceback__ is None or error.__traceback__.tb_next.tb_next is not None:  # type: ignore[union-attr]
                 raise
             reason = "arguments of another form"  # the call itself failed
-        _count(self.name, reason)
+        _count(self, reason)
         return value
 
     def _serve(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -171,26 +171,35 @@ class _Twice(torch.autograd.Function):
     where fused passes have none."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, call: Callable[[], Tensor], *inputs: Tensor) -> Tensor:
-        ctx.call = call
-        ctx.save_for_backward(*inputs)
+    def forward(ctx: Any, value: Tensor, original: Callable[[Sequence[Tensor]], Tensor], *tensors: Tensor) -> Tensor:
+        ctx.original = original
+        ctx.save_for_backward(*tensors)
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        inputs = ctx.saved_tensors
+        tensors = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return grads[0], None, *[None] * len(inputs)
-        found = torch.autograd.grad(ctx.call(), inputs, grads[0], create_graph=True, allow_unused=True)
-        return None, None, *found
+            return grads[0], None, *[None] * len(tensors)
+        inputs = [x for x in tensors if x.requires_grad]
+        found = iter(torch.autograd.grad(ctx.original(tensors), inputs, grads[0], create_graph=True, allow_unused=True))
+        return None, None, *(next(found) if x.requires_grad else None for x in tensors)
 
 
 def _with_second_derivative(
     value: Tensor, original: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Tensor:
     given = (*args, *kwargs.values())
-    inputs = [x for x in given if isinstance(x, Tensor) and x.requires_grad]
-    twice: Tensor = _Twice.apply(value, lambda: original(*args, **kwargs), *inputs)
+    others = [None if isinstance(x, Tensor) else x for x in given]  # the tensors are autograd's to keep, or to let go
+    places = [i for i, x in enumerate(given) if isinstance(x, Tensor)]
+
+    def call(tensors: Sequence[Tensor]) -> Tensor:
+        values = list(others)
+        for place, tensor in zip(places, tensors, strict=True):
+            values[place] = tensor
+        return original(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
+
+    twice: Tensor = _Twice.apply(value, call, *(given[place] for place in places))
     return twice
 
 
@@ -216,14 +225,15 @@ class Served(list[_Target]):
 
 # Counting
 
-_counts: Counter[tuple[str, str]] = Counter()  # by target and reason; "" where it was fused
+_Counts = Counter[tuple[_Target, str]]
+_counts: _Counts = Counter()  # by reason; "" where it was fused
 
 
-def _count(name: str, reason: str) -> None:
+def _count(target: _Target, reason: str) -> None:
     with _lock:
-        _counts[name, reason] += 1
+        _counts[target, reason] += 1
     if _log.isEnabledFor(logging.DEBUG):
-        _log.debug("fastloss.accelerate: %s: %s", name, f"passed on: {reason}" if reason else "fused")
+        _log.debug("fastloss.accelerate: %s: %s", target.name, f"passed on: {reason}" if reason else "fused")
 
 
 class Calls(NamedTuple):
@@ -299,8 +309,10 @@ class accelerate(ContextDecorator):
             if peer not in found:
                 raise ModuleNotFoundError(f"peers: {peer!r} is not installed, expected one of {', '.join(found)}")
         self.peers = tuple(dict.fromkeys(peers or found))
-        self._seen: Counter[tuple[str, str]] = Counter()  # counts of the times before
-        self._before: Counter[tuple[str, str]] = Counter()  # all counts when this one began
+        for peer in self.peers:
+            _targets(peer)  # so that an error leaves nothing applied
+        self._seen: _Counts = Counter()  # counts of the times before
+        self._before: _Counts = Counter()  # all counts when this one began
         self._holds = 0
         self._start()
         self._waiting = True  # applied by the constructor, not yet taken over by a with
@@ -321,7 +333,7 @@ class accelerate(ContextDecorator):
                 for peer in reversed(self.peers):
                     _release(peer)
 
-    def _counted(self) -> Counter[tuple[str, str]]:
+    def _counted(self) -> _Counts:
         return self._seen + (_counts - self._before) if self._holds else self._seen
 
     def __enter__(self) -> accelerate:
@@ -344,15 +356,17 @@ class accelerate(ContextDecorator):
             self._stop()
 
     def report(self) -> Report:
-        """The calls so far, by class or function, of all threads while this was in force; those within compiled graphs
-        are not counted."""
+        """The calls so far, by class or function (with the peer's name where several have one of that name), of all
+        threads while this was in force; those within compiled graphs are not counted."""
         with _lock:
             seen = self._counted()
-        names = [target.name for peer in self.peers for target in _targets(peer)]
-        report = Report({name: Calls(seen[name, ""], {}) for name in names})
-        for (name, reason), count in seen.items():
-            if reason and name in report:
-                report[name].passed_on[reason] = count
+        targets = [(peer, target) for peer in self.peers for target in _targets(peer)]
+        times = Counter(target.name for _, target in targets)
+        report = Report()
+        for peer, target in targets:
+            name = target.name if times[target.name] == 1 else f"{peer}.{target.name}"
+            passed_on = {reason: count for (of, reason), count in seen.items() if of is target and reason}
+            report[name] = Calls(seen[target, ""], passed_on)
         return report
 
 
@@ -398,19 +412,49 @@ def run_pass(
     ignore_index: int | None = None,
     mask: Tensor | None = None,
     weight_map: Tensor | None = None,
+    validate: bool | None = None,
 ) -> dict[str, Tensor]:
     """The sums of :func:`fastloss.voxel_sums` by the names of their terms, float64 ``[B, C]``; those of the target
-    alone have no gradient. What the pass refuses, such as a label that is no class, is Unserved."""
+    alone have no gradient. What the pass refuses, such as a label that is no class, is Unserved; on a GPU, where the
+    pass does not look for such labels, an assertion on the device, as in the peers. ``validate=False``: neither."""
     names, name = tuple(dict.fromkeys(terms)), check_activation(activation)
     ignore = () if ignore_index is None else (int(ignore_index),)
-    inputs = attempt(check_inputs, logits, target, mask, weight_map, name, ignore, None)
-    asserted = logits.is_cuda and not inputs.dense and logits.shape[1] > 1
-    if asserted:  # on a GPU the pass does not look for labels that are no class, of which the peers' scatter asserts
+    inputs = attempt(check_inputs, logits, target, mask, weight_map, name, ignore, validate)
+    unseen = validate is None and _unseen(inputs)
+    if unseen:
         names = tuple(dict.fromkeys((*names, "y", "count")))
     sums = dict(zip(names, attempt(checked_sums_of_terms, inputs, names, name), strict=True))
-    if asserted:
+    if unseen:
         torch._assert_async((sums["y"].sum(1) == sums["count"][:, 0]).all())
     return sums
+
+
+def run_voxels(
+    logits: Tensor,
+    target: Tensor,
+    terms: Mapping[str, Any],
+    activation: str | None,
+    *,
+    per_class: bool = False,
+    ignore_index: int | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """:func:`fastloss.voxel_losses`, with the refusals and labels of :func:`run_pass`."""
+    name, ignore = check_activation(activation), () if ignore_index is None else (int(ignore_index),)
+    inputs = attempt(check_inputs, logits, target, mask, None, name, ignore, None)
+    if _unseen(inputs):
+        labels = inputs.target.long()
+        good = (labels >= 0) & (labels < logits.shape[1])
+        torch._assert_async((good if ignore_index is None else good | (labels == ignore_index)).all())
+    wanted = {term: torch.as_tensor(value, dtype=torch.float64, device=logits.device) for term, value in terms.items()}
+    found: Tensor = attempt(checked_voxel_losses, inputs, wanted, name, per_class)
+    return found
+
+
+def _unseen(inputs: Inputs) -> bool:
+    """Whether no one looks for labels that are no class; weights that are no whole numbers are not to be compared."""
+    weighted = inputs.mask is not None and inputs.mask.is_floating_point()
+    return not (inputs.validate or inputs.dense or weighted) and inputs.logits.shape[1] > 1
 
 
 def attempt(function: Callable[..., Any], *args: Any) -> Any:

@@ -19,7 +19,7 @@ from ..losses.spatial.fields import class_masks, fields_of, predicted_masks
 from ..passes.inputs import check_inputs
 from ..passes.ops import forced_backend
 from ..passes.stencil_ops import cldice_sums
-from .core import Served, Unserved, attempt, check_tensors, dtype_of, run_pass
+from .core import Served, Unserved, attempt, check_tensors, dtype_of, run_pass, run_voxels
 from .torch import Entropy, sigmoid_terms, sigmoid_value, softmax_terms, softmax_value
 
 served = Served(MetaTensor)
@@ -102,8 +102,8 @@ def _without(truth: Truth, target: Tensor, ignore_index: int) -> Truth:
             return truth._replace(ignore_index=ignore_index)
         mask, dtype = target != ignore_index, torch.float32
     elif 0 <= ignore_index < channels:
-        if target.dtype == torch.bool or target.dtype in _UNSIGNED:
-            raise Unserved(f"ignore_index in a one-hot target of {target.dtype}")
+        if target.dtype == torch.bool:
+            raise Unserved("ignore_index in a one-hot target of bool")
         channel = target[:, ignore_index : ignore_index + 1]
         require((channel == 0) | (channel == 1), "ignore_index in a soft target")
         mask, dtype = channel == 0, torch.promote_types(target.dtype, torch.float32)
@@ -145,11 +145,31 @@ def check_probabilities(p: Pass) -> None:
         require((p.logits >= 0) & (p.logits <= 1), "values that are no probabilities")
 
 
+def overlap_terms(self: Any, truth: Truth, before: str = "") -> tuple[str, str, str]:
+    """Intersection, prediction and truth; under ``soft_label`` the intersection is half the difference of the other two
+    and ``|p - y|``, which is the same for 0 and 1."""
+    if not self.soft_label:
+        return "py", "p", "y"
+    if not truth.dtype.is_floating_point:
+        raise Unserved(f"soft_label with a dense target of {truth.dtype}")
+    if not (getattr(self, before + "sigmoid") or getattr(self, before + "softmax")):
+        raise Unserved("soft_label without an activation")
+    if truth.hard:
+        return "py", "p", "y"
+    require(truth.target >= 0, "soft_label with a negative target")
+    return "d", "p", "y"
+
+
 def region_sums(self: Any, sums: dict[str, Tensor], names: Sequence[str], dropped: bool = False) -> list[Tensor]:
-    """Sums ``[B, C]``, or ``[C]`` over the batch, without those of the background if that is (not yet) dropped."""
+    """Sums ``[B, C]``, or ``[C]`` over the batch, without those of the background if that is not dropped yet; the first
+    of ``|p - y|`` as the intersection that it stands for."""
     columns = slice(None) if self.include_background or dropped else slice(1, None)
     found = [sums[name][:, columns] for name in names]
-    return [value.sum(0) for value in found] if self.batch else found
+    if self.batch:
+        found = [value.sum(0) for value in found]
+    if names[0] == "d":
+        found[0] = (found[1] + found[2] - found[0]) / 2
+    return found
 
 
 def reduced(self: Any, table: Tensor, p: Pass, broadcast: bool = True) -> Tensor:
@@ -166,9 +186,7 @@ def reduced(self: Any, table: Tensor, p: Pass, broadcast: bool = True) -> Tensor
 
 
 def _dtype(p: Pass) -> torch.dtype:
-    if p.truth.dtype.is_floating_point:
-        return dtype_of(p.logits, p.truth.target if not p.truth.labels else p.logits.new_empty(0, dtype=p.truth.dtype))
-    return dtype_of(p.logits)
+    return dtype_of(p.logits, p.logits.new_empty(0, dtype=p.truth.dtype))
 
 
 # Dice
@@ -176,18 +194,11 @@ def _dtype(p: Pass) -> torch.dtype:
 
 def dice_pass(self: Any, input: Tensor, truth: Truth, before: str = "") -> Pass:
     check_single_channel(self, input.shape[1])
-    if self.squared_pred or self.soft_label:
-        if not truth.dtype.is_floating_point:
-            raise Unserved(f"squared_pred or soft_label with a dense target of {truth.dtype}")
-        if not self.squared_pred:
-            _check_soft(self, truth, before)
-    return activated(self, input, truth, ("py", "p2", "y2") if self.squared_pred else ("py", "p", "y"), before)
-
-
-def _check_soft(self: Any, truth: Truth, before: str = "") -> None:
-    """For 0 and 1, and probabilities, the soft formulation is the same loss."""
-    if not truth.hard or not (getattr(self, before + "sigmoid") or getattr(self, before + "softmax")):
-        raise Unserved("soft_label")
+    if not self.squared_pred:
+        return activated(self, input, truth, overlap_terms(self, truth, before), before)
+    if not truth.dtype.is_floating_point:
+        raise Unserved(f"squared_pred with a dense target of {truth.dtype}")
+    return activated(self, input, truth, ("py", "p2", "y2"), before)
 
 
 def dice_value(self: Any, sums: dict[str, Tensor], p: Pass, dropped: bool = False) -> Tensor:
@@ -248,11 +259,7 @@ def masked_dice_loss(self: Any, input: Tensor, target: Tensor, mask: Any = None)
 
 def generalized_dice_pass(self: Any, input: Tensor, truth: Truth) -> Pass:
     check_single_channel(self, input.shape[1])
-    if self.soft_label:
-        _check_soft(self, truth)
-        if not truth.dtype.is_floating_point:
-            raise Unserved(f"soft_label with a dense target of {truth.dtype}")
-    return activated(self, input, truth, ("py", "p", "y"))
+    return activated(self, input, truth, overlap_terms(self, truth))
 
 
 def generalized_dice_value(self: Any, sums: dict[str, Tensor], p: Pass) -> Tensor:
@@ -281,11 +288,11 @@ def generalized_dice_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
 def tversky_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     check_single_channel(self, input.shape[1])
     truth = truth_of(input, target, self.to_onehot_y, self.ignore_index)
-    if not (truth.labels or target.is_floating_point()):
-        raise Unserved(f"a dense target of {target.dtype}")  # 1 - target is an error, or wraps around
-    if self.soft_label:
-        _check_soft(self, truth)
-    p = activated(self, input, truth, ("py", "p", "y"))
+    if truth.dtype == torch.bool:
+        raise Unserved("a dense target of bool")  # 1 - target is an error
+    if truth.dtype in _UNSIGNED:
+        require(target <= 1, f"a dense target of {target.dtype} above 1")  # whose 1 - target wraps around
+    p = activated(self, input, truth, overlap_terms(self, truth))
     (sums,) = sums_of(p)
     both, predicted, true = region_sums(self, sums, p.terms)
     false = self.alpha * (predicted - both) + self.beta * (true - both)
@@ -295,9 +302,10 @@ def tversky_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
 @served(getattr(monai.losses, "MCCLoss", None))
 def mcc_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     check_single_channel(self, input.shape[1])
-    p = activated(self, input, truth_of(input, target, self.to_onehot_y), ("y*p", "r*q", "r*p", "y*q"))
-    if target.dtype == torch.bool and not p.truth.labels:
+    truth = truth_of(input, target, self.to_onehot_y)
+    if truth.dtype == torch.bool:
         raise Unserved("a dense target of bool")
+    p = activated(self, input, truth, ("y*p", "r*q", "r*p", "y*q"))
     check_probabilities(p)
     (sums,) = sums_of(p)
     tp, tn, fp, fn = region_sums(self, sums, p.terms)
@@ -312,8 +320,8 @@ def mcc_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
 def focal_pass(self: Any, input: Tensor, truth: Truth) -> Pass:
     channels = input.shape[1]
     check_single_channel(self, channels)
-    if self.reduction not in ("mean", "sum"):
-        raise Unserved(f"reduction={self.reduction!r}")
+    if self.reduction not in ("mean", "sum", "none"):
+        raise Unserved("an unknown reduction")
     if not (isinstance(self.gamma, (int, float)) and 0 <= self.gamma < float("inf")):
         raise Unserved("gamma that is no number of at least 0")
     g = float(self.gamma)
@@ -329,7 +337,11 @@ def focal_pass(self: Any, input: Tensor, truth: Truth) -> Pass:
     else:
         terms = (f"focal_pos({g})", f"focal_neg({g})")
         if not truth.hard:
-            terms = (*terms, "y", "y2")
+            if self.reduction == "none" or torch.compiler.is_compiling():
+                require((truth.target == 0) | (truth.target == 1), _SOFT)
+                truth = truth._replace(hard=True)
+            else:
+                terms = (*terms, "y", "y2")
     if ignoring and truth.counted is None:
         terms = (*terms, "count")
     return Pass(input, truth, terms, "softmax" if self.use_softmax else "sigmoid")
@@ -347,28 +359,22 @@ def _without_background(truth: Truth) -> Truth:
     return truth._replace(target=labels - 1, ignore_index=-1, mask=mask, counted=counted)
 
 
-def focal_value(self: Any, sums: dict[str, Tensor], p: Pass) -> Tensor:
-    """A voxel's loss is linear in a soft target under softmax, but no sum of terms under sigmoid."""
-    columns = slice(None) if self.include_background or self.use_softmax else slice(1, None)
-    if "y2" in p.terms:
-        require(sums["y"] == sums["y2"], "a soft target with sigmoid")
-    table = sums[p.terms[0]][:, columns]
-    classes = table.shape[1]
+_SOFT = "a soft target with sigmoid"
+
+
+def focal_factors(self: Any, like: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """What the losses of a voxel's class and of its other classes are multiplied by, ``[classes]`` or a number."""
+    positive = negative = like.new_ones((), dtype=torch.float64)
     alpha = self.alpha
     if isinstance(alpha, Tensor) and alpha.ndim:
         if alpha.shape != (classes,):
             raise Unserved("alpha of another length")
-        table = table * alpha.to(table)
+        positive = alpha.to(positive)
     elif alpha is not None:
         alpha = float(alpha)
+        positive, negative = positive * alpha, negative * (1 - alpha)
         if self.use_softmax:
-            table = table * torch.tensor([1 - alpha] + [alpha] * (classes - 1), dtype=table.dtype, device=table.device)
-        else:
-            table = table * alpha
-    if not self.use_softmax:
-        others = sums[p.terms[1]][:, columns]
-        scalar = alpha is not None and not isinstance(alpha, Tensor)
-        table = table + (others * (1 - alpha) if scalar else others)
+            positive = torch.cat([negative.reshape(1), positive.expand(classes - 1)])
     weight = self.class_weight
     if weight is not None:
         weight = torch.as_tensor(weight)
@@ -376,7 +382,20 @@ def focal_value(self: Any, sums: dict[str, Tensor], p: Pass) -> Tensor:
             raise Unserved("a weight of another shape")
         if not torch.compiler.is_compiling():
             require(weight >= 0, "negative weights")
-        table = table * weight.to(table)
+        positive, negative = positive * weight.to(positive), negative * weight.to(positive)
+    return positive, negative
+
+
+def focal_value(self: Any, sums: dict[str, Tensor], p: Pass) -> Tensor:
+    """A voxel's loss is linear in a soft target under softmax, but no sum of terms under sigmoid."""
+    columns = slice(None) if self.include_background or self.use_softmax else slice(1, None)
+    if "y2" in p.terms:
+        require(sums["y"] == sums["y2"], _SOFT)
+    table = sums[p.terms[0]][:, columns]
+    positive, negative = focal_factors(self, table, table.shape[1])
+    table = table * positive
+    if not self.use_softmax:
+        table = table + sums[p.terms[1]][:, columns] * negative
     counted = sums["count"][:, :1] if "count" in p.terms else p.truth.counted
     if counted is not None:  # a mean over the voxels that count, of a sum over the channels
         counted = (counted.sum() if self.reduction == "mean" else counted).clamp(min=torch.finfo(torch.float32).eps)
@@ -385,9 +404,25 @@ def focal_value(self: Any, sums: dict[str, Tensor], p: Pass) -> Tensor:
     return (value / p.logits[0, 0].numel()).float()
 
 
+def focal_voxels(self: Any, p: Pass) -> Tensor:
+    """The loss of each voxel and class."""
+    first = 0 if self.include_background or self.use_softmax else 1
+    factors = focal_factors(self, p.logits, p.logits.shape[1] - first)
+    terms = dict(zip(p.terms[: 1 if self.use_softmax else 2], factors, strict=False))
+    if first:
+        terms = {name: F.pad(factor.expand(p.logits.shape[1] - 1), (1, 0)) for name, factor in terms.items()}
+    truth = p.truth
+    found = run_voxels(
+        p.logits, truth.target, terms, p.activation, per_class=True, ignore_index=truth.ignore_index, mask=truth.mask
+    )
+    return found[:, first:].float()
+
+
 @served(monai.losses.FocalLoss)
 def focal_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     p = focal_pass(self, input, truth_of(input, target, self.to_onehot_y, self.ignore_index))
+    if self.reduction == "none":
+        return focal_voxels(self, p)
     (sums,) = sums_of(p)
     return focal_value(self, sums, p)
 
@@ -402,9 +437,18 @@ def check_channels(input: Tensor, target: Tensor) -> None:
 
 def check_parts(*parts: tuple[Any, Any]) -> None:
     """Raises Unserved unless the parts are those that MONAI made: no subclass, hook or function of the user's."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     for part, kind in parts:
-        if type(part) is not kind or "forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks:
+        if type(part) is not kind or "forward" in vars(part) or any(getattr(part, name) for name in hooks):
             raise Unserved("parts of another class, or with hooks")
+
+
+def with_focal(focal: Any, overlap: Pass, p: Pass) -> tuple[dict[str, Tensor], Tensor]:
+    """The sums of an overlap loss, and the value of the focal loss beside it."""
+    if focal.reduction == "none":
+        return sums_of(overlap)[0], focal_voxels(focal, p)
+    first, second = sums_of(overlap, p)
+    return first, focal_value(focal, second, p)
 
 
 @served(monai.losses.DiceFocalLoss)
@@ -420,9 +464,8 @@ def dice_focal_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     truth = truth_of(input, target, self.to_onehot_y)
     focal = focal_pass(self.focal, input, truth)
     dice = dice_pass(self.dice, input, truth)
-    sums = sums_of(dice, focal)
-    value = self.lambda_dice * dice_value(self.dice, sums[0], dice)
-    return value + self.lambda_focal * focal_value(self.focal, sums[1], focal)
+    sums, value = with_focal(self.focal, dice, focal)
+    return self.lambda_dice * dice_value(self.dice, sums, dice) + self.lambda_focal * value
 
 
 @served(monai.losses.GeneralizedDiceFocalLoss)
@@ -436,9 +479,8 @@ def generalized_dice_focal_loss(self: Any, input: Tensor, target: Tensor) -> Ten
     truth = truth_of(input, target, focal.to_onehot_y)
     second = focal_pass(focal, input, truth)
     first = generalized_dice_pass(overlap, input, truth)
-    sums = sums_of(first, second)
-    value = self.lambda_gdl * generalized_dice_value(overlap, sums[0], first)
-    return value + self.lambda_focal * focal_value(focal, sums[1], second)
+    sums, value = with_focal(focal, first, second)
+    return self.lambda_gdl * generalized_dice_value(overlap, sums, first) + self.lambda_focal * value
 
 
 @served(monai.losses.DiceCELoss)
@@ -452,8 +494,8 @@ def dice_ce_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     binary = input.shape[1] == 1
     part = self.binary_cross_entropy if binary else self.cross_entropy
     check_parts((self.dice, monai.losses.DiceLoss), (part, nn.BCEWithLogitsLoss if binary else nn.CrossEntropyLoss))
-    if self.dice.ignore_index is not None or (not binary and part.ignore_index != -100):
-        raise Unserved("ignore_index")
+    if self.dice.ignore_index is not None or (not binary and part.ignore_index != -100) or part.reduction == "none":
+        raise Unserved("parts with options of their own")
     truth = truth_of(input, target, self.dice.to_onehot_y)
     if not truth.labels and target.is_floating_point() and target.dtype != input.dtype:
         raise Unserved("a dense target of another dtype")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .core import Served, Unserved, check_tensors, run_pass
+from .core import Served, Unserved, check_tensors, run_pass, run_voxels
 
 served = Served()
 MOST_CHANNELS = 1000  # beyond it are vocabularies, not segmentations
@@ -27,14 +27,15 @@ class Entropy(NamedTuple):
 
 def softmax_terms(options: Entropy, input: Tensor, labels: bool) -> tuple[str, ...]:
     """What a softmax cross-entropy sums. Raises Unserved for options that it is not served with."""
-    _check_reduction(options.reduction)
+    if options.reduction not in ("mean", "sum", "none"):
+        raise Unserved("an unknown reduction")
     if not 1 < input.shape[1] <= MOST_CHANNELS:
         raise Unserved("one channel, or very many")
     if not 0 <= options.label_smoothing <= 1:
         raise Unserved("label_smoothing out of its range")
     weight = options.weight
     if weight is not None:
-        _check_weight(weight, input, (input.shape[1],))
+        _check_weight(weight, input, weight.shape == (input.shape[1],))
     terms = ("ce_pos", "y") if labels else ("ce_pos",)
     return (*terms, "nll_pos") if options.label_smoothing else terms
 
@@ -57,11 +58,14 @@ def softmax_value(options: Entropy, sums: dict[str, Tensor], input: Tensor, labe
 
 def sigmoid_terms(options: Entropy, input: Tensor) -> tuple[str, ...]:
     """What a binary cross-entropy sums. Raises Unserved for options that it is not served with."""
-    _check_reduction(options.reduction)
+    if options.reduction not in ("mean", "sum", "none"):
+        raise Unserved("an unknown reduction")
     if options.weight is not None:
         raise Unserved("weights of elements")
-    if options.pos_weight is not None:
-        _check_weight(options.pos_weight, input, (input.shape[1], *[1] * (input.ndim - 2)))
+    weight = options.pos_weight
+    if weight is not None:
+        channels = weight.shape == (input.shape[1], *[1] * (input.ndim - 2))
+        _check_weight(weight, input, channels or (weight.numel() == 1 and weight.ndim <= input.ndim))
     return ("ce_pos", "ce_neg")
 
 
@@ -81,13 +85,8 @@ def entropy_dtype(input: Tensor) -> torch.dtype:
     return torch.float32 if half and torch.is_autocast_enabled(input.device.type) else input.dtype
 
 
-def _check_reduction(reduction: str) -> None:
-    if reduction not in ("mean", "sum"):
-        raise Unserved(f"reduction={reduction!r}" if reduction == "none" else "an unknown reduction")
-
-
-def _check_weight(weight: Tensor, input: Tensor, shape: tuple[int, ...]) -> None:
-    if weight.shape != shape and weight.numel() != 1:
+def _check_weight(weight: Tensor, input: Tensor, fits: bool) -> None:
+    if not fits:
         raise Unserved("a weight of another shape")
     if weight.requires_grad or weight.device != input.device:
         raise Unserved("a weight with a gradient, or on another device")
@@ -114,10 +113,16 @@ def cross_entropy(
         raise Unserved(f"labels of {target.dtype}")
     if not labels and (target.shape != input.shape or target.dtype != input.dtype):
         raise Unserved("a target of another shape or dtype")
-    options = Entropy(weight, reduction, label_smoothing)
+    options, ignored = Entropy(weight, reduction, label_smoothing), ignore_index if labels else None
     terms = softmax_terms(options, input, labels)
-    sums = run_pass(input, target, terms, "softmax", ignore_index=ignore_index if labels else None)
-    return softmax_value(options, sums, input, labels)
+    if reduction != "none":
+        sums = run_pass(input, target, terms, "softmax", ignore_index=ignored)
+        return softmax_value(options, sums, input, labels)
+    weights = input.new_ones((), dtype=torch.float64) if weight is None else weight.double()
+    factors = {"ce_pos": (1 - label_smoothing) * weights}
+    if label_smoothing:
+        factors["nll_pos"] = label_smoothing / input.shape[1] * weights
+    return run_voxels(input, target, factors, "softmax", ignore_index=ignored).to(entropy_dtype(input))
 
 
 @served(F, "binary_cross_entropy_with_logits")
@@ -136,5 +141,11 @@ def binary_cross_entropy_with_logits(
     if target.shape != input.shape or target.dtype != input.dtype:
         raise Unserved("a target of another shape or dtype")
     options = Entropy(weight, reduction, pos_weight=pos_weight)
-    sums = run_pass(input, target, sigmoid_terms(options, input), "sigmoid")
-    return sigmoid_value(options, sums, input)
+    terms = sigmoid_terms(options, input)
+    if reduction != "none":
+        return sigmoid_value(options, run_pass(input, target, terms, "sigmoid"), input)
+    positive = (
+        1.0 if pos_weight is None else pos_weight.reshape(-1) if pos_weight.numel() > 1 else pos_weight.reshape(())
+    )
+    factors = dict(zip(terms, (positive, 1.0), strict=True))
+    return run_voxels(input, target, factors, "sigmoid", per_class=True).to(entropy_dtype(input))

@@ -163,7 +163,8 @@ class SegmentationLoss(CalledWithInput):
         batch: adds the sums over the samples first, as if the batch were one volume.
         ignore_index: label or labels whose voxels leave every sum and gradient.
         class_weight: one weight for each channel, the background's included, multiplied into the table.
-        reduction: of the table ``[B, C]``: ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction: of the table ``[B, C]``: ``"mean"``, ``"sum"`` or ``"none"``. Losses that each voxel has also know
+            ``"voxel"``.
         validate: see :func:`fastloss.voxel_sums`.
     """
 

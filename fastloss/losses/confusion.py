@@ -120,14 +120,13 @@ class SensitivitySpecificityLoss(SumLoss):
         return share * parts[0] + (1 - share) * parts[1]
 
 
-class MCCLoss(OverlapLoss):
+class MCCLoss(SumLoss):
     r"""One minus Matthews' correlation coefficient, which also counts true negatives.
 
     .. math:: 1 - \frac{N I - P Y + s}{\sqrt{\max(P\, Y (N - P)(N - Y), 0) + s^2}}
 
     Args:
         smooth: s, at least 0; a pair is that of the numerator and that of the denominator.
-        soft_label: for soft labels :math:`I = \sum w \min(p, y)`; see :class:`DiceLoss`.
         **options: see :class:`fastloss.SumLoss`.
 
     Source: Abhishek & Hamarneh 2021, arXiv:2010.13454. Not in the survey. MONAI's ``MCCLoss`` has its smoothing in the
@@ -136,15 +135,17 @@ class MCCLoss(OverlapLoss):
 
     terms = ("p", "py", "y", "count")
 
-    def __init__(self, *, smooth: Smooth = 1e-5, soft_label: bool = False, **options: Any):
-        super().__init__(smooth=smooth, soft_label=soft_label, **options)
+    def __init__(self, *, smooth: Smooth = 1e-5, **options: Any):
+        self.smooth_pair = check_smooth(smooth)
+        super().__init__(**options)
+        self.smooth = smooth
 
     def formula(self, sums: Sums) -> Tensor:
         above, below = self.smooth_pair
         predicted, true, count = sums["p"], sums["y"], sums["count"]
         product = predicted * true * (count - predicted) * (count - true)
         square = product.clamp_min(0) + below**2
-        correlated = count * self.overlap(sums) - predicted * true + above
+        correlated = count * sums["py"] - predicted * true + above
         if never_zero(square):
             return 1 - correlated / square.sqrt()
         degenerate = square == 0  # without smoothing: the root has no derivative there, and 0 / 0 is perfect

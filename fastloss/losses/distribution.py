@@ -128,7 +128,8 @@ class CrossEntropyLoss(VoxelLoss):
         label_smoothing: s in [0, 1]; the numerator has :math:`y(1-s) + s/C` for y, as torch has it, and with sigmoid,
             where a channel has two classes, :math:`y(1-s) + s/2`.
         **options: ``activation``, ``ignore_index``, ``class_weight`` (ω), ``reduction``, ``validate`` of
-            :class:`fastloss.SumLoss`. ``reduction="sum"`` is the numerator, ``"none"`` its table ``[B, C]``.
+            :class:`fastloss.SumLoss`. ``reduction="sum"`` is the numerator, ``"none"`` its table ``[B, C]``,
+            ``"voxel"`` what each voxel adds to it, as the ``reduction="none"`` of torch's functions.
 
     Source: survey, section II-A (Jadon 2020, arXiv:2006.14822, eq. 1). Label smoothing: Szegedy et al. 2016,
     arXiv:1512.00567.

@@ -378,8 +378,8 @@ def _mask(logits: Tensor, mask: Tensor, channels: bool) -> Tensor:
     by_channel = mask.shape == logits.shape and logits.shape[1] > 1
     if by_channel and not channels:
         raise ValueError(
-            f"mask: got shape {list(mask.shape)}, one for each channel, expected {[mask.shape[0], *mask.shape[2:]]}: of "
-            "the classes of a softmax, and in losses that rank voxels or look at neighbours, a voxel counts for all "
+            f"mask: got shape {list(mask.shape)}, one for each channel, expected {[mask.shape[0], *mask.shape[2:]]}: "
+            "of the classes of a softmax, and in losses that rank voxels or see neighbours, a voxel counts for all "
             "channels or for none"
         )
     return _volume(logits, mask, "mask", by_channel)

@@ -46,7 +46,7 @@ def _module(r, name, channels=None, axes=None):
     if name == "AsymmetricUnifiedFocalLoss":
         channels, spatial_only = r.choice((1, 2, 2, 2)), True
     axes = axes or (r.choice((2, 3)) if spatial_only else r.choice((1, 2, 2, 3, 3)))
-    kept = channels > 1 or r.random() < 0.1  # options that MONAI warns of, for one channel
+    kept = channels > 1 or r.random() < 0.05  # options that MONAI warns of, for one channel
     onehot = kept and r.random() < 0.6
     options = {"to_onehot_y": onehot}
     if name == "AsymmetricUnifiedFocalLoss":
@@ -124,13 +124,13 @@ def _call(r, name, module, channels, axes, options):
     args = [logits, target]
     if name == "MaskedDiceLoss":
         mask = torch.rand(r.choice((1, batch)), 1, *shape) > 0.3
-        args.append(_pick(r, (mask, 4), (mask.float(), 5), (mask.float() * 0.7, 1), (None, 1)))
+        args.append(_pick(r, (mask, 8), (mask.float(), 10), (mask.float() * 0.7, 1), (None, 1)))
     odd = r.random()
     if odd < 0.01:
         args[1] = args[1][..., :-1]
-    elif odd < 0.02:
+    elif odd < 0.013:
         args[1] = args[1].float().requires_grad_()
-    return Call(module, tuple(args))
+    return Call(module, tuple(args), autocast=r.random() < 0.04)
 
 
 def _target(r, batch, channels, shape, options):

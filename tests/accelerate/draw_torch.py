@@ -12,16 +12,22 @@ from .parity import Call
 def draw(seed: int) -> tuple[str, Call]:
     r = random.Random(seed)
     torch.manual_seed(seed)
-    axes = r.choices((0, 1, 2, 3), (1, 3, 5, 5))[0]
-    batch, channels, shape = r.randint(1, 3), r.choice((1, 2, 3, 5)), [r.randint(2, 6) for _ in range(axes)]
+    axes = r.choices((0, 1, 2, 3), (0.4, 3, 5, 5))[0]
+    batch, channels, shape = r.randint(1, 3), r.choice((2, 3, 5)), [r.randint(2, 6) for _ in range(axes)]
+    entropy = r.random() < 0.5
+    if r.random() < (0.02 if entropy else 0.3):
+        channels = 1
     dtype = r.choices((torch.float32, torch.float64, torch.bfloat16, torch.float16), (88, 6, 4, 2))[0]
     logits = (torch.randn(batch, channels, *shape) * r.choice((1.0, 4.0, 30.0))).to(dtype)
     if axes == 3 and r.random() < 0.2:
         logits = logits.to(memory_format=torch.channels_last_3d)
     options = {"reduction": r.choices(("mean", "sum", "none"), (7, 2, 1))[0]}
-    if r.random() < 0.5:
-        return "cross_entropy", _entropy(r, logits, batch, channels, shape, options)
-    return "binary_cross_entropy_with_logits", _binary(r, logits, channels, axes, options)
+    if entropy:
+        name, call = "cross_entropy", _entropy(r, logits, batch, channels, shape, options)
+    else:
+        name, call = "binary_cross_entropy_with_logits", _binary(r, logits, channels, axes, options)
+    call.autocast = r.random() < 0.04
+    return name, call
 
 
 def _entropy(r, logits, batch, channels, shape, options):

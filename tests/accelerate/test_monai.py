@@ -40,7 +40,6 @@ LABELS = torch.randint(0, 3, (2, 1, 4, 5))
     "loss, reason",
     [
         (L.DiceLoss(softmax=True, to_onehot_y=True, weight=0.5), "a weight of another shape"),  # the first call alone
-        (L.FocalLoss(to_onehot_y=True, reduction="none"), "reduction='none'"),
         (L.FocalLoss(to_onehot_y=True, gamma=-1.0), "gamma that is no number of at least 0"),
         (L.TverskyLoss(soft_label=True), "a target of another shape"),
     ],
@@ -79,3 +78,39 @@ def test_one_pass_where_parts_agree(monkeypatch):
         assert len(passes) == 2
         L.DiceFocalLoss(softmax=True, to_onehot_y=True)(LOGITS, LABELS)
     assert len(passes) == 4
+
+
+W = torch.tensor([0.5, 1.0, 2.0])
+LABELLED = {"softmax": True, "to_onehot_y": True}
+SIDE_BY_SIDE = [  # docs/drop-in.md
+    (L.DiceLoss(**LABELLED, include_background=False, batch=True), fastloss.DiceLoss(include_background=False, batch=True)),
+    (L.DiceLoss(**LABELLED, smooth_nr=0.5, smooth_dr=0.1), fastloss.DiceLoss(smooth=(0.5, 0.1))),
+    (L.DiceLoss(**LABELLED, jaccard=True, smooth_nr=0.5, smooth_dr=0.1), fastloss.JaccardLoss(smooth=(0.25, 0.05))),
+    (L.MCCLoss(**LABELLED, smooth_nr=0.5, smooth_dr=0.25), fastloss.MCCLoss(smooth=(0.5, 0.5))),
+    (L.DiceLoss(**LABELLED, squared_pred=True), fastloss.DiceLoss(squared=True)),
+    (L.DiceLoss(to_onehot_y=True, other_act=torch.sigmoid), fastloss.DiceLoss(activation="sigmoid")),
+    (
+        L.DiceLoss(**LABELLED, weight=[1.0, 2.0], include_background=False),
+        fastloss.DiceLoss(class_weight=[7.0, 1.0, 2.0], include_background=False),
+    ),
+    (
+        L.DiceCELoss(**LABELLED, weight=W, lambda_dice=0.4, lambda_ce=2.0),
+        fastloss.DiceCELoss(class_weight=W, dice_weight=0.4, ce_weight=2.0),
+    ),
+    (L.FocalLoss(to_onehot_y=True, gamma=1.5), fastloss.FocalLoss(activation="sigmoid", gamma=1.5)),
+    (L.DiceLoss(**LABELLED, ignore_index=1), fastloss.DiceLoss(ignore_index=1)),
+]
+
+
+@pytest.mark.parametrize("theirs, ours", SIDE_BY_SIDE, ids=[type(theirs).__name__ for theirs, _ in SIDE_BY_SIDE])
+def test_options_side_by_side(theirs, ours):
+    with fastloss.backend("reference"):
+        torch.testing.assert_close(ours(LOGITS, LABELS), theirs(LOGITS, LABELS))
+
+
+def test_levels_side_by_side():
+    labels = torch.randint(0, 3, (2, 1, 8, 8)).float()
+    levels = [torch.randn(2, 3, size, size) for size in (8, 4)]
+    with fastloss.backend("reference"):
+        ours = fastloss.DeepSupervision(fastloss.DiceLoss(), weights=[1, 0.5], sampling="nearest-exact")(levels, labels)
+        torch.testing.assert_close(ours, L.DeepSupervisionLoss(L.DiceLoss(**LABELLED))(levels, labels))

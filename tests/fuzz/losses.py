@@ -37,7 +37,7 @@ OPTIONS = {
     "log_cosh_dice": _DICE,
     "generalized_dice": {**_TABLE, **_OVERLAP, "weighting": ("square", "simple", "uniform")},
     "sensitivity_specificity": {**_TABLE, **_SMOOTH, "sensitivity_weight": (0.5, 0.05)},
-    "mcc": {**_TABLE, **_OVERLAP},
+    "mcc": {**_TABLE, **_SMOOTH},
     "dice_ce": {**_DICE, "label_smoothing": (0.0, 0.2), "dice_weight": (1.0, 0.5), "ce_weight": (1.0, 2.0)},
     "dice_focal": {**_DICE, **_FOCAL, "focal_weight": (1.0, 3.0)},
     "combo": {**_DICE, "alpha": (0.5, 0.2), "beta": (0.5, 0.9)},
