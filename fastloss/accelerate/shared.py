@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,7 @@ from torch import Tensor, nn
 from ..passes.inputs import check_inputs
 from ..passes.ops import by_term, forced_backend
 from ..passes.ranked_ops import HINGE, jaccard_extension, topk_sums
-from ..passes.sums import voxel_losses
-from .core import Unserved, attempt, check_tensors, run_pass
+from .core import Unserved, attempt, check_tensors, run_pass, run_voxels
 
 Sums = dict[str, Tensor]
 HALF = (torch.float16, torch.bfloat16)
@@ -35,7 +33,8 @@ def check_plain(*tensors: Any) -> None:
 def sums_of(logits: Tensor, target: Tensor, terms: Sequence[str], activation: str | None, **options: Any) -> Sums:
     """The sums of a pass by the names of their terms, each ``[B, C]`` float64."""
     check_tensors(logits, target)
-    return run_pass(logits, target, terms, activation, **options)
+    found = run_pass(logits, target, terms, activation, **options)
+    return {name: found[name] for name in terms}
 
 
 def losses_of(
@@ -43,9 +42,7 @@ def losses_of(
 ) -> Tensor:
     """The weighted sum of the terms of each voxel; see :func:`fastloss.voxel_losses`."""
     check_tensors(logits, target)
-    options |= {"activation": activation, "per_class": per_class}
-    losses: Tensor = attempt(functools.partial(voxel_losses, logits, target, terms, **options))
-    return losses
+    return run_voxels(logits, target, terms, activation, per_class=per_class, **options)
 
 
 def _ranked(logits: Tensor, target: Tensor, mask: Tensor | None, ignore: int | None, errors: str) -> Any:
