@@ -13,11 +13,11 @@ from kornia.losses.hausdorff import _HausdorffERLossBase
 from torch import Tensor
 
 from ..losses.spatial.hausdorff import HausdorffErosionLoss
+from ..passes.ranked_ops import HINGE
 from ..terms import term_name
 from .core import Served, attempt, check_tensors
 from .shared import (
     HALF,
-    HINGE,
     check_plain,
     dense_numbers,
     foreground,

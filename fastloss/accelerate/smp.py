@@ -18,11 +18,11 @@ from segmentation_models_pytorch.losses import (
 from segmentation_models_pytorch.losses._functional import focal_loss_with_logits
 from torch import Tensor
 
+from ..passes.ranked_ops import HINGE
 from ..terms import term_name
 from .core import Served
 from .shared import (
     HALF,
-    HINGE,
     Sums,
     check_half_sums,
     check_plain,
@@ -187,7 +187,7 @@ def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     divisor = None
     if options["normalized"]:
         misses = call.sums((term_name("miss_pos", gamma), term_name("miss_neg", gamma)), "sigmoid")
-        divisor = sum(table.sum(0) for table in misses.values()).clamp_min(options["eps"])
+        divisor = torch.stack([table.sum(0) for table in misses.values()]).sum(0).clamp_min(options["eps"])
     if self.mode == "binary" and reduction not in ("mean", "sum"):
         ignore = {"ignore_index": call.ignore, "mask": call.mask}
         losses = losses_of(call.logits, call.target, weights, "sigmoid", True, **ignore).reshape(-1)
@@ -196,7 +196,7 @@ def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
         return losses.to(dtype) if label is None else losses.to(dtype)[y_true.reshape(-1) != label]
     serve(self.class_weights is None or reduction in ("mean", "sum"), f"class_weights and reduction {reduction}")
     count, *parts = (table.sum(0) for table in call.sums(("count", *weights), "sigmoid").values())
-    loss = sum(weight * part for weight, part in zip(weights.values(), parts, strict=True))
+    loss = torch.stack([weight * part for weight, part in zip(weights.values(), parts, strict=True)]).sum(0)
     loss = loss if divisor is None else loss / divisor
     if reduction != "sum":
         loss = loss / count
@@ -254,7 +254,7 @@ def binary_entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     if self.reduction not in ("mean", "sum"):
         return losses_of(logits, target, terms, "sigmoid", True, weight_map=counted).reshape(y_pred.shape).to(dtype)
     sums = sums_of(logits, target, tuple(terms), "sigmoid", weight_map=counted)
-    total = sum((weight * sums[name]).sum() for name, weight in terms.items())
+    total = torch.stack([(weight * sums[name]).sum() for name, weight in terms.items()]).sum()
     return (total / y_pred.numel() if self.reduction == "mean" else total).to(dtype)
 
 
@@ -274,7 +274,7 @@ def entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
         losses = losses_of(y_pred, y_true, terms, "softmax", False, ignore_index=label).to(dtype)
         return losses if label is None else losses.unsqueeze(1)  # whose axis the peer leaves
     sums = sums_of(y_pred, y_true, tuple(terms), "softmax", ignore_index=label)
-    total = sum(weight * sums[name].sum() for name, weight in terms.items())
+    total = torch.stack([weight * sums[name].sum() for name, weight in terms.items()]).sum()
     return (total / y_true.numel() if self.reduction == "mean" else total).to(dtype)
 
 

@@ -78,16 +78,29 @@ def test_the_loss_is_that_of_nnunet(regions, ignore, batch_dice):
             torch.testing.assert_close(gradient, of_their, rtol=1e-4, atol=1e-8)
 
 
-def test_topk():
+@pytest.mark.parametrize("ignore", [None, 3])
+def test_topk(ignore):
     from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerTopkLoss import nnUNetTrainerDiceTopK10Loss
 
     ours, theirs = (
-        trainer(cls)._build_loss() for cls in (trainers.nnUNetTrainerFastlossTopK10, nnUNetTrainerDiceTopK10Loss)
+        trainer(cls, ignore=ignore)._build_loss()
+        for cls in (trainers.nnUNetTrainerFastlossTopK10, nnUNetTrainerDiceTopK10Loss)
     )
-    value, gradients = value_and_gradients(ours, *levels(False, None))
-    expected, of_theirs = value_and_gradients(theirs, *levels(False, None))
+    value, gradients = value_and_gradients(ours, *levels(False, ignore))
+    expected, of_theirs = value_and_gradients(theirs, *levels(False, ignore))
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradients[0], of_theirs[0], rtol=1e-4, atol=1e-8)
+
+
+def test_topk_of_regions_with_ignored_voxels():
+    made = trainer(trainers.nnUNetTrainerFastlossTopK10, regions=True, ignore=3, deep=False)
+    outputs, targets = (tensors[0] for tensors in levels(True, 3))
+    counted = ~targets[:, 3:]
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets[:, :3].float(), reduction="none")
+    losses = (losses * counted).flatten()
+    hardest = losses.topk(losses.numel() // 10).values.mean()
+    dice = made.dice()(outputs, targets[:, :3], mask=counted)
+    torch.testing.assert_close(made._build_loss()(outputs, targets), dice + hardest - 1, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("regions", [False, True])

@@ -2,9 +2,9 @@
 
 nnU-Net imports this file by itself, from the folder that ``nnUNet_extTrainer`` names, for training and for prediction.
 Everything but the loss is nnU-Net's: networks, compilation, optimisers, checkpoints, deep supervision with its weights
-(1e-6 for the last level under DistributedDataParallel), and the sign of the loss in its logs, where a perfect Dice is -1.
-With several processes the loss is that of the samples of all of them, its gradient exact also where the ignored voxels
-of the processes are not equally many.
+(1e-6 for the last level under DistributedDataParallel), and the sign of the loss in its logs, where a perfect Dice is
+-1. With several processes the loss is that of the samples of all of them, its gradient exact also where the ignored
+voxels of the processes are not equally many.
 """
 
 from __future__ import annotations
@@ -109,14 +109,14 @@ class nnUNetTrainerFastlossTopK10(nnUNetTrainerFastloss):
     k = 0.1
 
     def fused_loss(self) -> NnunetLoss:
-        if self.ignores_region():
-            raise ValueError("regions with ignored voxels: are not supported by this trainer")
-        if self.is_ddp:
-            topk = fastloss.TopKLoss(k=self.k, **self.options(gathered=False))
-            return NnunetLoss([self.dice(), topk])
+        portion: dict[str, Any] = {"k": self.k, "count_ignored": True}
         dice = self.dice()
+        if self.is_ddp:
+            topk = fastloss.TopKLoss(**portion, **self.options(gathered=False))
+            return NnunetLoss([dice, topk], ignored_channel=self.ignores_region())
         same: dict[str, Any] = {"batch": dice.batch, "include_background": dice.include_background, "smooth": SMOOTH}
-        return NnunetLoss([fastloss.DiceTopKLoss(k=self.k, **self.options(), **same)])
+        both = fastloss.DiceTopKLoss(**portion, **self.options(), **same)
+        return NnunetLoss([both], ignored_channel=self.ignores_region())
 
 
 class nnUNetTrainerFastlossBoundary(nnUNetTrainerFastloss):
