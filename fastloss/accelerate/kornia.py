@@ -211,5 +211,6 @@ def hausdorff(self: Any, pred: Tensor, target: Tensor) -> Tensor:
     serve(implements(self, _HausdorffERLossBase, "perform_erosion"), "another erosion")
     serve(pred.shape[1] > 1, "one class, whose label is 0")
     serve(pred.dtype == torch.float32, "another dtype than float32")
+    serve(not torch.is_autocast_enabled(pred.device.type), "convolutions under autocast")
     mean = attempt(attempt(_erosion, self.alpha, self.k), pred, target).mean()
     return (mean if self.reduction == "mean" else mean * pred.numel()).to(pred.dtype)

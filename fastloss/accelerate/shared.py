@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,6 +94,20 @@ def foreground(target: Tensor, counted: Tensor | None = None) -> Tensor:
     hard = (target == inside) if counted is None else (target == inside) | ~counted
     serve(bool(hard.all()), "target with other values than 0 and 1")
     return inside
+
+
+# beyond these logits a probability may round to 0 or 1
+_SATURATED = {torch.float64: 30.0, torch.float32: 15.0, torch.float16: 7.0, torch.bfloat16: 5.0}
+
+
+def check_gamma(gamma: Any, logits: Tensor) -> None:
+    """Passes on a modulating factor that is no power of at least 0, and one below 1 where a probability is 1: there the
+    peer's slope is infinite, and its gradient NaN."""
+    serve(isinstance(gamma, (int, float)) and 0 <= gamma < math.inf, "gamma below 0 or infinite")
+    if 0 < gamma < 1 and logits.numel():
+        serve(not torch.compiler.is_compiling(), "gamma below 1 with logits that are not known when it is compiled")
+        low, high = torch.aminmax(logits.detach())
+        serve(max(-float(low), float(high)) < _SATURATED[logits.dtype], "gamma below 1 with probabilities of 1")
 
 
 def loss_dtype(logits: Tensor) -> torch.dtype:

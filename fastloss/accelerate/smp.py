@@ -24,6 +24,7 @@ from .core import Served
 from .shared import (
     HALF,
     Sums,
+    check_gamma,
     check_half_sums,
     check_plain,
     dense_numbers,
@@ -173,7 +174,6 @@ def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     options |= function.keywords
     alpha, gamma, reduction = options["alpha"], options["gamma"], options["reduction"]
     serve(options.get("reduced_threshold") is None, "reduced_threshold")
-    serve(gamma == 0 or gamma >= 1, "gamma whose slope is infinite where p is 1")
     serve(reduction in ("mean", "sum", "none", None), f"reduction {reduction}")
     dtype = loss_dtype(y_pred)
     if options["normalized"]:
@@ -181,6 +181,7 @@ def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     if not self.from_logits:
         y_pred = torch.clamp(y_pred, self.eps, 1 - self.eps)
         y_pred = torch.log(y_pred if self.mode == "multiclass" else y_pred / (1 - y_pred))
+    check_gamma(gamma, y_pred)
     call = _one_against_the_others(self, y_pred, y_true)
     weights = {term_name("focal_pos", gamma): 1.0 if alpha is None else alpha}
     weights[term_name("focal_neg", gamma)] = 1.0 if alpha is None else 1 - alpha
@@ -236,9 +237,8 @@ def binary_entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     smoothed = self.smooth_factor is not None and y_true.dtype in (torch.int32, torch.int64)  # small ones wrap around
     serve(y_true.is_floating_point() or smoothed, "integers")
     dtype = y_true.dtype if y_true.is_floating_point() else torch.get_default_dtype()
-    if torch.is_autocast_enabled(y_pred.device.type):
-        dtype = loss_dtype(y_pred)
-        serve(dtype not in HALF, "half precision under autocast")
+    if dtype in HALF and torch.is_autocast_enabled(y_pred.device.type):
+        dtype = torch.float32
     check_half_sums(y_pred, dtype)
     label = ignored(self.ignore_index, y_true)
     pos_weight = per_channel(self.pos_weight, y_pred, "pos_weight")

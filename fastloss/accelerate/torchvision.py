@@ -8,7 +8,7 @@ from torchvision import ops
 
 from ..terms import term_name
 from .core import Served
-from .shared import check_plain, foreground, loss_dtype, losses_of, serve, sums_of
+from .shared import check_gamma, check_plain, foreground, loss_dtype, losses_of, serve, sums_of
 
 served = Served()
 
@@ -21,9 +21,9 @@ def sigmoid_focal(
     serve(reduction in ("mean", "sum", "none"), f"reduction {reduction}")
     check_plain(inputs, targets)
     serve(alpha == -1 or 0 <= alpha <= 1, "alpha that is an error")
-    serve(gamma == 0 or gamma >= 1, "gamma whose slope is infinite where p is 1")
     serve(inputs.shape == targets.shape and inputs.numel() > 0, "shapes that are an error")
-    serve(targets.is_floating_point(), "integers, an error")
+    serve(targets.is_floating_point() and inputs.is_floating_point(), "integers, an error")
+    check_gamma(gamma, inputs)
     dtype = loss_dtype(inputs)
     if not torch.is_autocast_enabled(inputs.device.type):
         dtype = torch.promote_types(dtype, targets.dtype)

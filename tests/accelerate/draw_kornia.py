@@ -16,7 +16,11 @@ from .parity import Call
 def draw(seed: int) -> tuple[str, Call]:
     """One call of one of the losses."""
     rng = seeded(seed)
-    return rng.choice((_dice, _dice, _tversky, _focal, _focal, _binary, _binary, _lovasz, _hinge, _hausdorff))(rng)
+    name, call = rng.choice((_dice, _dice, _tversky, _focal, _focal, _binary, _binary, _lovasz, _hinge, _hausdorff))(
+        rng
+    )
+    call.autocast = rng.random() < 0.08
+    return name, call
 
 
 def _logits(rng: random.Random, channels: int, axes: tuple[int, ...] = (2,)) -> Tensor:

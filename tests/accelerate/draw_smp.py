@@ -18,7 +18,9 @@ _MODES = ("binary", "multiclass", "multilabel")
 def draw(seed: int) -> tuple[str, Call]:
     """One call of one of the losses."""
     rng = seeded(seed)
-    return rng.choice((_overlap, _overlap, _overlap, _focal, _bce, _ce, _mcc, _lovasz))(rng)
+    name, call = rng.choice((_overlap, _overlap, _overlap, _focal, _bce, _ce, _mcc, _lovasz))(rng)
+    call.autocast = rng.random() < 0.08
+    return name, call
 
 
 def _logits(rng: random.Random, channels: int) -> Tensor:
@@ -81,7 +83,7 @@ def _focal(rng: random.Random) -> tuple[str, Call]:
     options: dict[str, Any] = {
         "mode": mode,
         "alpha": pick(rng, None, 0.25, 0.6),
-        "gamma": pick(rng, 2.0, 0.0, 1.0, 3.0),
+        "gamma": pick(rng, 2.0, 0.0, 0.5, 1.0, 3.0),
         "ignore_index": pick(rng, None, None, None, 255),
         "normalized": rng.random() < 0.2,
         "reduction": pick(rng, "mean", "mean", "sum", "none"),
