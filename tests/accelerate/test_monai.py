@@ -83,7 +83,10 @@ def test_one_pass_where_parts_agree(monkeypatch):
 W = torch.tensor([0.5, 1.0, 2.0])
 LABELLED = {"softmax": True, "to_onehot_y": True}
 SIDE_BY_SIDE = [  # docs/drop-in.md
-    (L.DiceLoss(**LABELLED, include_background=False, batch=True), fastloss.DiceLoss(include_background=False, batch=True)),
+    (
+        L.DiceLoss(**LABELLED, include_background=False, batch=True),
+        fastloss.DiceLoss(include_background=False, batch=True),
+    ),
     (L.DiceLoss(**LABELLED, smooth_nr=0.5, smooth_dr=0.1), fastloss.DiceLoss(smooth=(0.5, 0.1))),
     (L.DiceLoss(**LABELLED, jaccard=True, smooth_nr=0.5, smooth_dr=0.1), fastloss.JaccardLoss(smooth=(0.25, 0.05))),
     (L.MCCLoss(**LABELLED, smooth_nr=0.5, smooth_dr=0.25), fastloss.MCCLoss(smooth=(0.5, 0.5))),

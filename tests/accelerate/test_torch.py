@@ -41,9 +41,7 @@ SIDE_BY_SIDE = [  # docs/drop-in.md
     ),
     (
         lambda: F.binary_cross_entropy_with_logits(LOGITS, SOFT, reduction="none"),
-        lambda: fastloss.voxel_losses(
-            LOGITS, SOFT, {"ce_pos": 1, "ce_neg": 1}, activation="sigmoid", per_class=True
-        ),
+        lambda: fastloss.voxel_losses(LOGITS, SOFT, {"ce_pos": 1, "ce_neg": 1}, activation="sigmoid", per_class=True),
     ),
 ]
 
