@@ -305,6 +305,8 @@ def mcc_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     truth = truth_of(input, target, self.to_onehot_y)
     if truth.dtype == torch.bool:
         raise Unserved("a dense target of bool")
+    if not truth.dtype.is_floating_point:
+        truth = truth._replace(dtype=torch.get_default_dtype())  # that of 1.0 - target
     p = activated(self, input, truth, ("y*p", "r*q", "r*p", "y*q"))
     check_probabilities(p)
     (sums,) = sums_of(p)
@@ -668,8 +670,8 @@ def unified_focal_loss(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     if self.reduction not in ("mean", "sum", "none") or focal.gamma < 0:
         raise Unserved("an unknown reduction, or a negative gamma")
     truth = truth_of(y_pred, y_true, self.to_onehot_y, ignore_index)
-    if truth.dtype == torch.bool:
-        raise Unserved("a dense target of bool")
+    if truth.dtype == torch.bool or (y_true.dtype in _UNSIGNED and not truth.labels):
+        raise Unserved(f"a dense target of {y_true.dtype}")  # 1 - y_true is an error, -y_true wraps around
     if not truth.labels and ignore_index is None:  # a larger value is an error
         require(y_true <= 1, "a target above 1")
         if channels == 1:

@@ -1,11 +1,13 @@
 import copy
 import functools
 import logging
+import os
 import pickle
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 import timeit
 import types
 
@@ -222,6 +224,7 @@ def _nodes(graph):
             yield from module.graph.nodes
 
 
+@pytest.mark.filterwarnings("ignore")  # of the tracer, for MONAI's own code
 def test_derivatives_that_fused_passes_have_not():
     loss = L.DiceCELoss(softmax=True, to_onehot_y=True)
 
@@ -309,12 +312,13 @@ def test_overhead_of_a_call_that_is_passed_on():
     logits, labels = torch.randn(8, 5), torch.randint(0, 5, (8,))
 
     def best():
-        return min(timeit.repeat(lambda: F.cross_entropy(logits, labels), number=2000, repeat=5)) / 2000
+        run = timeit.Timer(lambda: F.cross_entropy(logits, labels), timer=time.thread_time)
+        return min(run.repeat(number=1000, repeat=20)) / 1000
 
     before = best()
     with fastloss.accelerate("torch"):
         after = best()
-    assert after - before < 20e-6  # measured: 5; what else runs on the machine may double it
+    assert after - before < 20e-6  # measured: 5; what else runs on the machine may slow it down
 
 
 @pytest.mark.parametrize("peers, error", [(("keras",), ValueError), (("monai", 3), ValueError)])
@@ -349,14 +353,10 @@ def test_program_that_cannot_be_edited(tmp_path):
         """)
     )
     command = [sys.executable, "-m", "fastloss.accelerate", "--peers", "torch", str(script), "--epochs", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, env=_environment(tmp_path), timeout=300)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}, timeout=300
+    )
     assert done.stdout.splitlines() == ["True ran ['--epochs', '3']"] * 2, done.stderr
-
-
-def _environment(folder):
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(folder)}
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ from .parity import Call, differences, outcome  # noqa: E402
 from .record import record  # noqa: E402
 
 
-@pytest.mark.parametrize("backend, draws", [("reference", 400), ("numba", 40)])
+@pytest.mark.parametrize("backend, draws", [("reference", 160), ("numba", 24)])
 def test_draws(backend, draws):
     """``python -m accelerate.record monai`` draws thousands."""
     with fastloss.backend(backend):
         found = record("monai", 0, draws)
     assert not found["differing"]
-    assert found["fused"] > 0.8 * draws
-    assert found["by_class"].keys() >= ({} if draws < 100 else set(CLASSES) - {"LogHausdorffDTLoss"})
+    assert found["share"] > 0.85
+    assert set(found["by_class"]) == set(CLASSES) or draws < 100
 
 
 def test_every_class_is_drawn_and_differences_are_seen(monkeypatch):
