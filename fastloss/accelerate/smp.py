@@ -168,6 +168,7 @@ def jaccard(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
 def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """FocalLoss: of labels, each class against the others."""
     check_plain(y_pred, y_true)
+    serve(y_pred.is_floating_point(), "an input of integers")
     function = self.focal_loss_fn
     serve(getattr(function, "func", None) is focal_loss_with_logits and not function.args, "another function")
     options: dict[str, Any] = {"gamma": 2.0, "alpha": 0.25, "reduction": "mean", "normalized": False, "eps": 1e-6}
@@ -179,6 +180,7 @@ def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     if options["normalized"]:
         check_half_sums(y_pred, dtype)
     if not self.from_logits:
+        serve(self.eps > torch.finfo(y_pred.dtype).eps / 4, "probabilities that are clamped to 1")
         y_pred = torch.clamp(y_pred, self.eps, 1 - self.eps)
         y_pred = torch.log(y_pred if self.mode == "multiclass" else y_pred / (1 - y_pred))
     check_gamma(gamma, y_pred)
