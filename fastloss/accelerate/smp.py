@@ -65,7 +65,7 @@ def _space(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     space = logits.shape[2:]
     if 1 <= len(space) <= 3 and target.shape in ((logits.shape[0], *space), (logits.shape[0], 1, *space)):
         return logits, target.reshape(logits.shape[0], 1, *space)
-    serve(logits.shape[0] > 0 and logits.numel() > 0, "empty batch")
+    serve(logits.numel() == target.numel() * logits.shape[1] > 0, "target that is an error")
     return logits.reshape(*logits.shape[:2], -1), target.reshape(logits.shape[0], 1, -1)
 
 
@@ -73,7 +73,7 @@ def _binary(y_pred: Tensor, y_true: Tensor, ignore: Any) -> _Call:
     """One channel, and numbers of floats, or integers that the pass itself knows for 0 and 1."""
     serve(y_true.ndim > 0, "target without axes")
     if y_pred.ndim < 3 or y_pred.shape[1] != 1:
-        serve(y_true.numel() > 0, "empty batch")
+        serve(y_pred.numel() == y_true.numel() > 0, "target that is an error")
         y_pred = y_pred.reshape(y_true.shape[0], 1, -1)
     logits, target = _space(y_pred, y_true)
     label = ignored(ignore, target)
@@ -85,7 +85,7 @@ def _binary(y_pred: Tensor, y_true: Tensor, ignore: Any) -> _Call:
 def _multilabel(y_pred: Tensor, y_true: Tensor, ignore: Any) -> _Call:
     """Numbers for each channel; the ignored voxels are those of a channel."""
     if y_pred.shape != y_true.shape or not 3 <= y_pred.ndim <= 5:
-        serve(y_pred.numel() > 0, "empty batch")
+        serve(y_pred.numel() == y_true.numel() > 0, "target that is an error")
         y_pred, y_true = (each.reshape(*y_pred.shape[:2], -1) for each in (y_pred, y_true))
     label = ignored(ignore, y_true)
     return _Call(y_pred, dense_numbers(y_true), weight_map=None if label is None else y_true != label)
@@ -285,7 +285,7 @@ def correlation(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     """MCCLoss: of probabilities."""
     check_plain(y_pred, y_true)
     serve(y_pred.dtype in (torch.float32, torch.float64), "sums in half precision")
-    serve(y_pred.numel() == y_true.numel() and y_pred.numel() > 0, "target that is an error")
+    serve(y_pred.numel() == y_true.numel() > 0 and y_true.ndim > 0, "target that is an error")
     serve(y_true.dtype != torch.bool and not torch.is_complex(y_true), "bool, of which the peer takes no difference")
     shape = (y_true.shape[0], 1, -1)
     target = (y_true if y_true.is_floating_point() else foreground(y_true)).reshape(shape)
