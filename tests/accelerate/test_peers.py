@@ -96,6 +96,17 @@ def test_copies_pickles_and_compiled_steps(name, reference):
     assert type(loss).__module__.partition(".")[0] in PEERS.values()
 
 
+@pytest.mark.parametrize("name", losses())
+def test_where_the_pass_does_not_look_for_bad_labels(name, reference, monkeypatch):
+    """As on a GPU: further sums then say whether all labels are classes."""
+    loss, target = losses()[name]
+    expected = gradient(loss, LOGITS, target)
+    monkeypatch.setattr("fastloss.accelerate.core._unseen", lambda inputs: not inputs.dense)
+    with fastloss.accelerate(*names()) as handle:
+        same(gradient(loss, LOGITS, target), expected)
+        assert sum(calls.fused for calls in handle.report().values()) == 1
+
+
 def test_nnunet_with_a_compiled_dice(reference):
     peer_module("nnunetv2")
     from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
