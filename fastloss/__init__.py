@@ -1,5 +1,6 @@
 """fastloss: segmentation losses for PyTorch as fused kernels, on the CPU and on GPUs."""
 
+from .accelerate.core import accelerate
 from .ahead import warmup
 from .losses.base import CompoundLoss, SegmentationLoss, SumLoss
 from .losses.compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
@@ -56,6 +57,7 @@ __all__ = [
     "TverskyLoss",
     "UnifiedFocalLoss",
     "WeightedCrossEntropyLoss",
+    "accelerate",
     "backend",
     "gather_sums",
     "voxel_losses",
