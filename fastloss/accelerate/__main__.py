@@ -1,4 +1,4 @@
-"""``python -m fastloss.accelerate [--peers monai,torch] [--report] COMMAND ...``: runs a program, its losses accelerated."""
+"""``python -m fastloss.accelerate [--peers monai,torch] [--report] COMMAND ...``: runs a program, accelerated."""
 
 from __future__ import annotations
 
