@@ -41,6 +41,7 @@ class Field(NamedTuple):
     stride0: int
     stride1: int
     stride2: int
+    far: int | None  # 1, else None: both are compile-time constants; whether channels are 2^31 elements apart
 
 
 class Launch(NamedTuple):
@@ -244,7 +245,8 @@ def _field(tensor: Tensor, channels: bool) -> Field:
     first = 2 if channels else 1
     (_, n1, n2), strides = spatial_layout(tensor, first)
     channel = tensor.stride(1) if channels and tensor.shape[1] > 1 else 0
-    return Field(tensor, tensor.stride(0), channel, n1, n2, *strides)
+    far = 1 if channel * tensor.shape[1] >= 2**31 else None
+    return Field(tensor, tensor.stride(0), channel, n1, n2, *strides, far)
 
 
 def _axes(tensor: Tensor, first: int) -> int:
