@@ -1,4 +1,4 @@
-"""``python -m fastloss.accelerate [--peers monai,torch] COMMAND ...``: runs a program with its losses accelerated."""
+"""``python -m fastloss.accelerate [--peers monai,torch] [--report] COMMAND ...``: runs a program, accelerated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .startup.hook import VARIABLE, peers_of_variable
+from .startup.hook import REPORT, VARIABLE, peers_of_variable
 
 
 def main() -> int:
@@ -18,6 +18,7 @@ def main() -> int:
         description="Runs a Python program with the losses of other libraries accelerated, child processes included.",
     )
     parser.add_argument("--peers", help=f"names with commas between, or all (otherwise {VARIABLE}'s, or else all)")
+    parser.add_argument("--report", action="store_true", help="prints at each process's end what was fused")
     parser.add_argument(
         "command", nargs=argparse.REMAINDER, help="train.py ARGUMENTS, -m MODULE ARGUMENTS, or an installed program"
     )
@@ -29,6 +30,8 @@ def main() -> int:
         peers_of_variable()
     except ValueError as error:
         parser.error(str(error))
+    if given.report:
+        os.environ[REPORT] = "1"
     folders = [str(Path(__file__).parent / "startup"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
     command = given.command

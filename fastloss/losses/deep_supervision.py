@@ -60,6 +60,11 @@ class DeepSupervision(CalledWithInput):
         super().__init__()
         if not callable(loss):
             raise TypeError(f"loss: got {type(loss).__name__}, expected a loss, called with logits and target")
+        if getattr(loss, "reduction", None) == "voxel":
+            raise ValueError(
+                f"loss: got {type(loss).__name__} with reduction='voxel', whose levels have unlike sizes; expected "
+                "another reduction"
+            )
         if getattr(loss, "makes_map", False):
             raise ValueError(
                 f"loss: got {type(loss).__name__}, whose distances would be in voxels of each level, expected a loss "

@@ -342,7 +342,9 @@ def test_program_that_cannot_be_edited(tmp_path):
         import multiprocessing, os, sys
 
         def show():
+            import torch
             import torch.nn.functional as F
+            F.cross_entropy(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
             print(hasattr(F.cross_entropy, "__wrapped__"), os.environ["OWN"], sys.argv[1:], flush=True)
 
         if __name__ == "__main__":
@@ -352,11 +354,22 @@ def test_program_that_cannot_be_edited(tmp_path):
             child.join()
         """)
     )
-    command = [sys.executable, "-m", "fastloss.accelerate", "--peers", "torch", str(script), "--epochs", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "fastloss.accelerate",
+        "--peers",
+        "torch",
+        "--report",
+        str(script),
+        "--epochs",
+        "3",
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}, timeout=300
     )
     assert done.stdout.splitlines() == ["True ran ['--epochs', '3']"] * 2, done.stderr
+    assert done.stderr.count("cross_entropy: fused 0, passed on 1 (0 spatial axes 1)") == 2, done.stderr
 
 
 @pytest.mark.parametrize(

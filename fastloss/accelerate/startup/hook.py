@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -13,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 VARIABLE = "FASTLOSS_ACCELERATE"
+REPORT = "FASTLOSS_ACCELERATE_REPORT"
 PEERS = {  # and the packages that they are; what serves a peer is made once its package is imported as a whole
     "torch": "torch",
     "monai": "monai",
@@ -48,7 +50,17 @@ def peers_of_variable() -> list[str]:
 def _accelerate(peer: str) -> None:
     import fastloss
 
-    fastloss.accelerate(peer)
+    accelerated = fastloss.accelerate(peer)
+    if os.environ.get(REPORT):
+        atexit.register(_print_report, peer, accelerated)
+
+
+def _print_report(peer: str, accelerated: Any) -> None:
+    report = accelerated.report()
+    for name in [name for name, calls in report.items() if not (calls.fused or calls.passed_on)]:
+        del report[name]
+    if report:
+        print(f"fastloss.accelerate, {peer} in process {os.getpid()}:", report, sep="\n", file=sys.stderr)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
