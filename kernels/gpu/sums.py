@@ -170,8 +170,9 @@ def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
     lanes = _warp_size() * _warps()
     double = logits.dtype == torch.float64
     powers = sum(map(_has_power, plan.terms))
-    if plan.activation != "softmax":
-        needed = vector + terms + POWER_REGISTERS * powers
+    if plan.activation != "softmax":  # whose channels come one after another: whole powers need nothing of their own
+        fractional = sum(any(getattr(term, factor) % 1 for factor in FACTORS) for term in plan.terms)
+        needed = vector + terms + POWER_REGISTERS * fractional
         chunk = _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * needed)))
     elif not double and channels * _registers(vector, terms, powers, plan.dense) <= UNROLLED_REGISTERS:
         chunk = channels
