@@ -71,9 +71,10 @@ def values(logits, y, weight, terms, activation, weight_map=None):
         share, *exponents, mapped = parse_term(name)
         # Where the share is 0 the logarithms must not be infinite: neither 0 * inf nor its slope is a number.
         positive, negative = (torch.where(shares[share] != 0, log, 1.0) for log in logs(z, activation))
-        rules = (power, power, log_power, log_power, power)
+        rules = (power, power, log_power, log_power, power, power)
         value = w * shares[share]
-        for rule, x, exponent in zip(rules, (p, q, positive, negative, (-p).exp()), exponents, strict=True):
+        found = (p, q, positive, negative, (-p).exp(), (p - y).abs())
+        for rule, x, exponent in zip(rules, found, exponents, strict=True):
             value = value * rule(x, exponent)
         columns.append((value * weight_map.double() if mapped else value).expand_as(z))
     return torch.stack(columns)

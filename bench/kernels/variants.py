@@ -33,6 +33,7 @@ UNIONS = {  # the terms that losses ask for
     "unified focal": (*REGION, "ce_neg", "focal_neg(1.5)", "miss_pos(1.5)"),
     "a user's": ("y*p^0.7", "p*l", "r*p*m", "y^2*p*q"),
     "a user's powers": ("l^2", "y*q^0.5", "p^1.5*r*m^0.5"),
+    "soft labels": ("p", "y", "d", "y*d^2"),
     "every term": (*NAMES, *(f"{name}(1.5)" for name in NAMES_WITH_POWER)),
 }
 RANKED = (  # of the pass that writes what is ranked: what, activation, channels, dtype, further options
@@ -47,6 +48,7 @@ RANKED = (  # of the pass that writes what is ranked: what, activation, channels
     ("errors", "softmax", 4, torch.float32, {"mask": "bool"}),
     ("errors", "softmax", 40, BF16, {}),
     ("errors", "sigmoid", 1, BF16, {}),
+    ("hinges", "none", 1, BF16, {}),
 )
 ESSENTIAL_RANKED = 2
 VOXELS = (  # of the pass that writes each voxel's loss: what, activation, channels, dtype, union, further options
@@ -70,8 +72,8 @@ def shape_of(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel: a direction (``"forward"``, ``"backward"``; ``"losses"``, ``"errors"``, ``"own"`` of what is ranked;
-    ``"values"``, ``"totals"`` of the terms of each voxel) and the options of :func:`make_problem`."""
+    """One kernel: a direction (``"forward"``, ``"backward"``; ``"losses"``, ``"errors"``, ``"hinges"``, ``"own"`` of
+    what is ranked; ``"values"``, ``"totals"`` of the terms of each voxel) and the options of :func:`make_problem`."""
 
     direction: str
     options: dict
@@ -133,8 +135,8 @@ class Variant:
             one = self.direction == "totals" or (self.direction == "losses" and softmax)
             out = torch.empty_like(problem.logits[:, :1] if one else problem.logits, dtype=gpu._real(problem.logits))
             arguments = (*problem[:3], problem.plan, out)
-            if self.direction == "errors":
-                launch, out = gpu_values.values_launch(*arguments, "errors")
+            if self.direction in ("errors", "hinges"):
+                launch, out = gpu_values.values_launch(*arguments, self.direction)
             elif self.direction in ("losses", "own"):
                 launch, out = gpu_ranked.losses_launch(*arguments, softmax or self.direction == "own")
             else:
@@ -197,6 +199,7 @@ def add_essentials(add) -> None:
     add("sigmoid", 3, BF16, "focal of both sides", ignore=(0, 255))
     add("sigmoid", 3, BF16, mask="channel")
     add("none", 4, torch.float16, "dice and focal", dense=True)
+    add("softmax", 4, BF16, "soft labels", dense=True)
 
 
 def add_product(add) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..passes.distributed import check_process_group, gather_sums
+from ..passes.distributed import check_process_group, gathered_sums
 from ..passes.inputs import (
     Factors,
     Inputs,
@@ -26,7 +26,7 @@ from ..passes.inputs import (
     check_weight_length,
     weighted_sum,
 )
-from ..passes.ops import by_term
+from ..passes.ops import by_term, refuse_script
 from ..passes.sums import checked_sums, checked_sums_of_terms, checked_voxel_losses, reads_map
 from ..terms import check_terms
 
@@ -83,6 +83,41 @@ def _option_names(cls: type) -> tuple[str, ...]:
 option_names: Callable[[type], tuple[str, ...]] = functools.cache(_option_names)
 
 
+# What other libraries call an option, and what to write here
+_ELSEWHERE = {
+    "to_onehot_y": "labels as they are, without it",
+    "softmax": "activation='softmax', the default",
+    "sigmoid": "activation='sigmoid'",
+    "use_softmax": "activation='softmax' or 'sigmoid'",
+    "other_act": "activation=None, and the function applied to the logits before",
+    "apply_nonlin": "activation='softmax', 'sigmoid', or None for probabilities",
+    "from_logits": "activation='softmax' or 'sigmoid', or None for probabilities",
+    "mode": "activation='softmax' (multiclass) or 'sigmoid' (binary, multilabel)",
+    "squared_pred": "squared=",
+    "jaccard": "JaccardLoss",
+    "smooth_nr": "smooth=(of the numerator, of the denominator)",
+    "smooth_dr": "smooth=(of the numerator, of the denominator)",
+    "eps": "smooth=, a number or a pair (of the numerator, of the denominator)",
+    "weight": "class_weight=",
+    "class_weights": "class_weight=",
+    "pos_weight": "WeightedCrossEntropyLoss(beta=, activation='sigmoid')",
+    "smooth_factor": "label_smoothing=",
+    "lambda_dice": "dice_weight=",
+    "weight_dice": "dice_weight=",
+    "lambda_ce": "ce_weight=",
+    "weight_ce": "ce_weight=",
+    "lambda_focal": "focal_weight=",
+    "w_type": "weighting=",
+    "batch_dice": "batch=",
+    "do_bg": "include_background=",
+    "ignore_label": "ignore_index=",
+    "ddp": "process_group='world'",
+    "per_image": "per_sample=",
+    "size_average": "reduction=",
+    "reduce": "reduction=",
+}
+
+
 def _constructor(cls: type) -> Callable[..., None]:
     """The constructor of a loss, given plain numbers, after which the options are fixed."""
     init = cls.__init__  # type: ignore[misc]
@@ -91,6 +126,9 @@ def _constructor(cls: type) -> Callable[..., None]:
     @functools.wraps(init)
     def constructor(self: SegmentationLoss, *values: Any, **options: Any) -> None:
         if _of_this_package(cls):
+            for name in options:
+                if name in _ELSEWHERE and name not in names:
+                    raise TypeError(f"{name}: is no option of {cls.__name__}, expected {_ELSEWHERE[name]}")
             named = zip(names, values, strict=False)
             values = (*(as_number(value, name) for name, value in named), *values[len(names) :])
             options = {name: as_number(value, name) for name, value in options.items()}
@@ -101,7 +139,18 @@ def _constructor(cls: type) -> Callable[..., None]:
     return constructor
 
 
-class SegmentationLoss(nn.Module):
+class CalledWithInput(nn.Module):
+    """A module whose logits may be named ``input=`` as well, as torch's losses and MONAI's name theirs."""
+
+    def __call__(self, *tensors: Any, **named: Any) -> Any:
+        if "input" in named:
+            if tensors or "logits" in named:
+                raise TypeError("input: given besides logits, expected one of them, which are the same")
+            named["logits"] = named.pop("input")
+        return super().__call__(*tensors, **named)
+
+
+class SegmentationLoss(CalledWithInput):
     """The options that all losses share, and the reduction of a table of values per sample and class.
 
     Options may be NumPy scalars, or tensors without axes, as well as numbers. They are fixed when the loss is made, as
@@ -177,8 +226,10 @@ class SegmentationLoss(nn.Module):
         self.register_buffer(name, value, persistent=False)
         self._class_vectors = (*self._class_vectors, name)
 
+    @torch.jit.unused
     def inputs(self, logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None = None) -> Inputs:
         """The checked tensors of a call."""
+        refuse_script(self)
         tensors = (logits, target, mask, weight_map)
         return check_inputs(*tensors, self.activation, self.ignore_index, self.validate, self.channel_masks)
 
@@ -329,7 +380,7 @@ class SumLoss(SegmentationLoss):
         if self.process_group is None:
             sums = checked_sums_of_terms(inputs, self.terms, self.activation)
         else:
-            gathered = gather_sums(checked_sums(inputs, self.terms, self.activation), self.process_group)
+            gathered = gathered_sums(checked_sums(inputs, self.terms, self.activation), self.process_group)
             sums = by_term(gathered, self.terms)
         return as_loss(self.from_sums(dict(zip(self.terms, sums, strict=True))), logits)
 

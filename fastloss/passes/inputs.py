@@ -135,6 +135,24 @@ def check_natural(**values: int) -> None:
         _check_number(name, value, good, "an integer of at least 0")
 
 
+Smooth = float | tuple[float, float]
+"""The smoothing of a quotient: a number, or one of the numerator and one of the denominator."""
+
+
+def check_smooth(smooth: Smooth) -> tuple[float, float]:
+    """As a pair.
+
+    Raises:
+        ValueError: for what is neither a number of at least 0 nor two of them.
+    """
+    pair = tuple(smooth) if isinstance(smooth, (list, tuple)) else (smooth, smooth)
+    if len(pair) != 2:
+        raise ValueError(f"smooth: got {smooth!r}, expected a number or a pair (of the numerator, of the denominator)")
+    for value in pair:
+        check_at_least_zero(smooth=value)
+    return pair
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f"{name}: got {value!r}, expected {' or '.join(map(repr, choices))}")

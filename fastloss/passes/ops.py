@@ -183,7 +183,10 @@ torch.library.register_fake("fastloss::voxel_sums_backward", _voxel_sums_backwar
 
 # Autograd
 
-_DOUBLE = "fastloss losses have first derivatives only: differentiate the reference in plain PyTorch for a second one"
+_DOUBLE = (
+    "fastloss losses have first derivatives only, on every back end: for a second one write the loss's equation, which "
+    "its docstring has, in plain PyTorch"
+)
 
 
 class FirstDerivativeOnly(torch.autograd.Function):
@@ -300,6 +303,15 @@ def refuse_transforms() -> None:
         raise NotImplementedError(
             "fastloss losses do not run under torch.func transforms (grad, vmap, jvp, ...): use loss.backward() or "
             "torch.autograd.grad, and reduction='none' for a value per sample"
+        )
+
+
+def refuse_script(loss: Any) -> None:
+    """Raises NotImplementedError for what torch.jit.script has made of a loss."""
+    if isinstance(loss, torch.jit.ScriptModule):
+        raise NotImplementedError(
+            "fastloss losses do not run in TorchScript: script the network and call the loss, which is not scripted, "
+            "on its output; or use torch.compile or torch.export"
         )
 
 

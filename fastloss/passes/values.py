@@ -56,7 +56,7 @@ def check_values(
         _check_labels(target, mask, plan, logits.shape[1])
     if validate != VALIDATE_ALL:
         return
-    counted = ~_uncounted(target, mask, plan)
+    counted = ~uncounted(target, mask, plan)
     if plan.activation == "none":
         _check_range("logits", logits, counted, "probabilities from 0 to 1 for activation=None")
     elif not bool(torch.isfinite(logits).all()):
@@ -92,7 +92,7 @@ def _check(name: str, values: Tensor, bad: Tensor, expected: str, by_class: bool
 
 def _check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int) -> None:
     labels = target.long()
-    bad = ((labels < 0) | (labels >= label_count(channels))) & ~_uncounted(target, mask, plan).all(1)
+    bad = ((labels < 0) | (labels >= label_count(channels))) & ~uncounted(target, mask, plan).all(1)
     if bad.any():
         index = _first(bad)
         raise ValueError(
@@ -102,8 +102,8 @@ def _check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int
         )
 
 
-def _uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
-    """``[B, 1, *S]``, or ``[B, C, *S]`` where each channel has a mask of its own."""
+def uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
+    """Which voxels do not count, ``[B, 1, *S]``, or ``[B, C, *S]`` where each channel has a mask of its own."""
     column = target[:, :1] if plan.dense else target.unsqueeze(1).long()  # a small dtype would wrap the ignored labels
     left_out = torch.zeros_like(column, dtype=torch.bool)
     for label in () if plan.dense else plan.ignore:

@@ -9,8 +9,8 @@ from fastloss.terms import Plan, Term
 
 # What a code computes: sums; sums and each voxel's cross-entropy; the gradient; of each voxel and class the signed
 # error p or -(1 - p), p, w (p - y)^2, or y; w of each voxel; the weighted sum of the terms of each voxel and class, and
-# that of all classes of a voxel
-SUMS, LOSSES, GRADIENT, ERRORS, PROBABILITIES, SQUARES, TARGETS, WEIGHTS, VALUES, TOTALS = range(10)
+# that of all classes of a voxel; of each voxel and class the signed hinge of the logit, max(1 + p, 0) or -max(1 - p, 0)
+SUMS, LOSSES, GRADIENT, ERRORS, PROBABILITIES, SQUARES, TARGETS, WEIGHTS, VALUES, TOTALS, HINGES = range(11)
 WITH_COEFFICIENTS = (GRADIENT, VALUES, TOTALS)  # one for each term, in place of sums
 UNCOUNTED = 3.4028234663852886e38  # in place of the error of a voxel that does not count
 OWN, OTHER, SQUARE = range(3)  # coefficients: where y is 1, where it is 0, and of y^2

@@ -10,13 +10,14 @@ from torch import Tensor
 from fastloss.terms import Plan, Term, first_label
 
 from ..layout import labels_within
-from ..ranking import jaccard_of_groups, select_largest
+from ..ranking import jaccard_of_groups
+from ..ranking import select_largest as largest
 from . import sums as gpu
 from .values import values_launch
 
 
 def largest_losses(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float, of_all: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The plan's sums; mean and number of the largest voxel losses; the weight that each voxel has in that mean."""
     batch, channels, *space = logits.shape
@@ -26,7 +27,7 @@ def largest_losses(
         losses_launch(logits, target, mask, plan, losses, exclusive)[0].run()
     if exclusive and not softmax:  # probabilities, whose channels lie with different programs
         losses = losses.sum(1, keepdim=True).clamp_min(-1)  # -1 in every channel of a voxel that does not count
-    mean, count, weights = select_largest(losses, k)
+    mean, count, weights = largest(losses, k, of_all)
     return gpu.forward(logits, target, mask, None, plan), mean, count, weights
 
 
@@ -40,13 +41,13 @@ def losses_launch(
 
 
 def jaccard(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, per_sample: bool
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, per_sample: bool, hinge: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The Lovász extension of the Jaccard loss ``[B or 1, C]``, the weight of each class's voxels, and the slopes by p
-    ``[C, B, *S]``."""
+    """The Lovász extension of the Jaccard loss ``[B or 1, C]``, the weight of each class's voxels, and the slopes by p,
+    or for the ``hinge`` by the logit, ``[C, B, *S]``."""
     errors = torch.empty(logits.shape, dtype=gpu._real(logits), device=logits.device)
     if errors.numel():
-        values_launch(logits, target, mask, plan, errors, "errors")[0].run()
+        values_launch(logits, target, mask, plan, errors, "hinges" if hinge else "errors")[0].run()
     return jaccard_of_groups(
         errors, _truth(target, logits.shape[1], plan.dense), voxel_weight(target, mask, plan), per_sample
     )

@@ -41,7 +41,7 @@ def values_launch(
     weight_map: Tensor | None = None,
 ) -> tuple[gpu.Launch, Tensor]:
     """The call of the kernel that fills ``out``: of terms ``"values"``, ``"totals"``, or ``"losses"`` to be ranked;
-    without terms ``"errors"``, ``"p"`` or ``"squares"``."""
+    without terms ``"errors"``, ``"hinges"``, ``"p"`` or ``"squares"``."""
     batch, channels = logits.shape[:2]
     voxels = logits[0, 0].numel()
     tile = gpu._tile(logits, channels, max(1, len(terms)), plan)

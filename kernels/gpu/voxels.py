@@ -18,9 +18,12 @@ from .unrolled import softmax_channel, softmax_parts
 
 @triton.jit
 def value_of(WHAT: tl.constexpr, parts, truth, counted, weight, DENSE: tl.constexpr):
-    """|y - p| for a y of 0 or 1 (``"errors"``); 0 where a voxel does not count: p, or w (y - p)^2 (``"squares"``)."""
+    """For a y of 0 or 1 |y - p| (``"errors"``) or, of a logit p, max(1 - p (2y - 1), 0) (``"hinges"``); 0 where a voxel
+    does not count: p, or w (y - p)^2 (``"squares"``)."""
     if WHAT == "p":
         value = tl.where(counted, parts[0], 0.0)
+    elif WHAT == "hinges":
+        value = tl.where(truth[1], parts[1], tl.where(parts[0] < -1.0, 0.0, 1.0 + parts[0]))  # 1 - p is at least 0
     else:
         value = parts[0] - truth[0] if DENSE and WHAT == "squares" else tl.where(truth[1], parts[1], parts[0])
         if WHAT == "squares":

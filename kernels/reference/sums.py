@@ -96,6 +96,7 @@ class _Voxels:
         self.p = self._probability()
         self.q = (-self.z).sigmoid() if self.sigmoid else (1 - self.p).clamp_min(0)
         self.l = self._negative_log()
+        self.d = torch.where(self.y == 1, self.q, (self.p - self.y).abs())
         self.of_p = {name: value(self.p) for name, (value, _) in _OF_P.items()}
         self.m = -F.logsigmoid(-self.z) if self.sigmoid else -self.q.clamp_min(EPSILON).log()
 
@@ -129,11 +130,18 @@ class _Voxels:
         for factor, (_, slope) in _OF_P.items():
             if getattr(term, factor):
                 by_p = by_p + getattr(term, factor) * slope(self.p) * self.value(term)
+        if term.d:
+            by_p = by_p + term.d * self.value(term._replace(d=term.d - 1)) * self._side()
         if term.q >= 1:
             by_p = by_p - term.q * self.value(term._replace(q=term.q - 1))
         elif term.q:
             steep_q = term.q * self.value(term)
         return _Slopes(by_p, steep_p, steep_q, self._slope_by_log(term, "l"), self._slope_by_log(term, "m"))
+
+    def _side(self) -> Tensor:
+        """The slope of |p - y|: at y = 0 and 1 that of the side on which p lies."""
+        side = torch.where(self.y <= 0, 1.0, (self.p - self.y).sign())
+        return torch.where(self.y >= 1, -1.0, side).to(self.real)
 
     def _slope_by_log(self, term: Term, factor: str) -> Tensor | float:
         power = getattr(term, factor)

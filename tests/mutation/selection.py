@@ -53,4 +53,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/passes/stencil_ops.py": ("tests/losses/test_stencil.py", "-k", f"{_NOT} and not plain and not balls"),
     "fastloss/passes/distributed.py": ("tests/passes/test_distributed.py",),
     "fastloss/precompute.py": ("tests/test_precompute.py",),
+    "fastloss/accelerate/core.py": ("tests/accelerate/test_core.py", "-k", "not program and not overhead"),
+    "fastloss/accelerate/monai.py": ("tests/accelerate/test_monai.py", "-k", "not numba"),
+    "fastloss/accelerate/torch.py": ("tests/accelerate/test_torch.py",),
 }

@@ -67,8 +67,8 @@ def expected(problem, what):
         values = reference_values.voxel_losses(problem.grad_sums, logits, *problem[1:5], what == "values")
         return values if what == "values" else values.unsqueeze(1)
     exclusive = problem.plan.activation != "sigmoid"
-    if what == "errors":
-        return reference_ranked.voxel_errors(logits, *problem[1:3], problem.plan)[0]
+    if what in ("errors", "hinges"):
+        return reference_ranked.voxel_errors(logits, *problem[1:3], problem.plan, what == "hinges")[0]
     return reference_ranked.voxel_losses(logits, *problem[1:3], problem.plan, exclusive)
 
 

@@ -51,6 +51,12 @@ def test_values(channels, activation, weights, dtype, dense):
     launch.run()
     counted = (weight != 0).expand_as(found)
     assert (found.double() - wanted)[counted].abs().max() <= tolerance * max(1, wanted.max())
+    if activation == "none":
+        logits = 6 * problem.logits - 3
+        wanted, _, _ = reference_ranked.voxel_errors(logits.double(), *arguments, plan, hinge=True)
+        launch, found = gpu_values.values_launch(logits, *arguments, plan, output(channels), "hinges")
+        launch.run()
+        assert (found.double() - wanted)[counted].abs().max() <= tolerance * wanted.max() and (wanted == 0).any()
     voxels = _Voxels(problem.logits.double(), *arguments, plan)
     squares = voxels.weight * (voxels.p - voxels.y) ** 2
     for what, wanted in (("p", voxels.p * voxels.counted), ("squares", squares)):
