@@ -60,14 +60,16 @@ def structural_weights(v, window=3, sigma=1.5, threshold=0.1, stability=0.01):
     kernel = window_weights(window, sigma, v.p.ndim - 2, v.p.dtype)
     inside = convolve(v.w, kernel)
 
+    def shifted(x, place):
+        padded = F.pad(x, [window // 2] * 2 * (x.ndim - 2))
+        return padded[(slice(None), slice(None), *(slice(k, k + n) for k, n in zip(place, x.shape[2:], strict=True)))]
+
     def normalised(x):
         safe = torch.where(inside > 0, inside, 1)
         mean = convolve(v.w * x, kernel) / safe
         spread = 0
         for place in itertools.product(range(window), repeat=v.p.ndim - 2):  # deviations, not a difference of squares
-            one = torch.zeros_like(kernel)
-            one[place] = 1
-            spread = spread + kernel[place] * convolve(v.w, one) * (convolve(x, one) - mean) ** 2
+            spread = spread + kernel[place] * shifted(v.w, place) * (shifted(x, place) - mean) ** 2
         return (x - mean + stability) / ((spread / safe).sqrt() + stability)
 
     e = (normalised(v.y) - normalised(v.p)).abs() * v.w

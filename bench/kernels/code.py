@@ -1,8 +1,8 @@
 """The machine code of the Triton kernels, compiled for a target that need not be there.
 
-``python -m bench.kernels.code TARGET [--all]`` prints a line of JSON for each variant: registers, spills, shared
-memory, occupancy, widths of accesses, and faults. Kernels, arguments and configuration come from the back end's own
-launch functions.
+``python -m bench.kernels.code TARGET [--all] [--turn K/N]`` prints a line of JSON for each variant: registers, spills,
+shared memory, occupancy, widths of accesses, and faults. Kernels, arguments and configuration come from the back end's
+own launch functions.
 """
 
 import argparse
@@ -135,9 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--turn", help="K/N: of the variants each N-th alone, from K on")
     options = parser.parse_args()
     pretend(options.target)
-    for variant in [*variants(options.all), *stencil_variants()]:
+    first, step = map(int, (options.turn or "0/1").split("/"))
+    for variant in [*variants(options.all), *stencil_variants()][first::step]:
         _, launch, _ = variant.launch(variant.problem())
         print(json.dumps(facts(options.target, variant, launch, compile_launch(launch))), flush=True)
 

@@ -438,10 +438,11 @@ def run_voxels(
     per_class: bool = False,
     ignore_index: int | None = None,
     mask: Tensor | None = None,
+    weight_map: Tensor | None = None,
 ) -> Tensor:
     """:func:`fastloss.voxel_losses`, with the refusals and labels of :func:`run_pass`."""
     name, ignore = check_activation(activation), () if ignore_index is None else (int(ignore_index),)
-    inputs = attempt(check_inputs, logits, target, mask, None, name, ignore, None)
+    inputs = attempt(check_inputs, logits, target, mask, weight_map, name, ignore, None)
     if _unseen(inputs):
         labels = inputs.target.long()
         good = (labels >= 0) & (labels < logits.shape[1])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..passes.inputs import Smooth, check_choice, check_fraction, check_smooth
 from .base import SumLoss, Sums, never_zero
-from .region import OverlapLoss, one_minus_ratio
+from .region import OverlapLoss, one_minus_ratio, where_counted
 
 
 class GeneralizedDiceLoss(OverlapLoss):
@@ -147,7 +147,8 @@ class MCCLoss(SumLoss):
         square = product.clamp_min(0) + below**2
         correlated = count * sums["py"] - predicted * true + above
         if never_zero(square):
-            return 1 - correlated / square.sqrt()
+            value = 1 - correlated / square.sqrt()
+            return value if above == below else where_counted(sums, value)
         degenerate = square == 0  # without smoothing: the root has no derivative there, and 0 / 0 is perfect
         root = torch.where(degenerate, 1.0, square).sqrt()
         return 1 - torch.where(degenerate, 1.0, correlated / root)

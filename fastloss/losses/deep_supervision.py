@@ -60,6 +60,11 @@ class DeepSupervision(CalledWithInput):
         super().__init__()
         if not callable(loss):
             raise TypeError(f"loss: got {type(loss).__name__}, expected a loss, called with logits and target")
+        if getattr(loss, "reduction", None) == "voxel":
+            raise ValueError(
+                f"loss: got {type(loss).__name__} with reduction='voxel', whose levels have unlike sizes; expected "
+                "another reduction"
+            )
         if getattr(loss, "makes_map", False):
             raise ValueError(
                 f"loss: got {type(loss).__name__}, whose distances would be in voxels of each level, expected a loss "
@@ -85,8 +90,11 @@ class DeepSupervision(CalledWithInput):
     ) -> Tensor:
         """The loss, for logits from the finest to the coarsest level."""
         refuse_script(self)
-        given = {"target": target, "mask": mask, "weight_map": weight_map}
-        volumes = {name: volume for name, volume in given.items() if volume is not None or name == "target"}
+        volumes = {"target": target}
+        if mask is not None:
+            volumes["mask"] = mask
+        if weight_map is not None:
+            volumes["weight_map"] = weight_map
         for name, volume in volumes.items():
             _check_volume(name, volume)
         if isinstance(logits, Tensor):
@@ -191,7 +199,8 @@ def _factor(n: int, whole: int, last: int, by: int) -> int:
 
 def _at(volume: Tensor, places: tuple[slice | int, ...]) -> Tensor:
     """The voxels at some places along each spatial axis: a view, if all are slices."""
-    volume = volume[(..., *(place if isinstance(place, slice) else slice(None) for place in places))]
+    steps: tuple[Any, ...] = (..., *(place if isinstance(place, slice) else slice(None) for place in places))
+    volume = volume[steps]
     for axis, n in enumerate(places, volume.ndim - len(places)):
         if not isinstance(n, slice):
             middle = (torch.arange(n, device=volume.device) + 0.5) * (volume.shape[axis] / n)

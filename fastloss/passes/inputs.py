@@ -150,7 +150,7 @@ def check_smooth(smooth: Smooth) -> tuple[float, float]:
         raise ValueError(f"smooth: got {smooth!r}, expected a number or a pair (of the numerator, of the denominator)")
     for value in pair:
         check_at_least_zero(smooth=value)
-    return pair
+    return float(pair[0]), float(pair[1])  # a whole number may be larger than what tensors take
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:

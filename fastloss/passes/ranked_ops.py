@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..terms import make_plan
-from .ops import NoForwardMode, apply_function, choose, choose_room, first_derivative_only
+from .ops import NoForwardMode, apply_function, choose, choose_room, first_derivative_only, sum_dtype
 from .values import check_values, check_weights, uncounted
 
 HINGE = "hinge"  # in place of an activation: the errors are the hinges of the logits
@@ -47,7 +47,7 @@ def _cross_entropy(
     shares = [("ce", 1 - s)] if s == 0 else [("ce", 1 - s), ("nll", s / (channels if exclusive else 2))]
     sides = ("pos",) if exclusive else ("pos", "neg")
     names = tuple(f"{kind}_{side}" for side in sides for kind, _ in shares)
-    real = _real(logits)
+    real = sum_dtype(logits.device)
     factors = torch.tensor([share for _ in sides for _, share in shares], dtype=real, device=logits.device)
     weight = torch.ones(channels, dtype=real, device=logits.device) if class_weight is None else class_weight.to(real)
     return names, (weight.unsqueeze(1) * factors).expand(batch, channels, len(names))
@@ -78,7 +78,8 @@ def _topk_sums(
         losses = torch.ops.fastloss.voxel_losses(factors, *inputs, not exclusive, names, *options)
         losses = losses.unsqueeze(1) if exclusive else losses
         losses = torch.where(uncounted(target, mask, plan), -1.0, losses.abs())
-        sums = choose(backend, logits.device).forward(*inputs, plan)
+        nothing = logits.new_zeros((*logits.shape[:2], 0), dtype=sum_dtype(logits.device))
+        sums = choose(backend, logits.device).forward(*inputs, plan) if terms else nothing
         out = (sums, *module.largest(losses, k, of_all))
         bad_labels = False  # or the losses had raised
     elif hasattr(module, "largest_losses_with_bad_labels"):
@@ -110,7 +111,8 @@ def _topk_sums_backward(
     backend: str,
 ) -> Tensor:
     module = choose(backend, logits.device)
-    names, parts = (), []
+    names: tuple[str, ...] = ()
+    parts = []
     if grad_sums is not None and terms:
         names, parts = tuple(terms), [grad_sums]
     if grad_mean is not None:
@@ -126,7 +128,7 @@ def _topk_sums_backward(
 
 
 def _topk_sums_fake(logits: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    terms, activation, real = *inputs[6:8], _real(logits)
+    terms, activation, real = *inputs[6:8], sum_dtype(logits.device)
     shape = (logits.shape[0], 1 if is_exclusive(activation, logits.shape[1]) else logits.shape[1], *logits.shape[2:])
     return (
         logits.new_empty((logits.shape[0], logits.shape[1], len(terms)), dtype=real),
@@ -140,11 +142,6 @@ def _topk_sums_backward_fake(
     grad_sums: Tensor | None, grad_mean: Tensor | None, count: Tensor, weights: Tensor, logits: Tensor, *rest: Any
 ) -> Tensor:
     return torch.empty_like(logits)
-
-
-def _real(logits: Tensor) -> torch.dtype:
-    """Of sums."""
-    return torch.float32 if logits.device.type == "mps" else torch.float64
 
 
 def rank_dtype(logits: Tensor) -> torch.dtype:
@@ -222,7 +219,7 @@ def _jaccard_extension_backward(
 def _jaccard_extension_fake(
     logits: Tensor, target: Tensor, mask: Tensor | None, per_sample: bool, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    real = _real(logits)
+    real = sum_dtype(logits.device)
     batch, channels = logits.shape[:2]
     values = logits.new_empty((batch if per_sample else 1, channels), dtype=real)
     slopes = logits.new_empty((channels, batch, *logits.shape[2:]), dtype=rank_dtype(logits))

@@ -31,6 +31,12 @@ def offsets(field, sample, voxel, AXES: tl.constexpr):
 
 
 @triton.jit
+def of_channel(field, channel):
+    """Elements from channel 0 to another, which may be more than 32 bits hold."""
+    return tl.cast(channel, tl.int64) * field.channel
+
+
+@triton.jit
 def within(voxel, voxels, EVEN: tl.constexpr):
     """Which voxels exist; all of them where the tiles divide the volume, and then masks fold away."""
     return voxel >= voxel if EVEN else voxel < voxels
@@ -59,7 +65,7 @@ def weigh(
     labels = voxel
     weight = ()
     if MASK != "none":
-        place = offsets(mask, sample, voxel, AXES[2]) + channel * mask.channel
+        place = offsets(mask, sample, voxel, AXES[2]) + of_channel(mask, channel)
         factor = tl.load(mask.pointer + place, inside, other=0)
         counted = counted & (factor != 0)
         if mask.pointer.dtype.element_ty != tl.uint8:  # as which a bool mask comes
@@ -75,7 +81,7 @@ def weigh(
 @triton.jit
 def read(field, place, channel, inside, counted, SELECT: tl.constexpr, REAL: tl.constexpr):
     """One channel of a field; what is not counted becomes 0, whatever it holds."""
-    x = tl.load(field.pointer + place + channel * field.channel, inside, other=0).to(REAL)
+    x = tl.load(field.pointer + place + of_channel(field, channel), inside, other=0).to(REAL)
     return tl.where(counted, x, 0.0) if SELECT else x
 
 
@@ -134,4 +140,4 @@ def write(grad, place, channel, inside, counted, slope, weight, SELECT: tl.const
         slope *= weight[0]
     if SELECT:
         slope = tl.where(counted, slope, 0.0)
-    tl.store(grad.pointer + place + channel * grad.channel, slope.to(grad.pointer.dtype.element_ty), inside)
+    tl.store(grad.pointer + place + of_channel(grad, channel), slope.to(grad.pointer.dtype.element_ty), inside)

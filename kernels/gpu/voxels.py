@@ -12,7 +12,7 @@ import triton.language as tl
 
 from .math import probability
 from .rows import probability_rows, softmax_rows
-from .tiles import combine, offsets, read, read_truth, weigh, within
+from .tiles import combine, of_channel, offsets, read, read_truth, weigh, within
 from .unrolled import softmax_channel, softmax_parts
 
 
@@ -45,7 +45,7 @@ def write_value(
         value = tl.where(counted, tl.abs(value), -1.0)
     elif SELECT:
         value = tl.where(counted, value, 0.0)
-    tl.store(out.pointer + place + channel * out.channel, value, inside)
+    tl.store(out.pointer + place + of_channel(out, channel), value, inside)
 
 
 @triton.jit
@@ -97,7 +97,7 @@ def channels_apart(
         truth = read_truth(target, truth_place, channel, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL)
         if len(TERMS) == 0:
             value = value_of(WHAT, parts, truth, counted, weight, DENSE)
-            tl.store(out.pointer + out_place + channel * out.channel, value, present)
+            tl.store(out.pointer + out_place + of_channel(out, channel), value, present)
         else:
             scale = load_coefficients(coefficients, sample, channel, len(TERMS), CHANNELS)
             map_value = read_map(weight_map, sample, voxel, channel, present, counted, one, AXES, SELECT, REAL)
@@ -163,7 +163,7 @@ def values_unrolled(
                 truth = read_truth(target, truth_place, c, inside, labels, counted, one, SELECT, DENSE, CHANNELS, REAL)
                 if COUNT == 0:
                     value = value_of(WHAT, parts, truth, counted, weight, DENSE)
-                    tl.store(out.pointer + out_place + c * out.channel, value, inside)
+                    tl.store(out.pointer + out_place + of_channel(out, c), value, inside)
                 else:
                     map_value = read_map(weight_map, sample, voxel, c, inside, counted, one, AXES, SELECT, REAL)
                     value = combine(scale[c], map_value, parts, one, truth, TERMS, DENSE)
@@ -206,7 +206,7 @@ def values_rows(
             )
             if COUNT == 0:
                 value = value_of(WHAT, parts, truth, counted, weight, DENSE)
-                tl.store(out.pointer + out_place + channel * out.channel, value, present)
+                tl.store(out.pointer + out_place + of_channel(out, channel), value, present)
             else:
                 scale = load_coefficients(coefficients, sample, channel, COUNT, CHANNELS)
                 map_value = read_map(weight_map, sample, voxel, channel, present, counted, one, AXES, SELECT, REAL)

@@ -158,7 +158,9 @@ def doors():
         found[name] = _of_parameters(getattr(distance, name), mask=MASK)
     found["label_edt"] = _of_parameters(distance.label_edt, labels=MASK)
     found["voxel_sums"] = _of_parameters(fastloss.voxel_sums, logits=Z, target=Y, terms="('p', 'y*l')")
-    found["voxel_losses"] = _of_parameters(fastloss.voxel_losses, logits=Z, target=Y, terms="{'p': 1, 'y*l': [0.5] * 3}")
+    found["voxel_losses"] = _of_parameters(
+        fastloss.voxel_losses, logits=Z, target=Y, terms="{'p': 1, 'y*l': [0.5] * 3}"
+    )
     given = {"prediction": Z, "target": Y, "activation": "'softmax'"}
     found["confusion_counts"] = _of_parameters(metrics.confusion_counts, **given)
     of_surface = _of_parameters(metrics.surface_distances, **given)

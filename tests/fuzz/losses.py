@@ -36,7 +36,7 @@ OPTIONS = {
     "focal_tversky": {**_TABLE, **_OVERLAP, "gamma": (0.75, 4 / 3, 3.0)},
     "log_cosh_dice": _DICE,
     "generalized_dice": {**_TABLE, **_OVERLAP, "weighting": ("square", "simple", "uniform")},
-    "sensitivity_specificity": {**_TABLE, **_SMOOTH, "sensitivity_weight": (0.5, 0.05)},
+    "sensitivity_specificity": {**_TABLE, "smooth": _SMOOTH["smooth"][:3], "sensitivity_weight": (0.5, 0.05)},
     "mcc": {**_TABLE, **_SMOOTH},
     "dice_ce": {**_DICE, "label_smoothing": (0.0, 0.2), "dice_weight": (1.0, 0.5), "ce_weight": (1.0, 2.0)},
     "dice_focal": {**_DICE, **_FOCAL, "focal_weight": (1.0, 3.0)},

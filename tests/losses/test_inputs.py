@@ -27,7 +27,11 @@ every_name = pytest.mark.parametrize("name", EVERY)
 
 def on_back_ends(*names, others=()):
     """Some losses on every back end, others on the reference alone."""
-    cases = [(back_end, name) for back_end in BACKENDS for name in names]
+    cases = [
+        pytest.param(back_end, name, marks=pytest.mark.slow if back_end == "triton" and name in STENCILS else ())
+        for back_end in BACKENDS
+        for name in names
+    ]
     return pytest.mark.parametrize("back_end, name", [*cases, *(("reference", name) for name in others)])
 
 

@@ -102,6 +102,8 @@ def test_parts_of_voxels_and_others():
         fastloss.CrossEntropyLoss(reduction="voxel", process_group="world")
     with pytest.raises(ValueError, match="reduction: got 'voxel', expected 'mean', 'sum' or 'none'"):
         fastloss.StructuralSimilarityLoss(reduction="voxel")
+    with pytest.raises(ValueError, match="loss: got PolyLoss with reduction='voxel'"):
+        fastloss.DeepSupervision(poly)
 
 
 # Masks of each channel

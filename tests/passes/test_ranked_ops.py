@@ -11,6 +11,7 @@ from rows import RANKED
 one_of_each = pytest.mark.parametrize("loss", [RANKED[0], RANKED[3], RANKED[5], RANKED[7]], ids=str)
 
 
+@pytest.mark.by_turns(5)
 @pytest.mark.parametrize("backend", ["reference", "numba", "triton"])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_opcheck(backend, activation):
