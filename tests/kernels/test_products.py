@@ -126,6 +126,18 @@ def test_products_of_the_reference(case):
         check(case, REFERENCE_TOLERANCES)
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+def test_powers_of_logarithms_are_of_at_least_epsilon(each_backend, activation):
+    """Of p = 1 and 0, where a power below 1 would have an infinite slope."""
+    z = torch.tensor([[1.0], [0.0]] if activation is None else [[40.0], [-40.0]]).expand(1, 2, 33)
+    labels, z = torch.zeros(1, 33, dtype=torch.uint8), z.clone().requires_grad_()
+    found = fastloss.voxel_sums(z, labels, ("l^0.3", "m^0.3", "l^2"), activation=activation)
+    sums = found[0, [0, 1, 0], [0, 1, 2]]
+    (derivative,) = torch.autograd.grad(sums.sum(), z)
+    torch.testing.assert_close(sums, 33 * torch.tensor([1e-7**0.3, 1e-7**0.3, 1e-14]).double(), rtol=1e-5, atol=0.0)
+    assert not derivative.any()
+
+
 # Names
 
 

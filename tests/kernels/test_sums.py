@@ -51,6 +51,17 @@ def test_all_terms_with_labels(each_backend, activation, channels, space):
     check(logits, labels, y, oracle.counted(labels), activation=activation, weight_map=weight_map)
 
 
+def test_nan_is_not_hidden(each_backend):
+    """Not even where a logarithm is that of at least epsilon, or itself at least that."""
+    of_truth, of_others = ("p", "ce_pos", "log_power_pos(0.3)", "e"), ("p", "ce_neg", "log_power_neg(0.7)", "q^2")
+    for activation in ("softmax", "sigmoid", None):
+        logits, labels = oracle.make(activation, 2, (9,))
+        logits[1, :, 4], labels[:] = torch.nan, 0
+        for c, names in enumerate((of_truth, of_others)):
+            sums = fastloss.voxel_sums(logits, labels, names, activation=activation)[:, c]
+            assert sums[0].isfinite().all() and sums[1].isnan().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
 def test_dtypes_with_ignored_and_masked_voxels(each_backend, activation, dtype):

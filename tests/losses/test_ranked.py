@@ -112,6 +112,13 @@ def test_a_class_of_one_voxel_is_present_and_no_sample_is_no_loss():
         assert loss(logits[:0], labels[:0]) == 0
 
 
+def test_more_classes_than_the_labels_can_tell(each_backend):
+    """Class 256 is none of bytes, though 256 wraps to 0 there."""
+    logits, labels = torch.randn(1, 260, 4), torch.tensor([[0, 4, 255, 0]], dtype=torch.uint8)
+    found, expected = (fastloss.LovaszLoss(classes="all")(logits, y) for y in (labels, labels.short()))
+    assert torch.equal(found, expected)
+
+
 def test_large_volume_of_many_blocks_and_parts():
     """Larger than a block of the selection and a part of the sort; the truth from the reference."""
     logits, labels = oracle.make("softmax", 4, (70, 60, 50))

@@ -13,7 +13,7 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         _BASE,
         "__init__",
         "first = members[0]",
-        "first = members[ -1]",
+        "first = members[-1]",
     ): "What is taken of it is the same in all members.",
     (
         _BASE,
@@ -31,7 +31,7 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         _CONFUSION,
         "size_weights",
         "if never_zero(1 / omega):",
-        "if never_zero( 0 / omega):",
+        "if never_zero(0 / omega):",
     ): "The longer way, to the same value.",
     (
         "kernels/balls.py",

@@ -16,7 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # What tests import and no mutant changes: loaded once, and shared with every trial by a fork.
-_PRELOADED = ("torch", "numba", "llvmlite.binding", "triton", "pytest", "hypothesis", "scipy.ndimage", "torch.testing")
+_PRELOADED = ("torch", "numba", "llvmlite.binding", "triton", "pytest", "hypothesis.extra.numpy", "scipy.ndimage")
+_PRELOADED += ("torch.testing", "monai.losses", "monai.metrics", "kornia.losses")
 KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "timed out"
 
 
@@ -59,11 +60,12 @@ class Tree:
         """The extension is made of the tree's sources, without the time that optimising them takes."""
         (library,) = (self.root / "fastloss").glob("_C.*.so")
         original = library.read_bytes()
-        import pybind11
+        import torch
 
         flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-w", "-DFASTLOSS_BASELINE"]
         flags += ["-ffp-contract=off", "-fno-trapping-math", "-fno-signed-zeros", "-fno-math-errno"]
-        includes = [f"-I{folder}" for folder in (pybind11.get_include(), sysconfig.get_paths()["include"])]
+        pybind11 = Path(torch.__file__).parent / "include"
+        includes = [f"-I{folder}" for folder in (pybind11, sysconfig.get_paths()["include"])]
         library.unlink()  # a process may have it mapped
         try:
             subprocess.run(["c++", *flags, *includes, "csrc/bindings.cpp", "-o", library], cwd=self.root, check=True)
