@@ -1,5 +1,6 @@
 """The losses: their options, against plain PyTorch versions and torch's own."""
 
+import inspect
 import itertools
 
 import oracle
@@ -22,6 +23,15 @@ def test_every_loss_has_a_row():
 
 
 # Against the plain versions
+
+
+def test_defaults_are_those_of_the_plain_versions():
+    """Also of options whose default no test of values uses, such as large balls."""
+    for name, plain_version in plain.KNOWN.items():
+        wanted = inspect.signature(plain_version).parameters
+        for option, parameter in inspect.signature(loss_class(name)).parameters.items():
+            if option in wanted:
+                assert parameter.default == wanted[option].default, (name, option)
 
 
 def check_plain(row, activation, logits, target, weight=None, call=None, options=None, **build):
