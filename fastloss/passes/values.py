@@ -103,8 +103,8 @@ def _check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int
 
 def _uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
     target = target.long() if not plan.dense else target  # a small dtype would wrap the labels it is compared to
-    left_out = torch.zeros(target.shape[:1] + target.shape[2 if plan.dense else 1 :], dtype=torch.bool)
-    left_out = left_out.to(target.device)
+    space = target.shape[2 if plan.dense else 1 :]
+    left_out = torch.zeros((target.shape[0], *space), dtype=torch.bool, device=target.device)
     for label in () if plan.dense else plan.ignore:
         left_out = left_out | (target == label)
     return left_out if mask is None else left_out | (mask == 0)

@@ -337,10 +337,10 @@ def test_smallest_value_above_the_threshold_is_differentiated_too(each_backend):
 
 
 def test_equal_extremes_share_their_derivative(each_backend):
-    """Of the four voxels the inner two have the largest mean, the outer two the smallest, which is above the threshold;
-    the second erosion normalises what the first has left. All means are exact but for one rounding."""
-    wrong = torch.tensor([[[0.75, 1.0, 1.0, 0.75]]], dtype=torch.float64)
-    labels = torch.zeros(1, 4, dtype=torch.uint8)
+    """Two voxels have the largest mean, two the smallest, which is above the threshold; the second erosion takes what
+    the first has normalised. All sums are exact."""
+    wrong = torch.tensor([[[0.75, 1.0, 1.0, 1.0, 1.0, 0.75]]], dtype=torch.float64)
+    labels = torch.zeros(1, 6, dtype=torch.uint8)
     loss = fastloss.HausdorffErosionLoss(activation=None, erosions=2)
     agree(loss, plain_loss("hausdorff_erosion", labels, None, 1, erosions=2), wrong, labels, 1e-6)
 
