@@ -313,4 +313,5 @@ def test_half_precision_modules_keep_their_weights():
 def test_modules_move_their_weights():
     weight = [0.1, 0.2, 0.7]
     loss = fastloss.ExpLogLoss(class_weight=weight, class_frequency=weight).to("meta")
+    assert not loss.state_dict()  # what is not learned is no state
     assert {buffer.device.type for buffer in loss.buffers()} == {"meta"}

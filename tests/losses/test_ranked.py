@@ -74,6 +74,8 @@ def test_options_of_lovasz(activation, option):
     labels[labels == 1] = 2
     for row in RANKED[5:]:
         check_plain(row, activation, logits, labels, options=option)
+        if "include_background" in option:
+            check_plain(row, activation, logits[:, :2], labels.clamp(max=1), options=option)
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

@@ -17,6 +17,7 @@ _METRICS = ("tests/metrics", "-k", "not slabs")
 _DISTANCES = ("tests/distance", "-k", "not thousand and not 31 and not memory and not gib")
 
 _STENCILS = (
+    _ERRORS,
     "tests/losses/test_losses.py::test_defaults_are_those_of_the_plain_versions",
     *("tests/losses/test_stencil.py", "-k"),
 )
@@ -31,9 +32,9 @@ def _of_losses(names: str, *more: str) -> tuple[str, ...]:
 TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/base.py": _of_losses(
         "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or test_options"
-        " or one_spacing or no_process_group",
+        " or one_spacing or two_maps or shares_the_pass or no_process_group",
         "tests/losses/test_options.py",
-        "tests/losses/test_boundary.py::test_one_spacing_serves_all_axes_and_scales",
+        _BOUNDARY,
         "tests/passes/test_distributed.py::test_what_is_no_process_group_is_named",
     ),
     "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky"),
@@ -56,9 +57,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "fastloss/losses/spatial/boundary.py": _of_losses("test_boundary or boundary or hausdorff or penalty", _BOUNDARY),
     "fastloss/losses/spatial/fields.py": _of_losses("test_boundary or shape_aware or device", _BOUNDARY, *_ANY_DEVICE),
-    "fastloss/losses/spatial/hausdorff.py": (*_STENCILS, f"(Hausdorff or eroded or defaults) and {_NOT}"),
-    "fastloss/losses/spatial/cldice.py": (*_STENCILS, f"(cldice or defaults) and {_NOT}"),
-    "fastloss/losses/spatial/structural.py": (*_STENCILS, f"(structural or defaults) and {_NOT}"),
+    "fastloss/losses/spatial/hausdorff.py": (*_STENCILS, f"(test_errors or defaults or hausdorff or eroded) and {_NOT}"),
+    "fastloss/losses/spatial/cldice.py": (*_STENCILS, f"(test_errors or defaults or cldice) and {_NOT}"),
+    "fastloss/losses/spatial/structural.py": (*_STENCILS, f"(test_errors or defaults or structural) and {_NOT}"),
     "fastloss/losses/deep_supervision.py": ("tests/losses/test_deep_supervision.py", "-k", _NOT),
     "fastloss/metrics/counts.py": _METRICS,
     "fastloss/metrics/inputs.py": _METRICS,

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 # What tests import and no mutant changes: loaded once, and shared with every trial by a fork.
 _PRELOADED = ("torch", "numba", "llvmlite.binding", "triton", "pytest", "hypothesis.extra.numpy", "scipy.ndimage")
 _PRELOADED += ("torch.testing", "monai.losses", "monai.metrics", "kornia.losses")
+_STEP = 0.02  # seconds from one look at a process to the next
 KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "timed out"
 
 
@@ -84,7 +85,7 @@ class Tree:
         if not child:
             os.setsid()
             self._test(tests, cache)
-        status = _wait(child, time.monotonic() + seconds)
+        status = _wait(child, seconds)
         if own_cache:
             shutil.rmtree(cache, ignore_errors=True)
         if status is None:
@@ -111,13 +112,13 @@ class Tree:
             os._exit(int(status))
 
 
-def _wait(child: int, deadline: float) -> int | None:
+def _wait(child: int, seconds: float) -> int | None:
     """The child's exit status; None where it had to be ended."""
-    while time.monotonic() < deadline:
+    for _ in range(round(seconds / _STEP)):  # counted, as a clock goes on while both processes are stopped
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return status
-        time.sleep(0.02)
+        time.sleep(_STEP)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None
