@@ -212,17 +212,20 @@ def test_confident_wrong_predictions_keep_their_gradient(each_backend, activatio
     )
 
 
-def test_a_class_that_is_impossible_is_not_there(each_backend):
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_class_that_is_impossible_is_not_there(each_backend, dense):
     """Its logit is -inf: its -log p is infinite, where no voxel is of it."""
     logits, labels = oracle.make("softmax", 2, (4, 5))
     without = torch.cat([logits, torch.full((2, 1, 4, 5), -torch.inf)], 1)
     terms = ("p", "py", "ce_pos", "ce_neg", "focal_pos(2.0)", "miss_pos(1.0)")
-    expected, sums = (fastloss.voxel_sums(z, labels, terms) for z in (logits, without))
+
+    def sums_of(z):
+        return fastloss.voxel_sums(z, oracle.one_hot(labels, z.shape[1]).float() if dense else labels, terms)
+
+    expected, sums = map(sums_of, (logits, without))
     torch.testing.assert_close(sums[:, :2], expected, rtol=2e-6, atol=1e-6)
     assert sums[:, 2].abs().max() < 1e-30  # an exponential may be as small as a normal number can
-    expected, gradient = (
-        oracle.gradient(lambda z: fastloss.voxel_sums(z, labels, terms)[:, :2].sum(), z)[1] for z in (logits, without)
-    )
+    expected, gradient = (oracle.gradient(lambda z: sums_of(z)[:, :2].sum(), z)[1] for z in (logits, without))
     torch.testing.assert_close(gradient[:, :2], expected, rtol=1e-5, atol=1e-6)
     assert gradient[:, 2].abs().max() < 1e-30
 

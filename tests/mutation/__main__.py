@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import click
 from by_hand import MUTATIONS
@@ -95,8 +96,11 @@ def _limit(tree: Tree, tests: tuple[str, ...]) -> float:
 def _try(tree: Tree, one: Mutant, tests: tuple[str, ...], limit: float) -> str:
     with tree.mutated(one.file, one.text):
         if one.file.startswith("csrc/"):
-            with tree.compiled():
-                return tree.run(tests, limit)
+            try:
+                with tree.compiled():
+                    return tree.run(tests, limit)
+            except CalledProcessError:  # as by a static_assert
+                return KILLED
         compiles = one.file.startswith(_OF_KERNELS)
         return tree.run(tests, limit + _COMPILING * compiles, own_cache=compiles)
 

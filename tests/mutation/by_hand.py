@@ -196,8 +196,7 @@ MUTATIONS: list[Mutation] = [
         (
             'everywhere = group.asks("1") or (group.asks("r") and group.asks("y", "y2"))',
             "everywhere = True",
-            _of("losses/test_extremes.py", "test_saturation_on_every_back_end[numba]")
-            + _of(_PLAN, "test_channels", "test_dense_targets_under_softmax"),
+            _of(_SUMS, "test_a_class_that_is_impossible_is_not_there"),
         ),
     ),
     *_mutations(
@@ -415,7 +414,6 @@ MUTATIONS: list[Mutation] = [
             "if TERMS[k].l > 9:",
             _of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits"),
         ),
-        ("first + c < CHANNELS, other=0),)", "first + c <= CHANNELS, other=0),)", _of(_GPU, "test_channels")),
     ),
     *_mutations(
         "kernels/gpu/voxels.py",
