@@ -57,7 +57,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "fastloss/losses/spatial/boundary.py": _of_losses("test_boundary or boundary or hausdorff or penalty", _BOUNDARY),
     "fastloss/losses/spatial/fields.py": _of_losses("test_boundary or shape_aware or device", _BOUNDARY, *_ANY_DEVICE),
-    "fastloss/losses/spatial/hausdorff.py": (*_STENCILS, f"(test_errors or defaults or hausdorff or eroded) and {_NOT}"),
+    "fastloss/losses/spatial/hausdorff.py": (
+        *_STENCILS,
+        f"(test_errors or defaults or hausdorff or eroded) and {_NOT}",
+    ),
     "fastloss/losses/spatial/cldice.py": (*_STENCILS, f"(test_errors or defaults or cldice) and {_NOT}"),
     "fastloss/losses/spatial/structural.py": (*_STENCILS, f"(test_errors or defaults or structural) and {_NOT}"),
     "fastloss/losses/deep_supervision.py": ("tests/losses/test_deep_supervision.py", "-k", _NOT),
