@@ -30,7 +30,7 @@ def test_defaults_are_those_of_the_plain_versions():
     for name, plain_version in plain.KNOWN.items():
         wanted = inspect.signature(plain_version).parameters
         for option, parameter in inspect.signature(loss_class(name)).parameters.items():
-            if option in wanted and parameter.default is not parameter.empty:
+            if option in wanted and parameter.default not in (None, parameter.empty):
                 assert parameter.default == wanted[option].default, (name, option)
 
 

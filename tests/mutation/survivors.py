@@ -40,6 +40,12 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "self.reach = [min(max(radii), size) for size in self.space]  # beyond it there is no voxel",
     ): "No two voxels are as far from one another as an axis is long.",
     (
+        "csrc/planner.hpp",
+        "Plan",
+        "if (!metric.whole || metric.greatest_square >= static_cast<double>(kFar<std::int32_t>) || label_bytes > 4) {",
+        "if (!metric.whole || metric.greatest_square >= static_cast<double>(kFar<std::int32_t>) || label_bytes > 8) {",
+    ): "as_labels in distance/inputs.py leaves none of more than four bytes.",
+    (
         "fastloss/passes/inputs.py",
         "check_inputs",
         'if activation == "softmax" and logits.shape[1] == 1:',

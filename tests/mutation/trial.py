@@ -67,9 +67,10 @@ class Tree:
         flags += ["-ffp-contract=off", "-fno-trapping-math", "-fno-signed-zeros", "-fno-math-errno"]
         pybind11 = Path(torch.__file__).parent / "include"
         includes = [f"-I{folder}" for folder in (pybind11, sysconfig.get_paths()["include"])]
+        quiet = {"cwd": self.root, "check": True, "stderr": subprocess.DEVNULL}
         library.unlink()  # a process may have it mapped
         try:
-            subprocess.run(["c++", *flags, *includes, "csrc/bindings.cpp", "-o", library], cwd=self.root, check=True)
+            subprocess.run(["c++", *flags, *includes, "csrc/bindings.cpp", "-o", library], **quiet)
             yield
         finally:
             library.unlink(missing_ok=True)
