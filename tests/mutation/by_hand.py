@@ -29,7 +29,7 @@ _REFERENCE = (
     "-k",
     "reference and (ends or impossible or dtypes or confident or alone or dense or saturation or focal)",
 )
-_RANKED = ("tests/losses/test_ranked.py", "-k", "reference or exact")
+_RANKED = "losses/test_ranked.py"
 _PLAN = "kernels/test_plan_codes.py"
 _SUMS = "kernels/test_sums.py"
 _PRODUCTS = "kernels/test_products.py"
@@ -93,11 +93,23 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/ranking.py",
-        ("* k).floor()", "* k).round()", _RANKED),
-        (".sort(descending=True, stable=True)", ".sort(descending=True)", _RANKED),
-        ("share = left / tied.sum().clamp_min(1)", "share = torch.ones_like(left)", _RANKED),
-        ("(w > 0).to(w))", "torch.zeros_like(w))", _RANKED),
-        ("valid = (losses >= 0) | losses.isnan()", "valid = losses >= 0", _RANKED),
+        ("* k).floor()", "* k).round()", _of(_RANKED, "test_selection_is_exact")),
+        (
+            ".sort(descending=True, stable=True)",
+            ".sort(descending=True)",
+            _of(_RANKED, "test_equal_errors_rank_in_the_order_of_the_voxels"),
+        ),
+        (
+            "share = left / tied.sum().clamp_min(1)",
+            "share = torch.ones_like(left)",
+            _of(_RANKED, "test_ties_at_the_threshold_share[reference]"),
+        ),
+        ("(w > 0).to(w))", "torch.zeros_like(w))", _of(_RANKED, "test_table_of_lovasz")),
+        (
+            "valid = (losses >= 0) | losses.isnan()",
+            "valid = losses >= 0",
+            _of(_RANKED, "test_not_a_number_is_not_hidden"),
+        ),
     ),
     *_mutations(
         "kernels/layout.py",
@@ -139,7 +151,7 @@ MUTATIONS: list[Mutation] = [
         (
             "return loss if block.counted is None",
             "return loss if block.counted is not None",
-            _of("losses/test_ranked.py", "test_ties_at_the_threshold_share[numba]"),
+            _of(_RANKED, "test_ties_at_the_threshold_share[numba]"),
         ),
     ),
     *_mutations(
@@ -255,17 +267,17 @@ MUTATIONS: list[Mutation] = [
         (
             "max(1, math.floor(k * n))",
             "max(1, math.ceil(k * n))",
-            _of("losses/test_ranked.py", "test_selection_is_exact"),
+            _of(_RANKED, "test_selection_is_exact"),
         ),
         (
             "ends - counts - 1, shift, prefix)",
             "ends - counts, shift, prefix)",
-            _of("losses/test_ranked.py", "test_selection_is_exact"),
+            _of(_RANKED, "test_selection_is_exact"),
         ),
         (
             "if keys[j] > threshold else share",
             "if keys[j] >= threshold else share",
-            _of("losses/test_ranked.py", "test_ties_at_the_threshold_share[numba]"),
+            _of(_RANKED, "test_ties_at_the_threshold_share[numba]"),
         ),
     ),
     *_mutations(
@@ -282,7 +294,7 @@ MUTATIONS: list[Mutation] = [
         (
             "union * (union + 1.0)",
             "union * union",
-            _of("losses/test_ranked.py", "test_sum_of_the_parts[numba]", "test_every_variant"),
+            _of(_RANKED, "test_sum_of_the_parts[numba]", "test_every_variant"),
         ),
     ),
     *_mutations(
@@ -433,7 +445,7 @@ MUTATIONS: list[Mutation] = [
         (
             "labels = target if channels <= 100 or",
             "labels = target if channels <= 300 or",
-            _of("losses/test_ranked.py", "test_more_classes_than_the_labels_can_tell[triton]"),
+            _of(_RANKED, "test_more_classes_than_the_labels_can_tell[triton]"),
         ),
     ),
     *_mutations(
