@@ -60,14 +60,16 @@ def structural_weights(v, window=3, sigma=1.5, threshold=0.1, stability=0.01):
     kernel = window_weights(window, sigma, v.p.ndim - 2, v.p.dtype)
     inside = convolve(v.w, kernel)
 
+    def shifted(x, place):
+        padded = F.pad(x, [window // 2] * 2 * (x.ndim - 2))
+        return padded[(slice(None), slice(None), *(slice(k, k + n) for k, n in zip(place, x.shape[2:], strict=True)))]
+
     def normalised(x):
         safe = torch.where(inside > 0, inside, 1)
         mean = convolve(v.w * x, kernel) / safe
         spread = 0
         for place in itertools.product(range(window), repeat=v.p.ndim - 2):  # deviations, not a difference of squares
-            one = torch.zeros_like(kernel)
-            one[place] = 1
-            spread = spread + kernel[place] * convolve(v.w, one) * (convolve(x, one) - mean) ** 2
+            spread = spread + kernel[place] * shifted(v.w, place) * (shifted(x, place) - mean) ** 2
         return (x - mean + stability) / ((spread / safe).sqrt() + stability)
 
     e = (normalised(v.y) - normalised(v.p)).abs() * v.w
@@ -140,8 +142,9 @@ def soft_skeleton(x, iterations):
 def cldice_table(v, batch, iterations=3, smooth=1.0):
     p, y = (torch.where(v.w != 0, x, 0) for x in (v.p, v.y))
     of_p, of_y = soft_skeleton(p, iterations), soft_skeleton(y, iterations)
-    precision = (total(v.w * of_p * y, batch) + smooth) / (total(v.w * of_p, batch) + smooth)
-    sensitivity = (total(v.w * of_y * p, batch) + smooth) / (total(v.w * of_y, batch) + smooth)
+    above, below = smooth if isinstance(smooth, tuple) else (smooth, smooth)
+    precision = (total(v.w * of_p * y, batch) + above) / (total(v.w * of_p, batch) + below)
+    sensitivity = (total(v.w * of_y * p, batch) + above) / (total(v.w * of_y, batch) + below)
     return 1 - 2 * precision * sensitivity / (precision + sensitivity)
 
 
@@ -151,7 +154,8 @@ def soft_cldice(v, batch, iterations=3, smooth=1.0, **reduction):
 
 def soft_dice_cldice(v, batch, iterations=3, smooth=1.0, cldice_weight=0.5, **reduction):
     overlap, volumes = total(v.w * v.p * v.y, batch), total(v.w * (v.p + v.y), batch)
-    dice = 1 - (2 * overlap + smooth) / (volumes + smooth)
+    above, below = smooth if isinstance(smooth, tuple) else (smooth, smooth)
+    dice = 1 - (2 * overlap + above) / (volumes + below)
     table = (1 - cldice_weight) * dice + cldice_weight * cldice_table(v, batch, iterations, smooth)
     return mean_of_table(table, **reduction)
 

@@ -27,7 +27,7 @@ def factors(z, activation):
 
 
 def raised(factor, x, power):
-    if factor in "pqe":
+    if factor in "pqed":
         return x**power if power >= 1 else x.clamp_min(torch.finfo(x.dtype).tiny) ** power
     return x if power == 1 else x.clamp_min(EPSILON) ** power
 
@@ -35,8 +35,10 @@ def raised(factor, x, power):
 def plain_sums(terms, activation, z, v, more=0.0):
     """``[B, C, K]``; ``more``: added to l. ``v`` has y, weight and weight_map."""
     p, q, l, m = factors(z, activation)
-    found = {"p": p, "q": q, "l": l + more, "m": m, "e": (-p).exp()}
     y, columns = v.y.double(), []
+    # the distance to the target has the slope of the side that p lies on, and at y = 1 all digits of q
+    d = torch.where(y == 1, q, torch.where(y == 0, p, (p - y).abs()))
+    found = {"p": p, "q": q, "l": l + more, "m": m, "e": (-p).exp(), "d": d}
     for term in terms:
         value = torch.ones_like(z)
         for factor in FACTORS:

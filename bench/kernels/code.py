@@ -1,8 +1,8 @@
 """The machine code of the Triton kernels, compiled for a target that need not be there.
 
-``python -m bench.kernels.code TARGET [--all]`` prints a line of JSON for each variant: registers, spills, shared
-memory, occupancy, widths of accesses, and faults. Kernels, arguments and configuration come from the back end's own
-launch functions.
+``python -m bench.kernels.code TARGET [--all] [--turn K/N]`` prints a line of JSON for each variant: registers, spills,
+shared memory, occupancy, widths of accesses, and faults. Kernels, arguments and configuration come from the back end's
+own launch functions.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def faults(variant: Variant | StencilVariant, constants: dict, fact: dict) -> li
     if variant.wide and widths.get("LDG.128", 0) < constants.get("CHUNK", 1):
         found.append("narrow loads of the logits")
     # one loss a voxel, of a tile whose channels lie with several threads, is left to whom the reduction leaves it
-    store = "STG.64" if variant.direction == "losses" and "ROWS" in constants else "STG.128"
+    store = "STG.64" if variant.direction in ("losses", "totals") and "ROWS" in constants else "STG.128"
     if variant.wide and variant.direction != "forward" and {w for w in widths if w.startswith("STG")} != {store}:
         found.append("narrow stores")
     return found
@@ -135,9 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--turn", help="K/N: of the variants each N-th alone, from K on")
     options = parser.parse_args()
     pretend(options.target)
-    for variant in [*variants(options.all), *stencil_variants()]:
+    first, step = map(int, (options.turn or "0/1").split("/"))
+    for variant in [*variants(options.all), *stencil_variants()][first::step]:
         _, launch, _ = variant.launch(variant.problem())
         print(json.dumps(facts(options.target, variant, launch, compile_launch(launch))), flush=True)
 

@@ -211,16 +211,16 @@ def _inputs(
     logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan, tile: _Tile
 ) -> tuple[list[Field | None], dict[str, Any]]:
     """The four input fields and the constants that describe them."""
-    mask_kind = "none" if mask is None else "bool" if mask.dtype == torch.bool else "weight"
+    by_channel = mask is not None and mask.ndim == logits.ndim
     if not plan.mapped:
         weight_map = None
     fields = [
         _field(logits, True),
         _field(target, plan.dense),
-        None if mask is None else _field(mask, False),
+        None if mask is None else _field(mask, by_channel),
         None if weight_map is None else _field(weight_map, True),
     ]
-    first = (2, 2 if plan.dense else 1, 1, 2)
+    first = (2, 2 if plan.dense else 1, 2 if by_channel else 1, 2)
     tensors = (logits, target, mask, weight_map)
     voxels = logits[0, 0].numel()
     axes = tuple(1 if t is None else _axes(t, f) for t, f in zip(tensors, first, strict=True))
@@ -229,7 +229,7 @@ def _inputs(
         "ACTIVATION": plan.activation,
         "IGNORE": labels_within(plan, target.dtype),
         "DENSE": plan.dense,
-        "MASK": mask_kind,
+        "MASK": "none" if mask is None else "channel" if by_channel else "voxel",
         "AXES": axes,
         # Voxel numbers past 2^31 need the wider type; divisions are much cheaper in the narrow one.
         "INDEX": tl.int32 if voxels < 2**31 - 2**16 else tl.int64,

@@ -73,6 +73,7 @@ MAPPED_PLANS = [
 ]
 
 
+@pytest.mark.by_turns(5)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("kind", ["a map a class", "one map", "float64", "strided"])
 @pytest.mark.parametrize("terms", MAPPED_PLANS, ids="-".join)
@@ -117,6 +118,7 @@ def test_logits_that_are_not_read_in_place(layout, dtype, channels):
     check(logits, labels, oracle.one_hot(labels, channels), oracle.counted(labels), terms=PLANS[2])
 
 
+@pytest.mark.by_turns(3)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("space", SPACES, ids=str)
@@ -220,6 +222,7 @@ def test_channels(terms, masked, dense, activation):
     check(logits, target, y, weight, terms=terms, activation=activation, tolerance=tolerance, **options)
 
 
+@pytest.mark.by_turns(7)
 @pytest.mark.parametrize("channels", [3, 6, 35])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("terms", [PLANS[2], PLANS[6], PLANS[9], MAPPED_PLANS[2], MAPPED_PLANS[4]], ids="-".join)
@@ -236,6 +239,7 @@ def test_dense_targets_under_softmax(terms, masked, channels):
     check(logits, torch.where(counts, target, torch.nan), target, weight, terms=terms, **options)
 
 
+@pytest.mark.by_turns(3)
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("channels", [2, 4, 6, 35])

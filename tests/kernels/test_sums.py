@@ -39,6 +39,7 @@ def check(logits, target, y, weight, *, activation="softmax", terms=TERMS, weigh
     assert not gradient[(weight == 0).unsqueeze(1).expand_as(gradient)].any()
 
 
+@pytest.mark.by_turns(5)
 @pytest.mark.parametrize("space", [(37,), (9, 11), (5, 6, 7)], ids="123")
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
@@ -62,6 +63,7 @@ def test_nan_is_not_hidden(each_backend):
             assert sums[0].isfinite().all() and sums[1].isnan().all()
 
 
+@pytest.mark.by_turns(5)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
 def test_dtypes_with_ignored_and_masked_voxels(each_backend, activation, dtype):

@@ -45,6 +45,7 @@ def saturated(size, activation, case):
     return (z if activation else oracle.one_hot(right, 3).float()), labels
 
 
+@pytest.mark.by_turns(5)
 @pytest.mark.parametrize("loss", LOSSES + GAMMAS, ids=str)
 @pytest.mark.parametrize("size", [100.0, 1e4, 1e8])
 @pytest.mark.parametrize("case", ["right", "wrong", "one class"])
@@ -186,6 +187,7 @@ def test_a_class_that_is_nowhere_is_perfect_and_changes_no_other(loss):
 # Precision
 
 
+@pytest.mark.by_turns(3)
 @every_loss
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])

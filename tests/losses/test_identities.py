@@ -12,7 +12,7 @@ from rows import LOSSES, ON_SUMS_ALONE, every_loss
 
 import fastloss
 
-few = settings(max_examples=8)
+few = settings(max_examples=4)
 
 
 @st.composite

@@ -64,7 +64,7 @@ def agree(loss, expected, logits, target, tolerance=1e-10, **arguments):
     return value, gradient
 
 
-@pytest.mark.by_turns(3)
+@pytest.mark.by_turns(5)
 @every_case
 @pytest.mark.parametrize("space", SPACES, ids=str)
 @pytest.mark.parametrize(("activation", "channels"), [("softmax", 3), ("sigmoid", 3), (None, 3), (None, 1)])
@@ -105,6 +105,7 @@ def test_dense_targets(each_backend, name, options, dense_dtype):
     agree(loss_class(name)(activation="sigmoid", **options), expected, logits, soft, 1e-9, mask=mask)
 
 
+@pytest.mark.by_turns(5)
 @every_loss
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", ["reference", "numba"])
@@ -296,7 +297,7 @@ def test_opcheck_of_the_convolution(backend):
     torch.library.opcheck(torch.ops.fastloss.hausdorff_conv, operator_arguments(backend, 2.0, [2, 3], False, 1, True))
 
 
-@pytest.mark.parametrize("backend", ["reference", "numba", "triton"])
+@pytest.mark.parametrize("backend", ["reference", "numba", pytest.param("triton", marks=pytest.mark.slow)])
 def test_opcheck_of_cldice(backend):
     arguments = operator_arguments(backend, 2, 1)
     torch.library.opcheck(torch.ops.fastloss.cldice_sums, arguments)

@@ -128,7 +128,8 @@ def counted(masks: Tensor, inputs: Inputs) -> Tensor:
     for label in inputs.ignore:
         masks &= (inputs.target.long() != label).unsqueeze(1)  # a small dtype would wrap the label
     if inputs.mask is not None:
-        masks &= (inputs.mask != 0).unsqueeze(1)
+        mask = inputs.mask if inputs.mask.ndim == masks.ndim else inputs.mask.unsqueeze(1)
+        masks &= mask != 0
     return masks
 
 
