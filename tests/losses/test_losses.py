@@ -31,8 +31,9 @@ def test_defaults_are_those_of_the_plain_versions():
     for name, plain_version in plain.KNOWN.items():
         wanted = inspect.signature(plain_version).parameters
         for option, parameter in inspect.signature(loss_class(name)).parameters.items():
-            if option in wanted and parameter.default not in (None, parameter.empty):
-                assert parameter.default == wanted[option].default, (name, option)
+            defaults = [parameter.default, wanted[option].default] if option in wanted else [None]
+            if None not in defaults and parameter.empty not in defaults:
+                assert defaults[0] == defaults[1], (name, option)
 
 
 def check_plain(row, activation, logits, target, weight=None, call=None, options=None, **build):
