@@ -385,7 +385,7 @@ MUTATIONS: list[Mutation] = [
         (
             "tl.where(p < EPSILON, EPSILON, p)",
             "tl.where(p < 0.0, EPSILON, p)",
-            _of(_GPU, "test_impossible_classes_and_huge_logits"),
+            _of(_PRODUCTS, "test_powers_of_logarithms_are_of_at_least_epsilon[triton]"),
         ),
         ("log, guess - guess * (total * guess - 1.0)", "log, guess * 1.00001", _of(_GPU, "test_channels")),
     ),
@@ -400,7 +400,7 @@ MUTATIONS: list[Mutation] = [
         (
             "tl.where(log <= EPSILON, 0.0, EXPONENT * lowered)",
             "EXPONENT * lowered",
-            _of(_GPU_PRODUCTS, "test_saturated_logits"),
+            _of(_PRODUCTS, "test_powers_of_logarithms_are_of_at_least_epsilon[triton]"),
         ),
         (
             "others = tl.where(p > 0.5, rest_quiet[0], rest_total[0] - rest[0])",
