@@ -127,7 +127,7 @@ def test_products_of_the_reference(case):
 
 
 def test_powers_of_logarithms_are_of_at_least_epsilon(each_backend):
-    """Of p = 1 and 0, where a power below 1 would have an infinite slope; and logarithms of probabilities are finite."""
+    """Of p = 1 and 0, where powers below 1 would have an infinite slope; logarithms of probabilities are finite."""
     labels = torch.zeros(1, 33, dtype=torch.uint8)
     expected = torch.tensor([1e-7**0.3, 1e-7**0.3, 1e-14, -math.log(1e-7), -math.log(1e-7)], dtype=torch.float64)
     for activation, values in (("softmax", (40.0, -40.0)), ("sigmoid", (40.0, -40.0)), (None, (1.0, 0.0))):
