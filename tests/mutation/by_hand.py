@@ -405,7 +405,7 @@ MUTATIONS: list[Mutation] = [
         (
             "others = tl.where(p > 0.5, rest_quiet[0], rest_total[0] - rest[0])",
             "others = rest_total[0] - rest[0]",
-            (*_of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits"), "tests/kernels/gpu/test_gpu_properties.py"),
+            _of(_SUMS, "test_confident_wrong_predictions_keep_their_gradient[triton-softmax]"),
         ),
     ),
     *_mutations(
@@ -414,7 +414,7 @@ MUTATIONS: list[Mutation] = [
         (
             'rest = rest + tl.where(tl.abs(top) < -lowest, 0.0, float("nan"))',
             "rest = rest + 0.0",
-            _of(_GPU, "test_not_a_number_is_not_hidden", "test_impossible_classes_and_huge_logits"),
+            _of(_GPU, "test_a_softmax_of_infinities_is_not_a_number"),
         ),
         (
             "q = tl.where(z == top, rest * reciprocal, 1.0 - p)",
@@ -434,7 +434,11 @@ MUTATIONS: list[Mutation] = [
             "coefficients[..., other] = grad_sums[..., k]",
             _of(_GPU_PRODUCTS, "test_a_product_asked_for_twice_and_its_share"),
         ),
-        ("return wanted, -(-tiles // wanted)", "return wanted, tiles // wanted", _of(_GPU, "test_dimensions")),
+        (
+            "return wanted, -(-tiles // wanted)",
+            "return wanted, tiles // wanted",
+            _of(_GPU, "test_every_tile_has_a_program"),
+        ),
     ),
     *_mutations(
         "kernels/gpu/unrolled.py",

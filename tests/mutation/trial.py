@@ -107,7 +107,8 @@ class Tree:
             import pytest
 
             numba.config.reload_config()
-            status = pytest.main([*tests, "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"])
+            every = [] if "-k" in tests else ["-m", "slow or not slow"]  # of what is named, also what comes by turns
+            status = pytest.main([*tests, *every, "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"])
         finally:
             sys.stdout.flush()
             os._exit(int(status))
