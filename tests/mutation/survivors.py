@@ -40,6 +40,12 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "self.reach = [min(max(radii), size) for size in self.space]  # beyond it there is no voxel",
     ): "No two voxels are as far from one another as an axis is long.",
     (
+        "kernels/gpu/voxels.py",
+        "write_value",
+        "value = tl.where(counted, tl.abs(value), -1.0)",
+        "value = tl.where(counted, value, -1.0)",
+    ): "A cross-entropy is negative only of a probability above 1.",
+    (
         "csrc/planner.hpp",
         "Plan",
         "if (!metric.whole || metric.greatest_square >= static_cast<double>(kFar<std::int32_t>) || label_bytes > 4) {",
