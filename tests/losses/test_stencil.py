@@ -431,6 +431,14 @@ def test_skeleton_of_a_bar_is_its_middle(each_backend):
     assert fastloss.DiceLoss(activation=None, include_background=False)(half, labels).item() > 0.4
 
 
+def test_of_equal_probabilities_each_keeps_its_derivative(each_backend):
+    """No neighbour is smaller or larger."""
+    logits, labels = torch.zeros(1, 3, 5, 6, dtype=torch.float64), regions((1, 5, 6), 3)
+    found = oracle.value_and_gradient(fastloss.SoftCLDiceLoss(), logits, labels)[1]
+    with fastloss.backend("reference"):
+        oracle.assert_close(found, oracle.value_and_gradient(fastloss.SoftCLDiceLoss(), logits, labels)[1], 1e-9)
+
+
 def test_cldice_equals_monai_with_a_class_as_a_sample():
     from monai.losses import SoftclDiceLoss, SoftDiceclDiceLoss
 

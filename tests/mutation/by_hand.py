@@ -40,6 +40,7 @@ _STENCIL = "losses/test_stencil.py"
 _CLDICE = ("tests/losses/test_stencil.py", "-k", "numba and cldice and (equals or number)")
 _STRUCTURE = ("tests/losses/test_stencil.py", "-k", "numba and structural and (equals or ignored)")
 _GPU_STENCIL = _of("kernels/gpu/test_gpu_stencil.py", "test_equals_the_reference")
+_EQUAL = _of(_STENCIL, "test_of_equal_probabilities_each_keeps_its_derivative[triton]")
 _EQUAL_EXTREMES = "test_equal_extremes_share_their_derivative"
 _SLOPES = _of("losses/test_soft_labels.py", "test_slopes_where_p_is_the_target")
 _OF_ZERO = "test_an_error_of_zero_has_no_gradient"
@@ -471,8 +472,8 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/gpu/neighbours.py",
-        ("smaller = other < value", "smaller = other <= value", _GPU_STENCIL),
-        ("larger = other > value", "larger = other >= value", _GPU_STENCIL),
+        ("smaller = other < value", "smaller = other <= value", _EQUAL),
+        ("larger = other > value", "larger = other >= value", _EQUAL),
         ("inside = inside & (at < size - STEP)", "inside = inside & (at <= size - STEP)", _GPU_STENCIL),
         ("tl.where(largest, 1.0, (value - low) * scale)", "(value - low) * scale", _GPU_STENCIL),
         (
