@@ -52,7 +52,7 @@ def test_sums_are_float64_where_a_device_has_it(device):
         inputs = torch.empty(2, 3, 4, device=device), torch.empty(2, 4, dtype=torch.uint8, device=device)
         found = (
             ops.voxel_sums(*inputs, None, None, ["p"], *options, ""),
-            *ops.topk_sums(*inputs, None, 0.1, ["p"], *options, "")[:3],
+            *ops.topk_sums(*inputs, None, 0.1, False, None, 0.0, ["p"], *options, "")[:3],
             *ops.jaccard_extension(*inputs, None, False, *options, "")[:2],
             ops.hausdorff_erosion(*inputs, None, *options, 2.0, 3, False, "")[0],
             ops.cldice_sums(*inputs, None, *options, 3, 0, ""),
