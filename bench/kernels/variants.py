@@ -54,10 +54,10 @@ ESSENTIAL_RANKED = 2
 VOXELS = (  # of the pass that writes each voxel's loss: what, activation, channels, dtype, union, further options
     ("totals", "softmax", 4, BF16, "smoothed cross-entropy", {"ignore": (255,)}),
     ("values", "softmax", 4, torch.float32, "focal", {}),
-    ("totals", "softmax", 40, BF16, "combo", {"mask": "weight", "map_channels": 1}),
+    ("totals", "softmax", 40, BF16, "a user's powers", {"mask": "weight", "map_channels": 1}),
     ("values", "sigmoid", 3, BF16, "focal of both sides", {"mask": "channel"}),
     ("totals", "none", 20, torch.float32, "focal of both sides", {"dense": True}),
-    ("totals", "softmax", 40, BF16, "a user's powers", {"map_channels": 1}),
+    ("totals", "softmax", 40, BF16, "combo", {}),
     ("values", "softmax", 40, BF16, "focal", {}),
     ("totals", "softmax", 3, torch.float64, "combo", {}),
 )

@@ -271,7 +271,8 @@ def generalized_dice_value(self: Any, sums: dict[str, Tensor], p: Pass) -> Tenso
     weight = weight + absent * (weight.max() if self.batch else weight.amax(1, keepdim=True))
     numerator = 2 * (both * weight).sum(classes, keepdim=True) + self.smooth_nr
     denominator = ((predicted + true) * weight).sum(classes, keepdim=True) + self.smooth_dr
-    return reduced(self, 1 - numerator / denominator, p)
+    truth = p.truth._replace(dtype=torch.promote_types(p.truth.dtype, torch.float32))  # that of the weights
+    return reduced(self, 1 - numerator / denominator, p._replace(truth=truth))
 
 
 @served(monai.losses.GeneralizedDiceLoss)
@@ -669,24 +670,22 @@ def unified_focal_loss(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
         raise Unserved("to_onehot_y or ignore_index of one channel")
     if self.reduction not in ("mean", "sum", "none") or focal.gamma < 0:
         raise Unserved("an unknown reduction, or a negative gamma")
-    truth = truth_of(y_pred, y_true, self.to_onehot_y, ignore_index)
-    if truth.dtype == torch.bool or (y_true.dtype in _UNSIGNED and not truth.labels):
+    if y_true.dtype == torch.bool or (y_true.dtype in _UNSIGNED and not self.to_onehot_y):
         raise Unserved(f"a dense target of {y_true.dtype}")  # 1 - y_true is an error, -y_true wraps around
-    if not truth.labels and ignore_index is None:  # a larger value is an error
-        require(y_true <= 1, "a target above 1")
-        if channels == 1:
-            require(y_true >= 0, "a target below 0")
-    g = float(focal.gamma)
-    terms = ("focal_neg" if channels == 1 else "focal_pos") + f"({g})", "ce_pos", "y*p", "y*q", "r*p"
-    p = Pass(y_pred.clamp(epsilon, 1.0 - epsilon), truth, (*terms, "r*q" if channels == 1 else "count"), None)
-    (sums,) = sums_of(p)
-    background, foreground, tp, fn, fp, last = (sums[name] for name in p.terms)
-    voxels = y_pred[0, 0].numel()
     if channels == 1:
-        tp, fn, fp = torch.cat([last, tp], 1), torch.cat([fp, fn], 1), torch.cat([fn, fp], 1)
-    else:
-        fp = fp + epsilon * (voxels - last)
-    entropy = (1 - focal.delta) * background[:, 0].mean() + focal.delta * foreground[:, -1].mean()
+        if y_true.shape != y_pred.shape:
+            raise Unserved("a target of another shape")
+        y_pred, y_true = torch.cat([1 - y_pred, y_pred], 1), torch.cat([1 - y_true, y_true], 1)
+    truth = truth_of(y_pred, y_true, self.to_onehot_y, ignore_index)
+    if not truth.labels and ignore_index is None:
+        require(y_true <= 1, "a target above 1")  # which is an error
+    terms = (f"focal_pos({float(focal.gamma)})", "ce_pos", "y*p", "y*q", "r*p", "count")
+    p = Pass(y_pred.clamp(epsilon, 1.0 - epsilon), truth, terms, None)
+    (sums,) = sums_of(p)
+    background, foreground, tp, fn, fp, counted = (sums[name] for name in terms)
+    voxels = y_pred[0, 0].numel()
+    fp = fp + epsilon * (voxels - counted)
+    entropy = (1 - focal.delta) * background[:, 0].mean() + focal.delta * foreground[:, 1].mean()
     score = 1 - (tp + epsilon) / (tp + overlap.delta * fn + (1 - overlap.delta) * fp + epsilon)
     overlaps = (score[:, 0].mean() + score[:, 1].pow(1 - overlap.gamma).mean()) / 2
     return (self.weight * entropy / (2 * voxels) + (1 - self.weight) * overlaps).to(_dtype(p))

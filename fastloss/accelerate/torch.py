@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..losses.base import never_zero
 from .core import Served, Unserved, check_tensors, run_pass, run_voxels
 
 served = Served()
@@ -51,9 +52,19 @@ def softmax_value(options: Entropy, sums: dict[str, Tensor], input: Tensor, labe
     value, smoothing = total("ce_pos"), options.label_smoothing
     if smoothing:
         value = (1 - smoothing) * value + smoothing / input.shape[1] * total("nll_pos")
-    if options.reduction == "mean":
-        value = value / (total("y") if labels else input.numel() // input.shape[1])
+    if options.reduction == "mean" and labels:
+        value = _mean(value, total("y"), sums["y"].sum())
+    elif options.reduction == "mean":
+        value = value / (input.numel() // input.shape[1])
     return value.to(entropy_dtype(input))
+
+
+def _mean(total: Tensor, weights: Tensor, voxels: Tensor) -> Tensor:
+    """The total by the weights: of no voxels NaN, whose gradient is 0 as in torch."""
+    if never_zero(voxels):
+        return total / weights
+    nothing = voxels == 0
+    return torch.where(nothing, torch.nan, total / torch.where(nothing, 1.0, weights))
 
 
 def sigmoid_terms(options: Entropy, input: Tensor) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ class Field(NamedTuple):
     stride0: int
     stride1: int
     stride2: int
+    far: int | None  # 1, else None: both are compile-time constants; whether channels are 2^31 elements apart
 
 
 class Launch(NamedTuple):
@@ -169,8 +170,9 @@ def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
     lanes = _warp_size() * _warps()
     double = logits.dtype == torch.float64
     powers = sum(map(_has_power, plan.terms))
-    if plan.activation != "softmax":
-        needed = vector + terms + POWER_REGISTERS * powers
+    if plan.activation != "softmax":  # whose channels come one after another: whole powers need nothing of their own
+        fractional = sum(any(getattr(term, factor) % 1 for factor in FACTORS) for term in plan.terms)
+        needed = vector + terms + POWER_REGISTERS * fractional
         chunk = _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * needed)))
     elif not double and channels * _registers(vector, terms, powers, plan.dense) <= UNROLLED_REGISTERS:
         chunk = channels
@@ -244,7 +246,8 @@ def _field(tensor: Tensor, channels: bool) -> Field:
     first = 2 if channels else 1
     (_, n1, n2), strides = spatial_layout(tensor, first)
     channel = tensor.stride(1) if channels and tensor.shape[1] > 1 else 0
-    return Field(tensor, tensor.stride(0), channel, n1, n2, *strides)
+    far = 1 if channel * tensor.shape[1] >= 2**31 else None
+    return Field(tensor, tensor.stride(0), channel, n1, n2, *strides, far)
 
 
 def _axes(tensor: Tensor, first: int) -> int:

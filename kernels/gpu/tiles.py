@@ -32,8 +32,11 @@ def offsets(field, sample, voxel, AXES: tl.constexpr):
 
 @triton.jit
 def of_channel(field, channel):
-    """Elements from channel 0 to another, which may be more than 32 bits hold."""
-    return tl.cast(channel, tl.int64) * field.channel
+    """Elements from channel 0 to another, in 64 bits where 32 do not hold them: those take fewer registers."""
+    if field.far is None:
+        return channel * field.channel
+    else:
+        return tl.cast(channel, tl.int64) * field.channel
 
 
 @triton.jit

@@ -1,5 +1,6 @@
 """Calls of MONAI's losses, drawn at random: class, options, shapes, dtypes, targets."""
 
+import functools
 import random
 
 import monai.losses as L
@@ -67,7 +68,7 @@ def _module(r, name, channels=None, axes=None):
     else:
         act = _pick(r, ("softmax" if kept else "sigmoid", 50), ("sigmoid", 30), ("other_act", 12), (None, 8))
         if act == "other_act":
-            options[act] = r.choice((softmax_act, torch.sigmoid, torch.tanh))
+            options[act] = r.choice((softmax_act, softmax_act, torch.sigmoid, torch.sigmoid, torch.tanh))
         elif act:
             options[act] = True
     smooth = name in ("DiceLoss", "MaskedDiceLoss", "GeneralizedDiceLoss", "DiceCELoss", "DiceFocalLoss", "TverskyLoss")
@@ -111,7 +112,7 @@ def _call(r, name, module, channels, axes, options):
     dtype = _pick(r, (torch.float32, 88), (torch.float64, 6), (torch.bfloat16, 4), (torch.float16, 2))
     logits = torch.randn(batch, channels, *shape).mul(_pick(r, (1.0, 5), (4.0, 4), (30.0, 1))).to(dtype)
     activated = any(options.get(act) for act in ("sigmoid", "softmax", "other_act")) or "Focal" in name
-    if name == "AsymmetricUnifiedFocalLoss" or (not activated and r.random() < 0.8):
+    if name == "AsymmetricUnifiedFocalLoss" or (not activated and r.random() < 0.9):
         logits = logits.float().softmax(1).to(dtype) if channels > 1 else logits.float().sigmoid().to(dtype)
     target = _target(r, batch, channels, shape, options)
     layout = r.random()
@@ -177,4 +178,10 @@ def _deep_supervision(r):
     target = _target(r, call.args[0].shape[0], channels, shape, options)
     sizes = [shape, [size // 2 for size in shape], [max(1, size // r.choice((3, 4))) for size in shape]]
     levels = [torch.randn(call.args[0].shape[0], channels, *size) for size in sizes]
-    return Call(outer, (levels, target))
+    return Call(outer, (levels, target), exact=functools.partial(_without_cast, outer))
+
+
+def _without_cast(outer, levels, target):
+    """What a DeepSupervisionLoss computes, which makes all levels float32."""
+    weights = outer.get_weights(len(levels))
+    return sum(weight * outer.get_loss(level, target) for weight, level in zip(weights, levels, strict=True))

@@ -50,3 +50,13 @@ SIDE_BY_SIDE = [  # docs/drop-in.md
 def test_options_side_by_side(theirs, ours):
     with fastloss.backend("reference"):
         torch.testing.assert_close(ours(), theirs())
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_a_mean_of_no_voxels(backend):
+    logits, options = LOGITS.clone().requires_grad_(), {"weight": W, "label_smoothing": 0.1}
+    with fastloss.backend(backend), fastloss.accelerate("torch") as handle:
+        value = F.cross_entropy(logits, torch.full_like(LABELS, -100), **options)
+        value.backward()
+    assert handle.report()["cross_entropy"].fused == 1
+    assert value.isnan() and not logits.grad.any()
