@@ -176,6 +176,13 @@ def test_a_stack_of_levels(space):
             fastloss.DeepSupervision(loss)(stack, dense)
 
 
+def test_levels_without_voxels_are_those_of_a_target_without():
+    loss, stack = fastloss.DeepSupervision(fastloss.DiceCELoss()), [torch.ones(2, 3, 0, 4), torch.ones(2, 3, 0, 2)]
+    assert loss(stack, torch.zeros(2, 0, 4, dtype=torch.uint8)) == 0
+    with pytest.raises(ValueError, match=r"logits\[0\]: got spatial size \[0, 4\] for a target of \[8, 4\]"):
+        loss(stack, torch.zeros(2, 8, 4, dtype=torch.uint8))
+
+
 def test_odd_sizes_are_those_of_strided_convolutions():
     """13 voxels are 7, 4 and 2 after convolutions of stride 2, whose centres are every 2nd, 4th and 8th voxel."""
     volume = torch.randint(0, 3, (2, 13, 10, 5))
