@@ -44,6 +44,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -130,7 +131,6 @@ def term_name(kind: str, power: float) -> str:
     return f"{kind}({float(power)!r})"
 
 
-@lru_cache(maxsize=1024)
 def parse_term(name: str) -> Term:
     """``"py"``, ``"focal_pos(2.0)"``, ``"y*p^0.7"`` or ``"map*py"`` as a :class:`Term`.
 
@@ -139,6 +139,11 @@ def parse_term(name: str) -> Term:
     """
     if not isinstance(name, str):
         raise _unknown(name)
+    return _parse(name)
+
+
+@lru_cache(maxsize=1024)
+def _parse(name: str) -> Term:
     product = name.removeprefix(MAP_PREFIX)
     mapped = product != name
     if product in NAMES:
@@ -185,12 +190,14 @@ def _unknown(name: object) -> ValueError:
     )
 
 
-def check_terms(names: tuple[str, ...], activation: str) -> tuple[Term, ...]:
+def check_terms(names: Sequence[str], activation: str) -> tuple[Term, ...]:
     """The terms of some names, all of them known and with a finite derivative under an activation.
 
     Raises:
-        ValueError: naming the term.
+        TypeError, ValueError: naming the term.
     """
+    if not isinstance(names, (tuple, list)):  # of a text the letters would be terms
+        raise TypeError(f"terms: got {names!r}, expected a tuple of terms, such as ('p', 'py', 'y')")
     terms = tuple(map(parse_term, names))
     for name, term in zip(names, terms, strict=True):
         for power, factor, other, log in ((term.p, "p", "m", term.m), (term.q, "q", "l", term.l)):

@@ -5,6 +5,7 @@ With ``I``, ``P``, ``Y`` and ``s`` as in :mod:`fastloss.losses.region` and the n
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -124,7 +125,7 @@ class MCCLoss(SumLoss):
     .. math:: 1 - \frac{N I - P Y + s}{\sqrt{\max(P\, Y (N - P)(N - Y), 0) + s^2}}
 
     Args:
-        smooth: s, at least 0.
+        smooth: s, at least 0, its square finite.
         **options: see :class:`fastloss.SumLoss`.
 
     Source: Abhishek & Hamarneh 2021, arXiv:2010.13454. Not in the survey. MONAI's ``MCCLoss`` has its smoothing in the
@@ -135,8 +136,10 @@ class MCCLoss(SumLoss):
 
     def __init__(self, *, smooth: float = 1e-5, **options: Any):
         check_at_least_zero(smooth=smooth)
+        if math.isinf(float(smooth) * smooth):
+            raise ValueError(f"smooth: got {smooth!r}, expected a number whose square is finite")
         super().__init__(**options)
-        self.smooth = smooth
+        self.smooth = float(smooth)
 
     def formula(self, sums: Sums) -> Tensor:
         predicted, true, count = sums["p"], sums["y"], sums["count"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..passes.inputs import Factors, check_at_least_zero, check_factors, weighted_sum
+from ..passes.inputs import Factors, check_at_least_zero, check_factors, check_iterable, check_tensor, weighted_sum
 
 
 class DeepSupervision(nn.Module):
@@ -72,18 +72,23 @@ class DeepSupervision(nn.Module):
         weight_map: Tensor | None = None,
     ) -> Tensor:
         """The loss, for logits from the finest to the coarsest level."""
-        if not isinstance(target, Tensor):
-            raise TypeError(f"target: got {type(target).__name__}, expected a torch.Tensor")
         given = {"mask": mask, "weight_map": weight_map}
         volumes = {name: volume for name, volume in given.items() if volume is not None}
+        for name, tensor in {"target": target, **volumes}.items():
+            check_tensor(tensor, name)
         if isinstance(logits, Tensor):
+            check_tensor(logits, "logits")
             if not _is_stack(logits, target):
                 return self.loss(logits, target, **volumes)
             logits = logits.unbind(1)
-        if not logits:
+        levels = check_iterable(logits, "logits", "a sequence of tensors, one for each resolution")
+        if not levels:
             raise TypeError("logits: got nothing, expected a sequence of tensors, one for each resolution")
-        weights, used, parts = self.level_weights(len(logits)), [], []
-        for level, factors, weight in zip(logits, _factors(logits, target), weights, strict=True):
+        weights, used, parts = self.level_weights(len(levels)), [], []
+        factors_of_levels = _factors(levels, target)
+        for name, volume in volumes.items():
+            _check_space(name, volume, target.shape[-len(factors_of_levels[0]) :])
+        for level, factors, weight in zip(levels, factors_of_levels, weights, strict=True):
             if isinstance(weight, Tensor) or weight:
                 used.append(weight)
                 read = {name: _every(volume, factors) for name, volume in volumes.items()}
@@ -114,8 +119,7 @@ def _is_stack(logits: Tensor, target: Tensor) -> bool:
 def _factors(levels: Sequence[Tensor], target: Tensor) -> list[tuple[int, ...]]:
     """How many voxels of the target a voxel of each level stands for, along each axis."""
     for i, level in enumerate(levels):
-        if not isinstance(level, Tensor):
-            raise TypeError(f"logits[{i}]: got {type(level).__name__}, expected a torch.Tensor")
+        check_tensor(level, f"logits[{i}]")
     full = target.shape[2 - levels[0].ndim :]
     found: list[tuple[int, ...]] = []
     size, factors = full, (1,) * len(full)
@@ -140,6 +144,14 @@ def _factor(n: int, whole: int, last: int, by: int) -> int:
         return int(whole == 0)
     candidates = (by * -(-last // n), -(-whole // n))
     return next((factor for factor in candidates if factor and -(-whole // factor) == n), 0)
+
+
+def _check_space(name: str, volume: Tensor, space: torch.Size) -> None:
+    if volume.ndim <= len(space) or volume.shape[-len(space) :] != space:
+        raise ValueError(
+            f"{name}: got shape {list(volume.shape)}, expected the spatial size of the target, {list(space)}, as the "
+            "last axes"
+        )
 
 
 def _every(volume: Tensor, factors: tuple[int, ...]) -> Tensor:

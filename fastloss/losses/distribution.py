@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..passes.inputs import check_factor, check_fraction, check_weight_length
+from ..passes.inputs import check_activation, check_factor, check_fraction, check_weight_length
 from .base import SumLoss, Sums, ratio
 
 
@@ -45,7 +45,7 @@ class VoxelLoss(SumLoss):
     ):
         counted = ("y",) if self.per_target else ("count",)
         self.terms = (*counted, *terms)
-        if activation != "softmax":
+        if check_activation(activation) != "softmax":
             self.terms = tuple(dict.fromkeys((*counted, "count", *terms, *complement_terms)))
         super().__init__(
             activation=activation,

@@ -7,11 +7,11 @@ import oracle
 import torch
 from hypothesis import strategies as st
 
-from fastloss.passes.inputs import _INTEGERS
+from fastloss.passes.inputs import INTEGERS
 from fastloss.terms import label_count
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-LABELS = [str(dtype).removeprefix("torch.") for dtype in _INTEGERS]
+LABELS = [str(dtype).removeprefix("torch.") for dtype in INTEGERS]
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 LAYOUTS = ("contiguous", "last", "sliced", "reversed", "channel_slice", "offset", "transposed", "expanded")
 # of a value, and of a gradient as a share of its largest entry: rounding of some thousand operations in float32, and of
