@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np  # noqa: F401
 import torch
 from hypothesis import strategies as st
+from rows import needed, options_of
 
 import fastloss
 from fastloss import distance, metrics, precompute
@@ -111,21 +112,6 @@ def _of_call(arguments):
     return {name.removesuffix("_of_call"): arguments[name] for name in _CALL if name in arguments}
 
 
-def _options(cls):
-    """The names of all options of a loss."""
-    names = {}
-    for base in cls.__mro__:
-        if issubclass(base, fastloss.SegmentationLoss):
-            parameters = inspect.signature(base.__init__).parameters.values()
-            names |= dict.fromkeys(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-            if base in (fastloss.SegmentationLoss, *_WITHOUT_MORE):
-                break
-    return tuple(names)
-
-
-_WITHOUT_MORE = (fastloss.TopKLoss,)
-
-
 def _of_parameters(function, **good):
     return Door(function, good, tuple(name for name in inspect.signature(function).parameters if name not in good))
 
@@ -176,8 +162,8 @@ def doors():
     for name in fastloss.__all__:
         if name.endswith("Loss") and name not in ("SegmentationLoss", "SumLoss", "CompoundLoss"):
             cls = getattr(fastloss, name)
-            good = {"logits": Z, "target": Y} | ({"beta": "[1.0, 2.0, 3.0]"} if name.startswith("Weighted") else {})
-            others = (*_CALL, *(option for option in _options(cls) if option not in good))
+            good = {"logits": Z, "target": Y} | {option: repr(value) for option, value in needed(cls).items()}
+            others = (*_CALL, *(option for option in options_of(cls) if option not in good))
             found[name] = Door(_loss(cls), good, others)
     for name in ("edt", "edt_squared", "boundary_distance", "signed_edt"):
         found[name] = _of_parameters(getattr(distance, name), mask=MASK)
@@ -194,7 +180,7 @@ def doors():
     found["DeepSupervision"] = Door(_supervision, levels, ("weights", "mask", "weight_map"))
     compound = {"logits": Z, "target": Y, "losses": "[fastloss.DiceLoss(), fastloss.CrossEntropyLoss()]"}
     found["CompoundLoss"] = Door(_compound, compound, ("weights", *_CALL))
-    found["SumLoss"] = Door(_own, {"logits": Z, "target": Y, "terms": "('p', 'y')"}, _options(fastloss.SumLoss))
+    found["SumLoss"] = Door(_own, {"logits": Z, "target": Y, "terms": "('p', 'y')"}, _of_parameters(fastloss.SegmentationLoss).others)
     found["backend"] = Door(_backend, {"backend": "'numba'"})
     found["parse_term"] = Door(lambda terms: fastloss.terms.parse_term(terms), {"terms": "'p'"})
     found["confusion_matrix"] = _of_parameters(metrics.confusion_matrix, **given)
