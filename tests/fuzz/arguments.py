@@ -180,7 +180,9 @@ def doors():
     found["DeepSupervision"] = Door(_supervision, levels, ("weights", "mask", "weight_map"))
     compound = {"logits": Z, "target": Y, "losses": "[fastloss.DiceLoss(), fastloss.CrossEntropyLoss()]"}
     found["CompoundLoss"] = Door(_compound, compound, ("weights", *_CALL))
-    found["SumLoss"] = Door(_own, {"logits": Z, "target": Y, "terms": "('p', 'y')"}, _of_parameters(fastloss.SegmentationLoss).others)
+    found["SumLoss"] = Door(
+        _own, {"logits": Z, "target": Y, "terms": "('p', 'y')"}, _of_parameters(fastloss.SegmentationLoss).others
+    )
     found["backend"] = Door(_backend, {"backend": "'numba'"})
     found["parse_term"] = Door(lambda terms: fastloss.terms.parse_term(terms), {"terms": "'p'"})
     found["confusion_matrix"] = _of_parameters(metrics.confusion_matrix, **given)

@@ -25,6 +25,23 @@ TOLERANCES = {
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What decides which code runs."""
+
+    activation: str | None
+    channels: int
+    dtype: torch.dtype
+    dense: str
+    backend: str
+
+
+def channel_counts(activation, backend):
+    """Numbers of channels to choose from, each as often as it is there."""
+    few, many = ((2, 2, 3, 4, 5, 8, 11, 19), (40, 200)) if activation == "softmax" else ((1, 2, 3, 7, 11), (33, 200))
+    return few * (8 if backend == "triton" else 1) + many  # of which the interpreter takes seconds
+
+
+@dataclass(frozen=True)
 class Form:
     """All of an input but what decides which code runs."""
 

@@ -10,10 +10,10 @@ from rows import Row, loss_class
 
 import fastloss
 
-from .inputs import DTYPES, Form, agree, forms, has_bad_labels, make, value_and_gradient
+from .inputs import DTYPES, Form, Plan, agree, channel_counts, forms, has_bad_labels, make, value_and_gradient
 from .run import Kind
 
-__all__ = ["KINDS", "Case", "Form", "Part", "Plan", "check", "torch"]
+__all__ = ["KINDS", "Case", "Form", "Losses", "Part", "check", "torch"]
 
 _SMOOTH = {"smooth": (1e-5, 0.1, 1.0)}
 _FOCAL = {"gamma": (0.0, 0.5, 1.0, 2.0, 3.5), "alpha": (None, 0.25)}
@@ -50,7 +50,7 @@ OPTIONS = {
         "symmetric": (False, True),
     },
     "topk": {"k": (0.1, 0.5, 1.0)},
-    "dice_topk": {**_DICE, "k": (0.1, 0.5)},
+    "dice_topk": {"include_background": (True, False), "batch": (False, True), **_SMOOTH, "k": (0.1, 0.5)},
     "lovasz": {
         "per_sample": (False, True),
         "classes": ("present", "all"),
@@ -91,20 +91,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What decides which code runs."""
-
+class Losses(Plan):
     parts: tuple[Part, ...]
-    activation: str | None
-    channels: int
-    dtype: torch.dtype
-    dense: str
-    backend: str
 
 
 @dataclass(frozen=True)
 class Case:
-    plan: Plan
+    plan: Losses
     form: Form
 
 
@@ -116,7 +109,7 @@ def plan_of(random, backend):
 
     activation = pick(("softmax", "softmax", "sigmoid", None))
     dense = pick(("", "", "", "soft", "bool", "one_hot"))
-    channels = pick((2, 2, 3, 4, 5, 8, 19, 40, 200) if activation == "softmax" else (1, 2, 3, 7, 33, 200))
+    channels = pick(channel_counts(activation, backend))
     if channels == 1 and dense in ("bool", "one_hot"):
         dense = ""  # which of one channel would be labels
     compound = random.random() < 1 / 3
@@ -126,7 +119,7 @@ def plan_of(random, backend):
         channels, parts = 5, [_part(random, parts[0].name, 5, dense)]
     if parts[0].name == "lovasz" and dense == "soft":
         dense = "bool" if channels > 1 else ""
-    return Plan(tuple(parts), activation, channels, pick(DTYPES), dense, backend)
+    return Losses(activation, channels, pick(DTYPES), dense, backend, tuple(parts))
 
 
 def _part(random, name, channels, dense):

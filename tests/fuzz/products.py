@@ -12,10 +12,10 @@ from products import agree, is_finite, products
 import fastloss
 from fastloss.terms import Term
 
-from .inputs import DTYPES, TOLERANCES, Form, forms, make, restride
+from .inputs import DTYPES, TOLERANCES, Form, Plan, channel_counts, forms, make, restride
 from .run import SETTINGS, Kind
 
-__all__ = ["KINDS", "Case", "Form", "Plan", "Term", "check", "torch"]
+__all__ = ["KINDS", "Case", "Form", "Products", "Term", "check", "torch"]
 
 # of the sums, and of the gradient (as the tests of products have it; half precision: rounding where it is stored)
 OF_SUMS = {torch.float64: (2e-12, 1e-10), torch.float32: (2e-6, 1e-5)}
@@ -23,21 +23,14 @@ OF_REFERENCE = (2e-5, 2e-4)  # it is made of torch's own functions in float64: q
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What decides which code runs."""
-
+class Products(Plan):
     terms: tuple[Term, ...]
     names: tuple[str, ...]
-    activation: str | None
-    channels: int
-    dtype: torch.dtype
-    dense: str
-    backend: str
 
 
 @dataclass(frozen=True)
 class Case:
-    plan: Plan
+    plan: Products
     form: Form
     map_channels: bool
     map_layout: str
@@ -51,9 +44,9 @@ def plans(draw, backend):
     if all(term.constant for term, _ in found):
         found[0] = (Term(p=1.0), "p")
     terms, names = zip(*found, strict=True)
-    channels = draw(st.sampled_from([2, 3, 4, 5, 6, 11, 40, 200] if activation == "softmax" else [1, 2, 3, 6, 11, 200]))
+    channels = draw(st.sampled_from(channel_counts(activation, backend)))
     dense = draw(st.sampled_from(["", "", "soft", "bool", "one_hot"] if channels > 1 else ["", "soft"]))
-    return Plan(terms, names, activation, channels, draw(st.sampled_from(DTYPES)), dense, backend)
+    return Products(activation, channels, draw(st.sampled_from(DTYPES)), dense, backend, terms, names)
 
 
 def cases(backend, count, most, scales=(0.1, 2.0, 10.0, 40.0)):

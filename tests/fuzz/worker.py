@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 from fuzz.run import Record, find, work, work_guided
+from interpreter import quicken
 
 if __name__ == "__main__":
     module, name, seed, seconds, inputs, folder, guided = sys.argv[1:]
     faulthandler.enable()
+    quicken()
     record = Record(Path(folder))
     if guided == "1":
         import atheris
