@@ -37,8 +37,8 @@ class Plan:
 
 def channel_counts(activation, backend):
     """Numbers of channels to choose from, each as often as it is there."""
-    few, many = ((2, 2, 3, 4, 5, 8, 11, 19), (40, 200)) if activation == "softmax" else ((1, 2, 3, 7, 11), (33, 200))
-    return few * (8 if backend == "triton" else 1) + many  # of which the interpreter takes seconds
+    few, many = ((2, 2, 3, 4, 5, 8, 11, 19, 40), (200,)) if activation == "softmax" else ((1, 2, 3, 7, 11), (33, 200))
+    return few * (60 if backend == "triton" else 1) + many  # which take the interpreter ten seconds
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ import faulthandler
 import sys
 from pathlib import Path
 
-from fuzz.run import Record, find, work, work_guided
 from interpreter import quicken
+
+from fuzz.run import Record, find, work, work_guided
 
 if __name__ == "__main__":
     module, name, seed, seconds, inputs, folder, guided = sys.argv[1:]
