@@ -231,7 +231,14 @@ class Block:
         lanes = self.lanes
         if self.form.activation != "softmax":
             (p,) = self.of_label([self.z])
-            return self._plain(self.of_labelled(p()))
+            plain = self._plain(self.of_labelled(p()))
+            return Factors(
+                lanes,
+                p=lambda: plain.get("p"),
+                q=lambda: plain.get("q"),
+                l=lambda: self.of_labelled(plain.get("l")),
+                m=lambda: plain.get("m"),
+            )
         each = range(self.form.classes)
 
         def of_others() -> Any:

@@ -164,7 +164,8 @@ def make(form, activation, channels, dtype, dense=""):
     target = restride(labels.unsqueeze(1).to(dtype).view(bits), form.layouts[1]).view(dtype)
     labels = target[:, 0].long()
     weight, target = oracle.counted(labels, ignore, mask), target if form.axis else target[:, 0]
-    return _poisoned(form, Tensors(logits, target, oracle.one_hot(labels, channels), weight, mask, ignore))
+    y = oracle.one_hot(labels.masked_fill(oracle.counted(labels, ignore) == 0, -1), channels)  # ignored: of no class
+    return _poisoned(form, Tensors(logits, target, y, weight, mask, ignore))
 
 
 def _mask(form, rand, voxels):
