@@ -46,7 +46,7 @@ def voxel_errors(logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan
     """|y - p| and where y is 1, ``[B, C, *S]``, and the weight of the voxels."""
     v = _Voxels(logits, target, mask, plan)
     true = v.y != 0
-    return torch.where(true, v.q if v.sigmoid else 1 - v.p, v.p), true, v.weight
+    return torch.where(true, 1 - v.p if v.activation == "none" else v.q, v.p), true, v.weight
 
 
 def _no_sums(logits: Tensor) -> Tensor:
