@@ -1,5 +1,6 @@
 """Every loss with the options that change its formula: what the tests of all losses run over."""
 
+import functools
 import inspect
 from dataclasses import dataclass, field
 
@@ -63,6 +64,7 @@ def loss_class(name):
     return classes.get(name.replace("_", "") + "loss")
 
 
+@functools.cache
 def options_of(cls):
     """The names of all options that a loss takes, those of its parts included."""
     names = {

@@ -11,7 +11,7 @@ from fastloss.passes.inputs import INTEGERS
 from fastloss.terms import label_count
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-LABELS = [str(dtype).removeprefix("torch.") for dtype in INTEGERS]
+LABELS = [*(str(dtype).removeprefix("torch.") for dtype in INTEGERS), "uint64", "float32"]
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 LAYOUTS = ("contiguous", "last", "sliced", "reversed", "channel_slice", "offset", "transposed", "expanded")
 # of a value, and of a gradient as a share of its largest entry: rounding of some thousand operations in float32, and of
@@ -158,12 +158,15 @@ def make(form, activation, channels, dtype, dense=""):
         target = restride(target, form.layouts[1])
         weight = oracle.counted(labels, (), mask)
         return _poisoned(form, Tensors(logits, target, target, weight, mask, ()))
-    labels, ignore = _ignored(form, labels, classes, rand)
     dtype = getattr(torch, form.label_dtype)
+    if dtype.is_floating_point and channels == 1:
+        dtype = torch.uint8  # floats would be a dense target
+    labels, ignore = _ignored(form, dtype, labels, classes, rand)
     bits = SIGNED.get(dtype, dtype)  # torch moves few unsigned integers
     target = restride(labels.unsqueeze(1).to(dtype).view(bits), form.layouts[1]).view(dtype)
     labels = target[:, 0].long()
-    weight, target = oracle.counted(labels, ignore, mask), target if form.axis else target[:, 0]
+    weight = oracle.counted(labels, ignore, mask)
+    target = target if form.axis or dtype.is_floating_point else target[:, 0]
     y = oracle.one_hot(labels.masked_fill(oracle.counted(labels, ignore) == 0, -1), channels)  # ignored: of no class
     return _poisoned(form, Tensors(logits, target, y, weight, mask, ignore))
 
@@ -180,10 +183,9 @@ def _mask(form, rand, voxels):
     return mask if mask is None else restride(mask.unsqueeze(1), form.layouts[2])[:, 0]
 
 
-def _ignored(form, labels, classes, rand):
+def _ignored(form, dtype, labels, classes, rand):
     """Labels with ignored ones and ones that are no class, and the ignored."""
-    dtype = getattr(torch, form.label_dtype)
-    info = torch.iinfo(dtype if dtype != torch.bool else torch.uint8)
+    info = torch.iinfo({torch.bool: torch.uint8, torch.float32: torch.int16}.get(dtype, dtype))
     least, greatest = info.min, min(info.max, 2**63 - 1) if dtype != torch.bool else 1
     labels = labels.clamp(max=greatest)
     other = [greatest, least, min(255, greatest)][form.seed % 3]

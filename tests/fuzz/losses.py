@@ -6,7 +6,7 @@ import oracle
 import plain
 import torch
 from hypothesis import strategies as st
-from rows import Row, loss_class
+from rows import Row, loss_class, options_of
 
 import fastloss
 
@@ -171,6 +171,12 @@ def build(plan, axes, **common):
     return losses[0] if len(losses) == 1 else fastloss.CompoundLoss(losses, [part.weight for part in plan.parts])
 
 
+def has_one_table(loss):
+    """Whether it is reduced from values of samples and classes, rather than a sum of several such."""
+    several = isinstance(loss, (fastloss.CompoundLoss, fastloss.DiceTopKLoss))
+    return not several and "reduction" in options_of(type(loss))
+
+
 def check(case):
     plan, form = case.plan, case.form
     axes, dtype = len(form.space), plan.dtype
@@ -191,6 +197,13 @@ def check(case):
             again = value_and_gradient(lambda z: loss(z, v.target, **v.arguments()), v.logits.contiguous())
             assert torch.equal(again[0], found[0]), "another layout, another value"
             assert torch.equal(again[1].nan_to_num(), found[1].nan_to_num()), "another layout, another gradient"
+        if "validate" not in common and form.seed % 4 == 0:
+            checked = build(plan, axes, validate=True, **common)(v.logits, v.target, **v.arguments())
+            assert torch.equal(checked, found[0]), "another value where all is validated"
+        if form.seed % 4 == 1 and has_one_table(loss):
+            kinds = [build(plan, axes, reduction=kind, **common) for kind in ("sum", "none")]
+            total, table = (loss(v.logits, v.target, **v.arguments()) for loss in kinds)
+            torch.testing.assert_close(total, table.sum(), rtol=1e-5, atol=1e-6)
     assert found[0].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert found[1].dtype == dtype and found[1].shape == v.logits.shape
     assert not found[1][(v.weight == 0).unsqueeze(1).expand_as(found[1])].any(), "a gradient where nothing counts"
