@@ -10,7 +10,18 @@ from rows import Row, loss_class, options_of
 
 import fastloss
 
-from .inputs import DTYPES, Form, Plan, agree, channel_counts, forms, has_bad_labels, make, value_and_gradient
+from .inputs import (
+    DTYPES,
+    Form,
+    Plan,
+    agree,
+    channel_counts,
+    forms,
+    has_bad_labels,
+    in_few_threads,
+    make,
+    value_and_gradient,
+)
 from .run import Kind
 
 __all__ = ["KINDS", "Case", "Form", "Losses", "Part", "check", "torch"]
@@ -177,6 +188,7 @@ def has_one_table(loss):
     return not several and "reduction" in options_of(type(loss))
 
 
+@in_few_threads
 def check(case):
     plan, form = case.plan, case.form
     axes, dtype = len(form.space), plan.dtype

@@ -12,7 +12,7 @@ from products import agree, is_finite, products
 import fastloss
 from fastloss.terms import Term
 
-from .inputs import DTYPES, TOLERANCES, Form, Plan, channel_counts, forms, make, restride
+from .inputs import DTYPES, TOLERANCES, Form, Plan, channel_counts, forms, in_few_threads, make, restride
 from .run import SETTINGS, Kind
 
 __all__ = ["KINDS", "Case", "Form", "Products", "Term", "check", "torch"]
@@ -81,6 +81,7 @@ def _example(strategy, seed):
     return found[-1]
 
 
+@in_few_threads
 def check(case):
     plan, form = case.plan, case.form
     v = make(form, plan.activation, plan.channels, plan.dtype, plan.dense)
