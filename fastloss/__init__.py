@@ -1,5 +1,6 @@
 """fastloss: segmentation losses for PyTorch as fused kernels, on the CPU and on GPUs."""
 
+from .accelerate.core import accelerate
 from .ahead import warmup
 from .losses.base import CompoundLoss, SegmentationLoss, SumLoss
 from .losses.compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
@@ -7,15 +8,16 @@ from .losses.confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecifici
 from .losses.deep_supervision import DeepSupervision
 from .losses.distribution import BalancedCrossEntropyLoss, CrossEntropyLoss, WeightedCrossEntropyLoss
 from .losses.focal import FocalLoss, PolyLoss
-from .losses.ranked import DiceTopKLoss, LovaszLoss, TopKLoss
+from .losses.ranked import DiceTopKLoss, LovaszHingeLoss, LovaszLoss, TopKLoss
 from .losses.region import DiceLoss, FocalTverskyLoss, JaccardLoss, LogCoshDiceLoss, TverskyLoss
 from .losses.spatial.boundary import BoundaryLoss, DistancePenaltyLoss, HausdorffDTLoss, ShapeAwareLoss
 from .losses.spatial.cldice import SoftCLDiceLoss, SoftDiceCLDiceLoss
 from .losses.spatial.hausdorff import HausdorffConvLoss, HausdorffErosionLoss
 from .losses.spatial.structural import StructuralSimilarityLoss
 from .losses.unified import UnifiedFocalLoss
+from .passes.distributed import gather_sums
 from .passes.ops import backend
-from .passes.sums import voxel_sums
+from .passes.sums import voxel_losses, voxel_sums
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,7 @@ __all__ = [
     "HausdorffErosionLoss",
     "JaccardLoss",
     "LogCoshDiceLoss",
+    "LovaszHingeLoss",
     "LovaszLoss",
     "MCCLoss",
     "PolyLoss",
@@ -54,7 +57,10 @@ __all__ = [
     "TverskyLoss",
     "UnifiedFocalLoss",
     "WeightedCrossEntropyLoss",
+    "accelerate",
     "backend",
+    "gather_sums",
+    "voxel_losses",
     "voxel_sums",
     "warmup",
 ]

@@ -94,6 +94,11 @@ class LabelMaps:
     def _batch_of_one(self, labels: Tensor, axes: int | None) -> Tensor:
         """``[1, 1, *S]``, or a dense target ``[1, C, *S]``."""
         batch = labels.unsqueeze(0)
+        if labels.is_floating_point() and (labels.ndim < 2 or labels.shape[0] not in (1, self.channels)):
+            raise ValueError(
+                f"label: got floats of shape {list(labels.shape)}, expected labels [1, *S] or a dense target "
+                f"[{self.channels}, *S]; labels of floats need the axis of size 1, or an integer dtype"
+            )
         known = axes if self.spatial_axes is None else self.spatial_axes
         if not labels.is_floating_point() and not has_channel_axis(batch.shape, known):
             batch = batch.unsqueeze(1)

@@ -3,11 +3,11 @@
 Every term is one voxel quantity of a class channel, multiplied by the voxel's weight ``w`` and summed over the
 voxels of each (sample, class). It is a product of powers,
 
-    share * p^a * q^b * l^c * m^d * e^f,    exponents >= 0,
+    share * p^a * q^b * l^c * m^f * e^g * d^h,    exponents >= 0,
 
 with ``p`` the probability after the activation, ``q = 1 - p``, ``l = -log p``, ``m = -log(1 - p)``, ``e = exp(-p)``,
-``y`` the target (0 / 1 for labels) and a share of 1, ``y``, ``r = 1 - y`` or ``y^2``. It is written as that:
-``"y*p^0.7"``, ``"p*l"``, ``"r*p*m"``. A sum of products is several terms of a formula. Many have names:
+``d = |p - y|``, ``y`` the target (0 / 1 for labels) and a share of 1, ``y``, ``r = 1 - y`` or ``y^2``. It is written as
+that: ``"y*p^0.7"``, ``"p*l"``, ``"r*p*m"``, ``"d"``. A sum of products is several terms of a formula. Many have names:
 
 ==================== =================== =========================================
 name                 product             symbol in the literature
@@ -35,9 +35,11 @@ with g a number of at least 0; :func:`term_name` writes the name of a term with 
 quantity multiplied by the voxel weight map of the call.
 
 Limits: a product whose share is 0 is 0, whatever the rest; ``0^0`` is 1; ``l^c`` with c other than 0 and 1 is
-``max(l, 1e-7)^c``, constant below, and ``m^d`` likewise. Under softmax ``m``, and for plain probabilities ``l`` and
+``max(l, 1e-7)^c``, constant below, and ``m^f`` likewise. Under softmax ``m``, and for plain probabilities ``l`` and
 ``m``, are logarithms of what is at least 1e-7. For plain probabilities the derivative of ``p^a``, a < 1, is infinite
-at 0 unless a factor ``m`` vanishes there as well (``q^b`` needs ``l``): such a term is an error.
+at 0 unless a factor ``m`` vanishes there as well (``q^b`` needs ``l``): such a term is an error, and so is ``d`` to a
+power below 1. The derivative of ``d`` is the sign of ``p - y``: 0 where both are equal, but for y = 0 and 1, where it
+is the one-sided one.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-FACTORS = ("p", "q", "l", "m", "e")
+FACTORS = ("p", "q", "l", "m", "e", "d")
 SHARES = ("1", "y", "r", "y2")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 MAP_PREFIX = "map*"
@@ -65,6 +67,7 @@ class Term(NamedTuple):
     l: float = 0.0
     m: float = 0.0
     e: float = 0.0
+    d: float = 0.0
     mapped: bool = False
 
     @property
@@ -200,6 +203,10 @@ def check_terms(names: Sequence[str], activation: str) -> tuple[Term, ...]:
         raise TypeError(f"terms: got {names!r}, expected a tuple of terms, such as ('p', 'py', 'y')")
     terms = tuple(map(parse_term, names))
     for name, term in zip(names, terms, strict=True):
+        if 0 < term.d < 1:
+            raise ValueError(
+                f"terms: the derivative of {name!r} is infinite where p is y, expected d to a power of 0 or at least 1"
+            )
         for power, factor, other, log in ((term.p, "p", "m", term.m), (term.q, "q", "l", term.l)):
             if activation == "none" and 0 < power < 1 and log != 1:
                 raise ValueError(

@@ -10,17 +10,19 @@ from torch import Tensor
 NO_LOSS = -1.0  # marks the loss of a voxel that does not count; the others are at least 0
 
 
-def select_largest(losses: Tensor, k: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean of the ``max(1, floor(k n))`` largest of the n losses that count, how many those are, and weights.
+def select_largest(losses: Tensor, k: float, of_all: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of the ``m = max(1, floor(k n))`` largest of the n losses that count, m, and weights.
 
-    Weights have the shape of ``losses``: 1 above the smallest of the largest, and equal shares of what is left for all
-    losses that equal it. Mean and number are float64 without axes, 0 where nothing counts.
+    With ``of_all`` n is the number of all losses, and those that do not count are 0 in the mean. Weights have the shape
+    of ``losses``: 1 above the smallest of the largest, and equal shares of what is left for all losses that equal it.
+    Mean and number are float64 without axes, 0 where nothing counts.
     """
     order = torch.sort(losses.flatten(), descending=True).values
     real = _sum_dtype(losses)
     valid = (losses >= 0) | losses.isnan()
     n = valid.sum()
-    count = torch.where(n > 0, _portion(n, k), 0)
+    of = torch.where(n > 0, _portion(torch.full_like(n, losses.numel()) if of_all else n, k), 0)
+    count = torch.minimum(of, n)
     if losses.numel() == 0:
         zero = losses.new_zeros((), dtype=real)
         return zero, zero.clone(), losses.clone()
@@ -30,16 +32,17 @@ def select_largest(losses: Tensor, k: float) -> tuple[Tensor, Tensor, Tensor]:
     left = (count - above.sum()).to(real)
     share = left / tied.sum().clamp_min(1)
     total = torch.where(above, losses, 0).sum(dtype=real) + torch.where(left > 0, left * threshold, 0)
-    mean = torch.where(count > 0, total / count.clamp_min(1), 0)
+    mean = torch.where(of > 0, total / of.clamp_min(1), 0)
     weights = torch.where(above, 1.0, torch.where(tied, share, 0.0)).to(losses.dtype)
-    return mean.to(real), count.to(real), weights
+    return mean.to(real), of.to(real), weights
 
 
 def jaccard_of_class(errors: Tensor, foreground: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The Lovász extension of the Jaccard loss of one class ``[N]``, and its slopes by the errors (constants).
 
     In the order of the errors, the largest first and of equal ones the first: what a voxel of weight w adds to the
-    Jaccard loss of all before it. ``weight`` is 0 where a voxel does not count; float64 results.
+    Jaccard loss of all before it; no slope where the error is 0. ``weight`` is 0 where a voxel does not count; float64
+    results.
     """
     w = weight.to(_sum_dtype(errors))
     order = torch.where(w != 0, errors, NO_LOSS).sort(descending=True, stable=True).indices
@@ -51,7 +54,9 @@ def jaccard_of_class(errors: Tensor, foreground: Tensor, weight: Tensor) -> tupl
     of_background = torch.where(before > 0, (total - inside) / before * (w / union), (w > 0).to(w))
     slopes = torch.where(true, w / union, of_background)
     slopes = torch.where(w > 0, slopes, 0)
-    value = torch.where(w > 0, slopes * errors[order], 0).sum()
+    errors = errors[order]
+    value = torch.where(w > 0, slopes * errors, 0).sum()
+    slopes = torch.where(errors == 0, 0, slopes)
     return value, torch.zeros_like(slopes).scatter_(0, order, slopes)
 
 
@@ -59,8 +64,8 @@ def jaccard_of_groups(
     errors: Tensor, true_of: Callable[[slice, int], Tensor], weight: Tensor, per_sample: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`jaccard_of_class` for every class, of each sample or of the batch: values and foreground ``[B or 1, C]``,
-    and slopes by p ``[C, B, *S]`` of the type of ``errors`` ``[B, C, *S]``. ``true_of(samples, c)`` is where class c is
-    true; weight ``[B, 1, *S]``."""
+    and slopes by p or the logit, ``[C, B, *S]``, of the type of ``errors`` ``[B, C, *S]``. ``true_of(samples, c)`` is
+    where class c is true; weight ``[B, 1, *S]``."""
     batch, channels = errors.shape[:2]
     real = _sum_dtype(errors)
     slopes = torch.empty((channels, batch, *errors.shape[2:]), dtype=errors.dtype, device=errors.device)

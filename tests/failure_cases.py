@@ -7,6 +7,7 @@ A row: what happened elsewhere, and addresses of tests, as files below tests/ an
 _SUMS, _OPS, _RANKED_OPS = "kernels/test_sums.py::", "passes/test_ops.py::", "passes/test_ranked_ops.py::"
 _LOSSES, _EXTREMES, _ERRORS = "losses/test_losses.py::", "losses/test_extremes.py::", "losses/test_errors.py::"
 _RANKED, _STENCIL, _BOUNDARY = "losses/test_ranked.py::", "losses/test_stencil.py::", "losses/test_boundary.py::"
+_FRICTION, _SOFT = "losses/test_friction.py::", "losses/test_soft_labels.py::"
 _IDENTITIES, _DEEP = "losses/test_identities.py::", "losses/test_deep_supervision.py::"
 _DISTANCE, _FIELDS = "distance/test_distance.py::", "distance/test_distance_fields.py::"
 _MEMORY = "distance/test_distance_memory.py::"
@@ -324,6 +325,27 @@ CASES = {
         _NIFTI + "test_channels_of_itk_and_others",
     ),
     "another torch than the newest": (_OPS + "test_compiles_without_breaks_and_with_dynamic_shapes",),
+    "soft labels whose Dice is least for another prediction": (
+        _SOFT + "test_the_least_is_where_the_prediction_is_the_soft_label",
+        _SOFT + "test_monai_has_the_same",
+        _SOFT + "test_the_term_and_its_slope",
+    ),
+    "float labels, lists of targets and options as other libraries name them": (
+        _FRICTION + "test_f1_float_labels_with_a_channel_axis",
+        _FRICTION + "test_f1b_float_labels_of_label_maps",
+        _FRICTION + "test_f1e_float_targets_of_metrics",
+        _FRICTION + "test_f3_a_list_of_targets",
+        _FRICTION + "test_f11_logits_may_be_named_input",
+        _FRICTION + "test_f12_options_of_other_libraries_are_answered_with_ours",
+    ),
+    "half a voxel between labels of a coarse level and nnU-Net's": (
+        _FRICTION + "test_f2_deep_supervision_with_the_numbers_of_nnunet",
+        _DEEP + "test_nearest_exact_of_any_sizes",
+    ),
+    "a head of weight 0 that DistributedDataParallel waits for": (
+        _FRICTION + "test_f14_and_f15_two_processes",
+        _DEEP + "test_a_level_of_weight_zero_is_not_computed",
+    ),
     # asked for
     "a spacing for each sample of a batch": (
         _INPUTS + "test_each_sample_has_its_spacing",

@@ -51,8 +51,18 @@ def log_power(log, exponent):
 
 
 def sums(logits, y, weight, terms, activation, weight_map=None):
-    """``[B, C, K]`` in float64, differentiable; y ``[B, C, *S]``, weight ``[B, *S]``."""
-    z, y, w = logits.double(), y.double(), weight.double().unsqueeze(1)
+    """``[B, C, K]`` in float64, differentiable; see :func:`values`."""
+    return values(logits, y, weight, terms, activation, weight_map).flatten(3).sum(3).movedim(0, -1)
+
+
+def by_channel(weight, logits):
+    """A weight ``[B, *S]`` or ``[B, C, *S]`` as one of channels."""
+    return weight if weight.ndim == logits.ndim else weight.unsqueeze(1)
+
+
+def values(logits, y, weight, terms, activation, weight_map=None):
+    """Of each voxel, ``[K, B, C, *S]`` in float64, differentiable; y ``[B, C, *S]``, weight ``[B, *S]`` or as y."""
+    z, y, w = logits.double(), y.double(), by_channel(weight, logits).double()
     p = probability(z, activation)
     q = (-z).sigmoid() if activation == "sigmoid" else (1 - p).clamp_min(0)
     shares = {"1": torch.ones_like(y), "y": y, "r": 1 - y, "y2": y**2}
@@ -61,12 +71,13 @@ def sums(logits, y, weight, terms, activation, weight_map=None):
         share, *exponents, mapped = parse_term(name)
         # Where the share is 0 the logarithms must not be infinite: neither 0 * inf nor its slope is a number.
         positive, negative = (torch.where(shares[share] != 0, log, 1.0) for log in logs(z, activation))
-        rules = (power, power, log_power, log_power, power)
+        rules = (power, power, log_power, log_power, power, power)
         value = w * shares[share]
-        for rule, x, exponent in zip(rules, (p, q, positive, negative, (-p).exp()), exponents, strict=True):
+        found = (p, q, positive, negative, (-p).exp(), (p - y).abs())
+        for rule, x, exponent in zip(rules, found, exponents, strict=True):
             value = value * rule(x, exponent)
-        columns.append((value * weight_map.double() if mapped else value).flatten(2).sum(2))
-    return torch.stack(columns, -1)
+        columns.append((value * weight_map.double() if mapped else value).expand_as(z))
+    return torch.stack(columns)
 
 
 def counted(labels, ignore=(), mask=None):

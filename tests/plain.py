@@ -116,21 +116,34 @@ def mean_of_table(table, class_weight=None, include_background=True):
     return (table if include_background or table.shape[1] == 1 else table[:, 1:]).mean()
 
 
-def confusion(v):
+def pair(smooth):
+    """Of numerator and denominator."""
+    return smooth if isinstance(smooth, (tuple, list)) else (smooth, smooth)
+
+
+def overlap(v, soft_label):
+    """Of every voxel; at p = y of soft labels with the slope of neither side."""
+    return (v.p + v.y - (v.p - v.y).abs()) / 2 if soft_label else v.p * v.y
+
+
+def confusion(v, soft_label=False):
     """True positives, false positives, false negatives, true negatives."""
     w, p, y = v.w, v.p, v.y
+    if soft_label:
+        both = overlap(v, True)
+        return total(w * both), total(w * (p - both)), total(w * (y - both)), total(w * (1 - p - y + both))
     return total(w * p * y), total(w * p * (1 - y)), total(w * (1 - p) * y), total(w * (1 - p) * (1 - y))
 
 
-def dice_table(v, smooth=1e-5, squared=False):
-    power = 2 if squared else 1
+def dice_table(v, smooth=1e-5, squared=False, soft_label=False):
+    power, (above, below) = 2 if squared else 1, pair(smooth)
     volumes = total(v.w * v.p**power) + total(v.w * v.y**power)
-    return 1 - (2 * total(v.w * v.p * v.y) + smooth) / (volumes + smooth)
+    return 1 - (2 * total(v.w * overlap(v, soft_label)) + above) / (volumes + below)
 
 
-def tversky_table(v, alpha=0.3, beta=0.7, smooth=1e-5):
-    tp, fp, fn, _ = confusion(v)
-    return 1 - (tp + smooth) / (tp + alpha * fp + beta * fn + smooth)
+def tversky_table(v, alpha=0.3, beta=0.7, smooth=1e-5, soft_label=False):
+    (tp, fp, fn, _), (above, below) = confusion(v, soft_label), pair(smooth)
+    return 1 - (tp + above) / (tp + alpha * fp + beta * fn + below)
 
 
 def focal_tversky_table(v, gamma=4 / 3, **options):
@@ -138,19 +151,19 @@ def focal_tversky_table(v, gamma=4 / 3, **options):
 
 
 def sensitivity_specificity_table(v, sensitivity_weight=0.5, variant="ratio", smooth=1e-5):
-    a = sensitivity_weight
+    a, (above, below) = sensitivity_weight, pair(smooth)
     tp, _, _, tn = confusion(v)
-    positives, negatives = total(v.w * v.y) + smooth, total(v.w * (1 - v.y)) + smooth
+    positives, negatives = total(v.w * v.y) + below, total(v.w * (1 - v.y)) + below
     if variant == "ratio":
-        return 1 - (a * (tp + smooth) / positives + (1 - a) * (tn + smooth) / negatives)
+        return 1 - (a * (tp + above) / positives + (1 - a) * (tn + above) / negatives)
     error = v.w * (v.p - v.y) ** 2
     return a * total(error * v.y) / positives + (1 - a) * total(error * (1 - v.y)) / negatives
 
 
 def mcc_table(v, smooth=1e-5):
-    tp, fp, fn, tn = confusion(v)
+    (tp, fp, fn, tn), (above, below) = confusion(v), pair(smooth)
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    return 1 - (tp * tn - fp * fn + smooth) / (product.clamp_min(0) + smooth**2).sqrt()
+    return 1 - (tp * tn - fp * fn + above) / (product.clamp_min(0) + below**2).sqrt()
 
 
 def table(function):
@@ -160,18 +173,18 @@ def table(function):
     return loss
 
 
-def generalized_dice(v, weighting="square", smooth=1e-5, class_weight=None, include_background=True):
+def generalized_dice(v, weighting="square", smooth=1e-5, class_weight=None, include_background=True, soft_label=False):
     first = 0 if include_background or v.channels == 1 else 1
     values = []
-    for w, p, y in zip(v.w, v.p, v.y, strict=True):
+    for w, p, y, both in zip(v.w, v.p, v.y, overlap(v, soft_label), strict=True):
         sizes = [(w[0] * y[c]).sum() for c in range(first, v.channels)]
         power = {"square": 2, "simple": 1, "uniform": 0}[weighting]
         omegas = [1 / size**power if size > 0 or power == 0 else None for size in sizes]
         largest = max((omega for omega in omegas if omega is not None), default=1.0)
-        above, below = smooth, smooth
+        above, below = pair(smooth)
         for c, omega in enumerate(omegas, first):
             omega = (largest if omega is None else omega) * (1.0 if class_weight is None else class_weight[c])
-            above = above + 2 * omega * (w[0] * p[c] * y[c]).sum()
+            above = above + 2 * omega * (w[0] * both[c]).sum()
             below = below + omega * (w[0] * (p[c] + y[c])).sum()
         values.append(1 - above / below)
     return torch.stack(values).mean()
@@ -179,7 +192,7 @@ def generalized_dice(v, weighting="square", smooth=1e-5, class_weight=None, incl
 
 TABLES = {
     "dice": table(dice_table),
-    "jaccard": table(lambda v, smooth=1e-5: tversky_table(v, 1, 1, smooth)),
+    "jaccard": table(lambda v, **options: tversky_table(v, 1, 1, **options)),
     "tversky": table(tversky_table),
     "focal_tversky": table(focal_tversky_table),
     "log_cosh_dice": table(lambda v, **options: torch.log(torch.cosh(dice_table(v, **options)))),
@@ -213,9 +226,9 @@ def two_sided(v, beta=0.5, class_weight=None):
     return (v.w * loss).sum() / v.w.expand_as(v.p).sum()
 
 
-def log_dice_table(v, gamma=0.3, smooth=1.0, squared=False):
+def log_dice_table(v, gamma=0.3, smooth=1.0, **options):
     power = gamma[0] if isinstance(gamma, list) else gamma
-    return (-(1 - dice_table(v, smooth, squared)).log()).clamp_min(EPSILON) ** power
+    return (-(1 - dice_table(v, smooth, **options)).log()).clamp_min(EPSILON) ** power
 
 
 def log_cross_entropy(v, gamma=0.3, class_frequency=None, class_weight=None):
@@ -266,12 +279,14 @@ def _unified_of_classes(v, whole, class_weight, weight=0.5, delta=0.6, gamma=0.5
 # Losses that rank the voxels
 
 
-def topk(v, k=0.1):
-    loss = v.w * of_voxel(v, v.l, v.m)
+def topk(v, k=0.1, count_ignored=False, label_smoothing=0.0, class_weight=None):
+    smooth = label_smoothing / (v.channels if v.classes else 2)
+    y, rest = (x * (1 - label_smoothing) + smooth for x in (v.y, 1 - v.y))
+    loss = v.w * column(class_weight, v) * (y * v.l if v.classes else y * v.l + rest * v.m)
     counted = (v.w != 0).expand_as(loss)
     if v.classes:
         loss, counted = loss.sum(1), counted[:, 0]
-    loss = loss[counted]
+    loss = loss.flatten() if count_ignored else loss[counted]
     return loss.topk(max(1, int(k * loss.numel()))).values.mean()
 
 
@@ -283,13 +298,13 @@ def lovasz(v, per_sample=False, classes="present", class_weight=None, include_ba
         for c in range(0 if include_background or v.channels == 1 else 1, v.channels):
             p, y = v.p[samples, c][w != 0], v.y[samples, c][w != 0]
             if len(p) and (classes == "all" or y.sum() > 0):
-                value = _lovasz_of_class((p - y).abs(), y, w[w != 0])
+                value = lovasz_of_class((p - y).abs(), y, w[w != 0])
                 values.append(value * (1.0 if class_weight is None else class_weight[c]))
         rows.append(torch.stack(values).mean() if values else 0 * v.p.sum())
     return torch.stack(rows).mean()
 
 
-def _lovasz_of_class(errors, y, w):
+def lovasz_of_class(errors, y, w):
     """Step by step: the Jaccard loss of the sets of voxels with the largest errors."""
     order = errors.sort(descending=True, stable=True).indices
     y, w = y[order], w[order]
@@ -303,7 +318,7 @@ def _lovasz_of_class(errors, y, w):
 
 RANKED = {"topk": topk, "lovasz": lovasz}
 
-_dice = (TABLES["dice"], ("smooth", "squared", "class_weight", "include_background"))
+_dice = (TABLES["dice"], ("smooth", "squared", "soft_label", "class_weight", "include_background"))
 TWO_PARTS = {
     "dice_ce": two_parts(
         _dice,
@@ -316,7 +331,7 @@ TWO_PARTS = {
         (lambda dice_weight=1.0, focal_weight=1.0: (dice_weight, focal_weight), ("dice_weight", "focal_weight")),
     ),
     "combo": two_parts(
-        (table(lambda v, smooth=1.0, squared=False: dice_table(v, smooth, squared)), _dice[1]),
+        (table(lambda v, smooth=1.0, **options: dice_table(v, smooth, **options)), _dice[1]),
         (two_sided, ("beta", "class_weight")),
         (lambda alpha=0.5: (1 - alpha, alpha), ("alpha",)),
     ),
@@ -327,7 +342,7 @@ TWO_PARTS = {
     ),
     "dice_topk": two_parts(
         _dice,
-        (topk, ("k",)),
+        (topk, ("k", "count_ignored", "label_smoothing", "class_weight")),
         (lambda dice_weight=1.0, topk_weight=1.0: (dice_weight, topk_weight), ("dice_weight", "topk_weight")),
     ),
     "unified_focal": unified,

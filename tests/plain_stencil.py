@@ -142,8 +142,9 @@ def soft_skeleton(x, iterations):
 def cldice_table(v, batch, iterations=3, smooth=1.0):
     p, y = (torch.where(v.w != 0, x, 0) for x in (v.p, v.y))
     of_p, of_y = soft_skeleton(p, iterations), soft_skeleton(y, iterations)
-    precision = (total(v.w * of_p * y, batch) + smooth) / (total(v.w * of_p, batch) + smooth)
-    sensitivity = (total(v.w * of_y * p, batch) + smooth) / (total(v.w * of_y, batch) + smooth)
+    above, below = smooth if isinstance(smooth, tuple) else (smooth, smooth)
+    precision = (total(v.w * of_p * y, batch) + above) / (total(v.w * of_p, batch) + below)
+    sensitivity = (total(v.w * of_y * p, batch) + above) / (total(v.w * of_y, batch) + below)
     return 1 - 2 * precision * sensitivity / (precision + sensitivity)
 
 
@@ -153,7 +154,8 @@ def soft_cldice(v, batch, iterations=3, smooth=1.0, **reduction):
 
 def soft_dice_cldice(v, batch, iterations=3, smooth=1.0, cldice_weight=0.5, **reduction):
     overlap, volumes = total(v.w * v.p * v.y, batch), total(v.w * (v.p + v.y), batch)
-    dice = 1 - (2 * overlap + smooth) / (volumes + smooth)
+    above, below = smooth if isinstance(smooth, tuple) else (smooth, smooth)
+    dice = 1 - (2 * overlap + above) / (volumes + below)
     table = (1 - cldice_weight) * dice + cldice_weight * cldice_table(v, batch, iterations, smooth)
     return mean_of_table(table, **reduction)
 

@@ -31,7 +31,7 @@ def factors(z, activation):
 
 
 def raised(factor, x, power):
-    if factor in "pqe":
+    if factor in "pqed":
         return x**power if power >= 1 else x.clamp_min(torch.finfo(x.dtype).tiny) ** power
     return x if power == 1 else x.clamp_min(EPSILON) ** power
 
@@ -44,8 +44,10 @@ def plain_sums(terms, activation, z, v, more=0.0):
 
 def sums_of(terms, factors_of_z, v):
     p, q, l, m = factors_of_z
-    found = {"p": p, "q": q, "l": l, "m": m, "e": (-p).exp()}
     y, columns = v.y.double(), []
+    # the distance to the target has the slope of the side that p lies on, and at y = 1 all digits of q
+    d = torch.where(y == 1, q, torch.where(y == 0, p, (p - y).abs()))
+    found = {"p": p, "q": q, "l": l, "m": m, "e": (-p).exp(), "d": d}
     for term in terms:
         value = torch.ones_like(p)
         for factor in FACTORS:

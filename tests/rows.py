@@ -105,8 +105,10 @@ LOSSES = [
     Row("poly", {"base": "focal", "epsilon": -0.5, "gamma": 1.5}),
     Row("dice", as_sigmoid=_foreground),
     Row("dice", {"squared": True}, as_sigmoid=_foreground),
+    Row("dice", {"soft_label": True, "smooth": (0.1, 0.3)}, as_sigmoid=_foreground),
     Row("jaccard", as_sigmoid=_foreground),
     Row("tversky", as_sigmoid=_foreground),
+    Row("tversky", {"soft_label": True}, as_sigmoid=_foreground),
     Row("focal_tversky", as_sigmoid=_foreground),
     Row("log_cosh_dice", as_sigmoid=_foreground),
     Row("generalized_dice", as_sigmoid=_foreground),
@@ -126,6 +128,7 @@ LOSSES = [
     Row("distance_penalty"),
     Row("shape_aware", as_sigmoid=None),
 ]
+_weights = {"class_weight": [1.0, 0.5, 2.0, 0.1] * 5}
 # those that rank the voxels have tests of their own
 RANKED = [
     Row("topk"),
@@ -137,6 +140,8 @@ RANKED = [
     Row("lovasz", {"classes": "all"}),
     Row("lovasz", {"per_sample": True}),
     Row("lovasz", {"per_sample": True, "classes": "all"}),
+    Row("topk", {"k": 0.3, "count_ignored": True, "label_smoothing": 0.1}, _weights, _weights),
+    Row("dice_topk", {"k": 0.3, "soft_label": True}, _weights, _weights),
 ]
 REGION = [row for row in LOSSES if row.name in plain.TABLES and row.name != "generalized_dice"]
 ON_SUMS_ALONE = [row for row in LOSSES if not row.has_distances]

@@ -17,6 +17,7 @@ def test_code_runs_as_printed():
     assert names["value"].isfinite()
     assert names["logits"].grad.isfinite().all() and names["logits"].grad.any()
     assert names["sums"].shape == (2, 4, 3)
+    assert names["losses"].shape == (2, 32, 32, 32) and names["hard"] > 0
 
 
 def test_own_loss_is_what_it_says():

@@ -125,7 +125,7 @@ def faults(variant: Variant | StencilVariant, constants: dict, fact: dict) -> li
     if variant.wide and widths.get("LDG.128", 0) < constants.get("CHUNK", 1):
         found.append("narrow loads of the logits")
     # one loss a voxel, of a tile whose channels lie with several threads, is left to whom the reduction leaves it
-    store = "STG.64" if variant.direction == "losses" and "ROWS" in constants else "STG.128"
+    store = "STG.64" if variant.direction in ("losses", "totals") and "ROWS" in constants else "STG.128"
     if variant.wide and variant.direction != "forward" and {w for w in widths if w.startswith("STG")} != {store}:
         found.append("narrow stores")
     return found

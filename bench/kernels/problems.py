@@ -51,6 +51,8 @@ def make_problem(
         low = 0 if target_dtype in (torch.bool, torch.uint8) else -1
         target = torch.randint(low, high, (batch, *shape), generator=generator).to(target_dtype)
     weights = {"bool": uniform(batch, *shape) > 0.3, "weight": (3 * uniform(batch, *shape)).floor() / 2}
+    if mask == "channel":
+        weights["channel"] = (3 * uniform(batch, channels, *shape)).floor() / 2
     names = (*terms, *(f"map*{t}" for t in terms)) if map_channels else terms
     return Problem(
         logits.to(dtype),

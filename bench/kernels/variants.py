@@ -11,6 +11,7 @@ import torch
 import triton.language as tl
 from fastloss.kernels.gpu import ranked as gpu_ranked
 from fastloss.kernels.gpu import sums as gpu
+from fastloss.kernels.gpu import values as gpu_values
 
 from bench.kernels.problems import DICE_CE, Problem, make_problem
 from fastloss.terms import NAMES, NAMES_WITH_POWER, make_plan
@@ -32,6 +33,7 @@ UNIONS = {  # the terms that losses ask for
     "unified focal": (*REGION, "ce_neg", "focal_neg(1.5)", "miss_pos(1.5)"),
     "a user's": ("y*p^0.7", "p*l", "r*p*m", "y^2*p*q"),
     "a user's powers": ("l^2", "y*q^0.5", "p^1.5*r*m^0.5"),
+    "soft labels": ("p", "y", "d", "y*d^2"),
     "every term": (*NAMES, *(f"{name}(1.5)" for name in NAMES_WITH_POWER)),
 }
 RANKED = (  # of the pass that writes what is ranked: what, activation, channels, dtype, further options
@@ -46,8 +48,20 @@ RANKED = (  # of the pass that writes what is ranked: what, activation, channels
     ("errors", "softmax", 4, torch.float32, {"mask": "bool"}),
     ("errors", "softmax", 40, BF16, {}),
     ("errors", "sigmoid", 1, BF16, {}),
+    ("hinges", "none", 1, BF16, {}),
 )
 ESSENTIAL_RANKED = 2
+VOXELS = (  # of the pass that writes each voxel's loss: what, activation, channels, dtype, union, further options
+    ("totals", "softmax", 4, BF16, "smoothed cross-entropy", {"ignore": (255,)}),
+    ("values", "softmax", 4, torch.float32, "focal", {}),
+    ("totals", "softmax", 40, BF16, "a user's powers", {"mask": "weight", "map_channels": 1}),
+    ("values", "sigmoid", 3, BF16, "focal of both sides", {"mask": "channel"}),
+    ("totals", "none", 20, torch.float32, "focal of both sides", {"dense": True}),
+    ("totals", "softmax", 40, BF16, "combo", {}),
+    ("values", "softmax", 40, BF16, "focal", {}),
+    ("totals", "softmax", 3, torch.float64, "combo", {}),
+)
+ESSENTIAL_VOXELS = 5
 SHAPE = (2, 128, 128, 128)  # batch and space of the volume that figures are for
 
 
@@ -58,8 +72,8 @@ def shape_of(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel: a direction (``"forward"``, ``"backward"``, or ``"losses"``, ``"errors"``, ``"own"`` of what is
-    ranked) and the options of :func:`make_problem`."""
+    """One kernel: a direction (``"forward"``, ``"backward"``; ``"losses"``, ``"errors"``, ``"hinges"``, ``"own"`` of
+    what is ranked; ``"values"``, ``"totals"`` of the terms of each voxel) and the options of :func:`make_problem`."""
 
     direction: str
     options: dict
@@ -94,14 +108,15 @@ class Variant:
             raw = np.zeros((*size, dtype.itemsize), np.uint8)
             return torch.from_numpy(raw).view(dtype).squeeze(-1)
 
+        by_channel = [channels] if options["mask"] == "channel" else []
         names = options["terms"]
         if options["map_channels"]:
             names = (*names, *(f"map*{name}" for name in names))
-        mask_dtype = {"bool": torch.bool, "weight": torch.float32}.get(options["mask"])
+        mask_dtype = {None: None, "bool": torch.bool}.get(options["mask"], torch.float32)
         return Problem(
             zeros(options["dtype"], batch, channels, *shape),
             zeros(options["target_dtype"], batch, *([channels] if options["dense"] else []), *shape),
-            None if mask_dtype is None else zeros(mask_dtype, batch, *shape),
+            None if mask_dtype is None else zeros(mask_dtype, batch, *by_channel, *shape),
             zeros(torch.float32, batch, options["map_channels"], *shape) if options["map_channels"] else None,
             make_plan(tuple(names), options["activation"], tuple(options["ignore"]), options["dense"]),
             torch.zeros(batch, channels, len(names), dtype=torch.float64),
@@ -116,9 +131,17 @@ class Variant:
         elif self.direction == "backward":
             launch, out = gpu.backward_launch(problem.grad_sums, *problem[:5])
         else:
-            one = self.direction == "losses" and self.options["activation"] == "softmax"
+            softmax = self.options["activation"] == "softmax"
+            one = self.direction == "totals" or (self.direction == "losses" and softmax)
             out = torch.empty_like(problem.logits[:, :1] if one else problem.logits, dtype=gpu._real(problem.logits))
-            launch, out = gpu_ranked.values_launch(*problem[:3], problem.plan, out, self.direction)
+            arguments = (*problem[:3], problem.plan, out)
+            if self.direction in ("errors", "hinges"):
+                launch, out = gpu_values.values_launch(*arguments, self.direction)
+            elif self.direction in ("losses", "own"):
+                launch, out = gpu_ranked.losses_launch(*arguments, softmax or self.direction == "own")
+            else:
+                of_terms = problem.plan.terms, problem.grad_sums, problem.weight_map
+                launch, out = gpu_values.values_launch(*arguments, self.direction, *of_terms)
         if self.volume == "huge":
             launch.constants["INDEX"] = tl.int64
         return problem, launch, out
@@ -137,7 +160,8 @@ def variants(everything: bool = False) -> list[Variant]:
     add_essentials(add)
     if everything:
         add_product(add)
-    for variant in ranked_variants()[: None if everything else ESSENTIAL_RANKED]:
+    written = (ranked_variants(), ESSENTIAL_RANKED), (voxel_variants(), ESSENTIAL_VOXELS)
+    for variant in (v for kind, essential in written for v in kind[: None if everything else essential]):
         found[variant.name] = variant
     return list(found.values())
 
@@ -147,6 +171,16 @@ def ranked_variants() -> list[Variant]:
     return [
         Variant(what, {"activation": activation, "channels": channels, "dtype": dtype, "terms": ("count",), **options})
         for what, activation, channels, dtype, options in RANKED
+    ]
+
+
+def voxel_variants() -> list[Variant]:
+    """Those of the pass that writes each voxel's loss."""
+    return [
+        Variant(
+            what, {"activation": activation, "channels": channels, "dtype": dtype, "terms": UNIONS[union], **options}
+        )
+        for what, activation, channels, dtype, union, options in VOXELS
     ]
 
 
@@ -163,7 +197,9 @@ def add_essentials(add) -> None:
     ):
         add(activation, channels, BF16, union)
     add("sigmoid", 3, BF16, "focal of both sides", ignore=(0, 255))
+    add("sigmoid", 3, BF16, mask="channel")
     add("none", 4, torch.float16, "dice and focal", dense=True)
+    add("softmax", 4, BF16, "soft labels", dense=True)
 
 
 def add_product(add) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..passes.distributed import check_process_group, gather_sums
+from ..passes.distributed import check_process_group, gathered_sums
 from ..passes.inputs import (
     Factors,
     Inputs,
@@ -27,8 +27,8 @@ from ..passes.inputs import (
     check_weight_length,
     weighted_sum,
 )
-from ..passes.ops import by_term
-from ..passes.sums import checked_sums, checked_sums_of_terms, reads_map
+from ..passes.ops import by_term, refuse_script
+from ..passes.sums import checked_sums, checked_sums_of_terms, checked_voxel_losses, reads_map
 from ..terms import check_terms
 
 Sums = dict[str, Tensor]
@@ -84,6 +84,41 @@ def _option_names(cls: type) -> tuple[str, ...]:
 option_names: Callable[[type], tuple[str, ...]] = functools.cache(_option_names)
 
 
+# What other libraries call an option, and what to write here
+_ELSEWHERE = {
+    "to_onehot_y": "labels as they are, without it",
+    "softmax": "activation='softmax', the default",
+    "sigmoid": "activation='sigmoid'",
+    "use_softmax": "activation='softmax' or 'sigmoid'",
+    "other_act": "activation=None, and the function applied to the logits before",
+    "apply_nonlin": "activation='softmax', 'sigmoid', or None for probabilities",
+    "from_logits": "activation='softmax' or 'sigmoid', or None for probabilities",
+    "mode": "activation='softmax' (multiclass) or 'sigmoid' (binary, multilabel)",
+    "squared_pred": "squared=",
+    "jaccard": "JaccardLoss",
+    "smooth_nr": "smooth=(of the numerator, of the denominator)",
+    "smooth_dr": "smooth=(of the numerator, of the denominator)",
+    "eps": "smooth=, a number or a pair (of the numerator, of the denominator)",
+    "weight": "class_weight=",
+    "class_weights": "class_weight=",
+    "pos_weight": "WeightedCrossEntropyLoss(beta=, activation='sigmoid')",
+    "smooth_factor": "label_smoothing=",
+    "lambda_dice": "dice_weight=",
+    "weight_dice": "dice_weight=",
+    "lambda_ce": "ce_weight=",
+    "weight_ce": "ce_weight=",
+    "lambda_focal": "focal_weight=",
+    "w_type": "weighting=",
+    "batch_dice": "batch=",
+    "do_bg": "include_background=",
+    "ignore_label": "ignore_index=",
+    "ddp": "process_group='world'",
+    "per_image": "per_sample=",
+    "size_average": "reduction=",
+    "reduce": "reduction=",
+}
+
+
 def _constructor(cls: type) -> Callable[..., None]:
     """The constructor of a loss, given plain numbers, after which the options are fixed."""
     init = cls.__init__  # type: ignore[misc]
@@ -92,6 +127,9 @@ def _constructor(cls: type) -> Callable[..., None]:
     @functools.wraps(init)
     def constructor(self: SegmentationLoss, *values: Any, **options: Any) -> None:
         if _of_this_package(cls):
+            for name in options:
+                if name in _ELSEWHERE and name not in names:
+                    raise TypeError(f"{name}: is no option of {cls.__name__}, expected {_ELSEWHERE[name]}")
             named = zip(names, values, strict=False)
             values = (*(as_number(value, name) for name, value in named), *values[len(names) :])
             options = {name: as_number(value, name) for name, value in options.items()}
@@ -102,7 +140,18 @@ def _constructor(cls: type) -> Callable[..., None]:
     return constructor
 
 
-class SegmentationLoss(nn.Module):
+class CalledWithInput(nn.Module):
+    """A module whose logits may be named ``input=`` as well, as torch's losses and MONAI's name theirs."""
+
+    def __call__(self, *tensors: Any, **named: Any) -> Any:
+        if "input" in named:
+            if tensors or "logits" in named:
+                raise TypeError("input: given besides logits, expected one of them, which are the same")
+            named["logits"] = named.pop("input")
+        return super().__call__(*tensors, **named)
+
+
+class SegmentationLoss(CalledWithInput):
     """The options that all losses share, and the reduction of a table of values per sample and class.
 
     Options may be NumPy scalars, or tensors without axes, as well as numbers. They are fixed when the loss is made, as
@@ -115,10 +164,13 @@ class SegmentationLoss(nn.Module):
         batch: adds the sums over the samples first, as if the batch were one volume.
         ignore_index: label or labels whose voxels leave every sum and gradient.
         class_weight: one weight for each channel, the background's included, multiplied into the table.
-        reduction: of the table ``[B, C]``: ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction: of the table ``[B, C]``: ``"mean"``, ``"sum"`` or ``"none"``. Losses that each voxel has also know
+            ``"voxel"``.
         validate: see :func:`fastloss.voxel_sums`.
     """
 
+    reductions: tuple[str, ...] = ("mean", "sum", "none")
+    channel_masks = False  # whether each of the channels may have a mask of its own
     class_weight: Tensor | None
     _class_vectors: tuple[str, ...] = ()
 
@@ -141,7 +193,7 @@ class SegmentationLoss(nn.Module):
         self.include_background = include_background
         self.batch = batch
         self.ignore_index = check_ignore_index(ignore_index)
-        self.reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
+        self.reduction = check_choice("reduction", reduction, self.reductions)
         self.validate = validate
         self.register_class_vector("class_weight", check_class_weight(class_weight))
 
@@ -175,9 +227,12 @@ class SegmentationLoss(nn.Module):
         self.register_buffer(name, value, persistent=False)
         self._class_vectors = (*self._class_vectors, name)
 
+    @torch.jit.unused
     def inputs(self, logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None = None) -> Inputs:
         """The checked tensors of a call."""
-        return check_inputs(logits, target, mask, weight_map, self.activation, self.ignore_index, self.validate)
+        refuse_script(self)
+        tensors = (logits, target, mask, weight_map)
+        return check_inputs(*tensors, self.activation, self.ignore_index, self.validate, self.channel_masks)
 
     def exclusive(self, channels: int) -> bool:
         """Whether the channels are the classes of a voxel (softmax), rather than each a problem of its own."""
@@ -250,6 +305,7 @@ class SumLoss(SegmentationLoss):
     """
 
     terms: tuple[str, ...] = ()
+    channel_masks = True
     makes_map = False  # whether voxel_map gives the map of the terms "map*NAME", from distances, rather than the caller
 
     def __init__(self, *, process_group: Any = None, **options: Any):
@@ -270,6 +326,14 @@ class SumLoss(SegmentationLoss):
     def merge(self, sums: Sums) -> Sums:
         """With ``batch``, the sums over the samples, ``[1, C]``."""
         return {name: value.sum(0, keepdim=True) for name, value in sums.items()} if self.batch else sums
+
+    def voxels_count_whole(self, channels: int) -> bool:
+        """Whether a voxel counts for all channels or for none, which leaves no masks of each channel."""
+        return self.activation == "softmax"
+
+    def coefficients(self, inputs: Inputs) -> Sums:
+        """What a voxel's loss has of each term, ``[C]`` or ``[B, C]``, for ``reduction="voxel"``."""
+        raise NotImplementedError(f"{type(self).__name__} has no coefficients")
 
     def voxel_map(self, inputs: Inputs, maps: Tensor | None, spacing: Any) -> Tensor:
         """The voxel weight map of a loss that makes its own: from ``maps`` where the caller has the labels' part, and
@@ -296,6 +360,12 @@ class SumLoss(SegmentationLoss):
         """
         inputs = self.inputs(logits, target, mask, weight_map)
         self.check_target(inputs.target, inputs.dense)
+        channels = inputs.logits.shape[1]
+        if inputs.mask is not None and inputs.mask.ndim == inputs.logits.ndim and self.voxels_count_whole(channels):
+            raise ValueError(
+                f"mask: got shape {list(inputs.mask.shape)}, one for each channel, expected one for all: several "
+                f"channels of probabilities are the classes of a voxel for {type(self).__name__}"
+            )
         if self.makes_map:
             if weight_map is not None:
                 raise ValueError(f"weight_map: given, but {type(self).__name__} makes its own; expected maps= or mask=")
@@ -305,10 +375,13 @@ class SumLoss(SegmentationLoss):
             for name, value in (("maps", maps), ("spacing", spacing)):
                 if value is not None:
                     raise ValueError(f"{name}: given, but {type(self).__name__} takes no distances; expected None")
+        if self.reduction == "voxel":
+            per_class = not self.exclusive(channels)
+            return checked_voxel_losses(inputs, self.coefficients(inputs), self.activation, per_class)
         if self.process_group is None:
             sums = checked_sums_of_terms(inputs, self.terms, self.activation)
         else:
-            gathered = gather_sums(checked_sums(inputs, self.terms, self.activation), self.process_group)
+            gathered = gathered_sums(checked_sums(inputs, self.terms, self.activation), self.process_group)
             sums = by_term(gathered, self.terms)
         return as_loss(self.from_sums(dict(zip(self.terms, sums, strict=True))), logits)
 
@@ -370,6 +443,10 @@ class CompoundLoss(SumLoss):
         for name in ("include_background", "batch", "reduction"):
             having = [part for part in members if isinstance(part, CompoundLoss) or name in option_names(type(part))]
             found = {getattr(part, name) for part in having or members}
+            if len(found) > 1 and "voxel" in found:
+                raise ValueError(
+                    f"losses: their reductions are {sorted(map(str, found))}, expected 'voxel' in all or none"
+                )
             setattr(self, name, found.pop() if len(found) == 1 else None)
         del self.class_weight
         self._class_vectors = ()
@@ -382,6 +459,16 @@ class CompoundLoss(SumLoss):
         (member,) = (loss for loss in self.losses if loss.makes_map)
         found: Tensor = member.voxel_map(inputs, maps, spacing)  # type: ignore[operator]
         return found
+
+    def voxels_count_whole(self, channels: int) -> bool:
+        return any(loss.voxels_count_whole(channels) for loss in self.losses)  # type: ignore[operator]
+
+    def coefficients(self, inputs: Inputs) -> Sums:
+        found: dict[str, list[Tensor]] = {}
+        for weight, loss in zip(self.loss_weights, self.losses, strict=True):
+            for name, part in loss.coefficients(inputs).items():  # type: ignore[operator]
+                found.setdefault(name, []).append(weighted_sum([weight], [part]))
+        return {name: functools.reduce(torch.add, parts) for name, parts in found.items()}
 
     def from_sums(self, sums: Sums) -> Tensor:
         parts: list[Tensor] = [loss.from_sums(sums) for loss in self.losses]  # type: ignore[operator]

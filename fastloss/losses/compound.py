@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..passes.inputs import (
+    Smooth,
     as_number,
     check_at_least_zero,
     check_class_weight,
@@ -41,7 +42,8 @@ class DiceCELoss(CompoundLoss):
         label_smoothing: of the cross-entropy.
         **options: ``activation``, ``ignore_index``, ``class_weight``, ``reduction``, ``validate`` of both parts (with
             ``reduction="none"`` the value is the table ``[B, C]`` of both); ``include_background``, ``batch``,
-            ``smooth``, ``squared`` of :class:`DiceLoss` alone: the cross-entropy always has all classes.
+            ``smooth``, ``squared``, ``soft_label`` of :class:`DiceLoss` alone: the cross-entropy always has all
+            classes.
 
     Source: Isensee et al. 2018, nnU-Net, arXiv:1809.10486.
     """
@@ -120,7 +122,7 @@ class ComboLoss(CompoundLoss):
     authors confirmed) and its eq. 18 the sign of the Dice loss wrong: the paper subtracts the coefficient.
     """
 
-    def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, smooth: float = 1.0, **options: Any):
+    def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, smooth: Smooth = 1.0, **options: Any):
         check_fraction(alpha=alpha, beta=beta)
         cross_entropy = _TwoSidedCrossEntropyLoss(beta, **_voxel_options(options))
         super().__init__([cross_entropy, DiceLoss(smooth=smooth, **options)], [alpha, 1 - alpha])
@@ -185,7 +187,7 @@ class ExpLogLoss(CompoundLoss):
         gamma: γ, at least 0, or a pair (γ_D, γ_CE).
         class_frequency: f, one number a channel (for sigmoid its share of the voxels, from 0 to 1); None takes the
             batch's.
-        smooth: of the Dice coefficient, at least 0.
+        smooth: of the Dice coefficient, at least 0; a pair is that of the numerator and that of the denominator.
         **options: as :class:`DiceCELoss`.
 
     Source: Wong et al. 2018, arXiv:1809.00076. The survey's eq. 20 has γ inside the minus.
@@ -198,7 +200,7 @@ class ExpLogLoss(CompoundLoss):
         ce_weight: float | nn.Parameter = 0.2,
         gamma: float | Sequence[float] = 0.3,
         class_frequency: Sequence[float] | Tensor | None = None,
-        smooth: float = 1.0,
+        smooth: Smooth = 1.0,
         **options: Any,
     ):
         check_part_weight(dice_weight=dice_weight, ce_weight=ce_weight)

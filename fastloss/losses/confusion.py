@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.inputs import check_at_least_zero, check_choice, check_fraction
-from .base import SumLoss, Sums, never_zero, ratio
+from ..passes.inputs import Smooth, check_choice, check_fraction, check_smooth
+from .base import SumLoss, Sums, never_zero
+from .region import OverlapLoss, one_minus_ratio
 
 
-class GeneralizedDiceLoss(SumLoss):
+class GeneralizedDiceLoss(OverlapLoss):
     r"""Dice of all classes together, each weighted by its size: one value per sample.
 
     .. math:: 1 - \frac{2 \sum_c \omega_c I_c + s}{\sum_c \omega_c (P_c + Y_c) + s}, \qquad
@@ -26,20 +27,17 @@ class GeneralizedDiceLoss(SumLoss):
 
     Args:
         weighting: ω as above: ``"square"``, ``"simple"`` or ``"uniform"``.
-        smooth: s, at least 0.
+        smooth: s, at least 0; a pair is that of the numerator and that of the denominator.
+        soft_label: for soft labels :math:`I = \sum w \min(p, y)`; see :class:`DiceLoss`.
         **options: see :class:`fastloss.SumLoss`; ``class_weight`` multiplies ω, and ``reduction="none"`` gives
             ``[B, 1]`` (``[1, 1]`` with ``batch``).
 
     Source: Sudre et al. 2017, arXiv:1707.03237. The survey cites it for Dice (its reference 10).
     """
 
-    terms = ("p", "py", "y")
-
-    def __init__(self, *, weighting: str = "square", smooth: float = 1e-5, **options: Any):
-        check_at_least_zero(smooth=smooth)
-        super().__init__(**options)
+    def __init__(self, *, weighting: str = "square", smooth: Smooth = 1e-5, soft_label: bool = False, **options: Any):
+        super().__init__(smooth=smooth, soft_label=soft_label, **options)
         self.weighting = check_choice("weighting", weighting, ("square", "simple", "uniform"))
-        self.smooth = smooth
 
     def from_sums(self, sums: Sums) -> Tensor:
         sums = self.merge(sums)
@@ -49,9 +47,9 @@ class GeneralizedDiceLoss(SumLoss):
             weight = weight if weight is None else weight[1:]
         omega = self.size_weights(sums["y"])
         omega = omega if weight is None else omega * weight
-        overlap = (omega * sums["py"]).sum(1, keepdim=True)
-        volumes = (omega * (sums["p"] + sums["y"])).sum(1, keepdim=True)
-        return self.collapse(ratio(torch.sub(volumes, overlap, alpha=2), volumes + self.smooth, 0.0))
+        volumes = sums["p"] + sums["y"]
+        wrong = (omega * self.differences(sums, volumes)).sum(1, keepdim=True)
+        return self.collapse(one_minus_ratio(wrong, (omega * volumes).sum(1, keepdim=True), self.smooth_pair))
 
     def size_weights(self, true: Tensor) -> Tensor:
         """ω ``[B, C]`` of the true volumes."""
@@ -79,7 +77,7 @@ class SensitivitySpecificityLoss(SumLoss):
         sensitivity_weight: a, from 0 to 1; 0.05 in the paper of the squared errors.
         variant: ``"ratio"`` or ``"squared_error"``, whose target must be labels, bool or integer: soft targets are an
             error.
-        smooth: s, at least 0.
+        smooth: s, at least 0; a pair is that of the numerator and that of the denominator (``"ratio"`` alone).
         **options: see :class:`fastloss.SumLoss`.
 
     Source: ratio: survey, section II-H, whose eq. 12 is a score (the loss is one minus it). Squared errors: Brosch et
@@ -89,12 +87,16 @@ class SensitivitySpecificityLoss(SumLoss):
     terms: tuple[str, ...] = ("p", "py", "y", "count")
 
     def __init__(
-        self, *, sensitivity_weight: float = 0.5, variant: str = "ratio", smooth: float = 1e-5, **options: Any
+        self, *, sensitivity_weight: float = 0.5, variant: str = "ratio", smooth: Smooth = 1e-5, **options: Any
     ):
         check_fraction(sensitivity_weight=sensitivity_weight)
-        check_at_least_zero(smooth=smooth)
+        above, below = self.smooth_pair = check_smooth(smooth)
         squared = check_choice("variant", variant, ("ratio", "squared_error")) == "squared_error"
         if squared:
+            if above != below:
+                raise ValueError(
+                    f"smooth: got {smooth!r}, expected a number for variant='squared_error' (a denominator's)"
+                )
             self.terms = ("py", "y", "count", "p2", "p2y")
         super().__init__(**options)
         self.sensitivity_weight, self.variant, self.smooth = sensitivity_weight, variant, smooth
@@ -115,8 +117,8 @@ class SensitivitySpecificityLoss(SumLoss):
             missed = inside - 2 * sums["py"] + sums["p2y"]
             wrong = sums["p2"] - sums["p2y"]
         share = self.sensitivity_weight
-        # 1 - (I + s) / (Y + s) = (Y - I) / (Y + s), which cancels nothing where all is right
-        return share * ratio(missed, inside + self.smooth, 0.0) + (1 - share) * ratio(wrong, outside + self.smooth, 0.0)
+        parts = [one_minus_ratio(*part, self.smooth_pair) for part in ((missed, inside), (wrong, outside))]
+        return share * parts[0] + (1 - share) * parts[1]
 
 
 class MCCLoss(SumLoss):
@@ -125,7 +127,7 @@ class MCCLoss(SumLoss):
     .. math:: 1 - \frac{N I - P Y + s}{\sqrt{\max(P\, Y (N - P)(N - Y), 0) + s^2}}
 
     Args:
-        smooth: s, at least 0, its square finite.
+        smooth: s, at least 0; a pair is that of the numerator and that of the denominator, whose square is finite.
         **options: see :class:`fastloss.SumLoss`.
 
     Source: Abhishek & Hamarneh 2021, arXiv:2010.13454. Not in the survey. MONAI's ``MCCLoss`` has its smoothing in the
@@ -134,18 +136,20 @@ class MCCLoss(SumLoss):
 
     terms = ("p", "py", "y", "count")
 
-    def __init__(self, *, smooth: float = 1e-5, **options: Any):
-        check_at_least_zero(smooth=smooth)
-        if math.isinf(float(smooth) * smooth):
+    def __init__(self, *, smooth: Smooth = 1e-5, **options: Any):
+        self.smooth_pair = check_smooth(smooth)
+        below = float(self.smooth_pair[1])
+        if math.isinf(below * below):
             raise ValueError(f"smooth: got {smooth!r}, expected a number whose square is finite")
         super().__init__(**options)
-        self.smooth = float(smooth)
+        self.smooth = smooth
 
     def formula(self, sums: Sums) -> Tensor:
+        above, below = self.smooth_pair
         predicted, true, count = sums["p"], sums["y"], sums["count"]
         product = predicted * true * (count - predicted) * (count - true)
-        square = product.clamp_min(0) + self.smooth**2
-        correlated = count * sums["py"] - predicted * true + self.smooth
+        square = product.clamp_min(0) + float(below) ** 2
+        correlated = count * sums["py"] - predicted * true + above
         if never_zero(square):
             return 1 - correlated / square.sqrt()
         degenerate = square == 0  # without smoothing: the root has no derivative there, and 0 / 0 is perfect

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..passes.inputs import check_activation, check_factor, check_fraction, check_weight_length
+from ..passes.inputs import Inputs, check_activation, check_factor, check_fraction, check_weight_length
+from ..passes.ops import sum_dtype
+from ..passes.sums import checked_sums
+from ..terms import is_constant
 from .base import SumLoss, Sums, ratio
 
 
@@ -24,12 +28,15 @@ class VoxelLoss(SumLoss):
         ignore_index: label or labels whose voxels leave the mean and the gradient.
         class_weight: ω, one weight a channel.
         reduction: ``"mean"`` over the counted voxels (and independent channels); ``"sum"``; ``"none"``: the sums
-            over the voxels as a table ``[B, C]``.
+            over the voxels as a table ``[B, C]``; ``"voxel"``: the loss of each voxel ``[B, *S]``, of independent
+            channels ``[B, C, *S]``, times the voxel's weight, which is 0 where it does not count.
         validate: see :func:`fastloss.voxel_sums`.
         process_group: see :class:`fastloss.SumLoss`.
     """
 
+    reductions = (*SumLoss.reductions, "voxel")
     per_target = False  # the mean of a softmax divides by Σ ω y, not by the number of voxels
+    of_target: tuple[str, ...] = ()  # terms of the target alone on whose sums the weights of a voxel's loss depend
 
     def __init__(
         self,
@@ -55,10 +62,37 @@ class VoxelLoss(SumLoss):
             validate=validate,
             process_group=process_group,
         )
+        if reduction == "voxel" and self.process_group is not None:
+            raise ValueError(
+                "process_group: given with reduction='voxel', expected None: the voxels of other processes are theirs"
+            )
 
     def voxel_table(self, sums: Sums, exclusive: bool) -> Tensor:
-        """The sums of the voxels' losses ``[B, C]``, before the class weights."""
+        """The sums of the voxels' losses ``[B, C]``, before the class weights: linear in the sums of all terms but
+        those ``of_target``."""
         raise NotImplementedError(f"{type(self).__name__} has no voxel_table")
+
+    def voxels_count_whole(self, channels: int) -> bool:
+        return self.exclusive(channels)
+
+    def coefficients(self, inputs: Inputs) -> Sums:
+        """The table where the sum of one term is 1 and those of the others are 0, for each term with a gradient."""
+        logits, names = inputs.logits, [name for name in self.terms if not is_constant(name)]
+        known: Sums = {}
+        if self.of_target:
+            with torch.no_grad():
+                sums = checked_sums(inputs._replace(weight_map=None), self.of_target, self.activation)
+            known = dict(zip(self.of_target, sums.unbind(-1), strict=True))
+        rows, channels = (logits.shape[0] if known else 1), logits.shape[1]
+        unit = torch.eye(len(names), dtype=sum_dtype(logits.device), device=logits.device)
+        columns = unit.view(len(names), 1, len(names)).expand(-1, rows, -1).reshape(-1, 1, len(names))
+        given = dict(zip(names, columns.expand(-1, channels, -1).unbind(-1), strict=True))
+        constant = {name: value.repeat(len(names), 1) for name, value in known.items()}
+        table = self.voxel_table(given | constant, self.exclusive(channels))
+        weight = self.weights(table)
+        if weight is not None:
+            table = table * weight
+        return dict(zip(names, table.view(len(names), rows, channels).unbind(0), strict=True))
 
     def from_sums(self, sums: Sums) -> Tensor:
         exclusive = self.exclusive(next(iter(sums.values())).shape[1])
@@ -94,7 +128,8 @@ class CrossEntropyLoss(VoxelLoss):
         label_smoothing: s in [0, 1]; the numerator has :math:`y(1-s) + s/C` for y, as torch has it, and with sigmoid,
             where a channel has two classes, :math:`y(1-s) + s/2`.
         **options: ``activation``, ``ignore_index``, ``class_weight`` (ω), ``reduction``, ``validate`` of
-            :class:`fastloss.SumLoss`. ``reduction="sum"`` is the numerator, ``"none"`` its table ``[B, C]``.
+            :class:`fastloss.SumLoss`. ``reduction="sum"`` is the numerator, ``"none"`` its table ``[B, C]``,
+            ``"voxel"`` what each voxel adds to it, as the ``reduction="none"`` of torch's functions.
 
     Source: survey, section II-A (Jadon 2020, arXiv:2006.14822, eq. 1). Label smoothing: Szegedy et al. 2016,
     arXiv:1512.00567.
@@ -190,6 +225,7 @@ class BalancedCrossEntropyLoss(CrossEntropyLoss):
     """
 
     per_target = False
+    of_target = ("y", "count")
 
     def __init__(self, **options: Any):
         super().__init__(**options)

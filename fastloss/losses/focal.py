@@ -39,7 +39,7 @@ class FocalLoss(VoxelLoss):
             class c; one number weighs the background by 1 - α and every other class by α, as in MONAI and kornia.
         **options: ``activation``, ``ignore_index``, ``class_weight`` (multiplied in), ``reduction`` and ``validate``
             of :class:`fastloss.SumLoss`. ``"mean"`` is the equation, ``"sum"`` its numerator, ``"none"`` the
-            numerator's table ``[B, C]``.
+            numerator's table ``[B, C]``, ``"voxel"`` what each voxel adds to it.
 
     MONAI's and kornia's means run over the channels too: theirs is this loss divided by C for softmax.
 

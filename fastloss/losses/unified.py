@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.inputs import check_at_least_zero, check_flag, check_fraction
+from ..passes.inputs import Smooth, check_flag, check_fraction, check_smooth
 from ..terms import EPSILON, term_name
 from .base import CompoundLoss, SumLoss, Sums
 from .distribution import VoxelLoss
@@ -41,9 +41,9 @@ class _UnifiedTverskyLoss(SumLoss):
 
     terms = ("p", "py", "y", "count")
 
-    def __init__(self, delta: float, gamma: float, symmetric: bool, smooth: float, **options: Any):
+    def __init__(self, delta: float, gamma: float, symmetric: bool, smooth: Smooth, **options: Any):
         super().__init__(**options)
-        self.delta, self.gamma, self.symmetric, self.smooth = delta, gamma, symmetric, smooth
+        self.delta, self.gamma, self.symmetric, self.smooth_pair = delta, gamma, symmetric, check_smooth(smooth)
 
     def formula(self, sums: Sums) -> Tensor:
         overlap = sums["py"]
@@ -58,7 +58,7 @@ class _UnifiedTverskyLoss(SumLoss):
 
     def loss(self, overlap: Tensor, false_positive: Tensor, false_negative: Tensor, enhanced: bool) -> Tensor:
         errors = (false_positive, false_negative)
-        value = one_minus_tversky_index(overlap, *errors, 1 - self.delta, self.delta, self.smooth)
+        value = one_minus_tversky_index(overlap, *errors, 1 - self.delta, self.delta, self.smooth_pair)
         return value.clamp_min(EPSILON) ** (1 - self.gamma) if enhanced else value
 
 
@@ -84,7 +84,7 @@ class UnifiedFocalLoss(CompoundLoss):
         delta: δ, from 0 to 1: of the foreground in F, of the false negatives in T.
         gamma: γ, from 0 to below 1.
         symmetric: as above.
-        smooth: s, at least 0.
+        smooth: s, at least 0; a pair is that of the numerator and that of the denominator.
         **options: ``activation``, ``batch`` (of the Tversky part), ``ignore_index``, ``class_weight``, ``reduction``,
             ``validate`` of :class:`fastloss.SumLoss`.
 
@@ -101,12 +101,11 @@ class UnifiedFocalLoss(CompoundLoss):
         delta: float = 0.6,
         gamma: float = 0.5,
         symmetric: bool = False,
-        smooth: float = 1e-5,
+        smooth: Smooth = 1e-5,
         batch: bool = False,
         **options: Any,
     ):
         check_fraction(weight=weight, delta=delta, gamma=gamma)
-        check_at_least_zero(smooth=smooth)
         check_flag(symmetric=symmetric)
         if gamma == 1:
             raise ValueError("gamma: got 1, expected a number from 0 to below 1 (the power of 1 - T is 1 - gamma)")

@@ -69,8 +69,10 @@ def confusion_counts(
         prediction: a tensor, or a NumPy array, as all that follow. With ``classes`` labels, ``[B, *S]`` or
             ``[B, 1, *S]``, bool or any integer dtype; with ``activation`` logits ``[B, C, *S]`` of any float dtype;
             with neither bool masks ``[B, C, *S]``. 1 to 3 spatial axes, any strides.
-        target: labels ``[B, *S]`` or ``[B, 1, *S]``, bool or any integer dtype; or, where the prediction has C > 1
-            channels, masks ``[B, C, *S]``, bool or integers (true where not 0). For C = 1 the labels are 0 and 1.
+        target: labels ``[B, *S]`` or ``[B, 1, *S]``, bool, any integer dtype, or whole numbers as floats; or, where the
+            prediction has C > 1 channels, masks ``[B, C, *S]``, bool or integers (true where not 0), or 0 and 1 as
+            floats. For C = 1 the labels are 0 and 1. A volume of a batch of several sizes has a call of its own, its
+            table one row: :class:`fastloss.metrics.Accumulator` takes them one by one.
         classes: how many classes a prediction of labels has, the background included; None where it has channels.
         activation: ``"softmax"``: the class of the largest logit; ``"sigmoid"``: each channel on its own, p > 0.5.
         include_background: False leaves out class 0 where there are several.

@@ -65,12 +65,14 @@ class Segmentations:
 
     def _slab(self, sample: int, place: Place) -> Slab:
         prediction, nan = self._hard(self.prediction, sample, place)
-        target, _ = self._hard(self.target, sample, place)
+        target, no_truth = self._hard(self.target, sample, place)
         counted = None if self.mask is None else self.mask[sample][place].bool()
         for label in as_int64(self.ignore, self.target.dtype == torch.uint64):
             kept = target != label
             counted = kept if counted is None else counted & kept
-        self._check_numbers(nan, counted, sample, place)
+        self._check_numbers("prediction", nan, "NaN", "logits that are numbers", counted, sample, place)
+        whole = "labels, or masks of 0 and 1"
+        self._check_numbers("target", no_truth, "no whole number", whole, counted, sample, place)
         self._check_range("prediction", prediction, counted, sample, place)
         self._check_range("target", target, counted, sample, place)
         return Slab(
@@ -81,12 +83,17 @@ class Segmentations:
         )
 
     def _hard(self, volume: Tensor, sample: int, place: Place) -> tuple[Tensor, Tensor | None]:
-        """int64 labels or bool masks; and of logits the voxels with a NaN, which would pass for background."""
+        """int64 labels or bool masks; and the voxels with a float that is none it may be: of logits a NaN, which would
+        pass for background, of the truth what is no whole number."""
         if volume.ndim == len(self.space) + 1:
-            return volume[sample][place].long(), None
+            labels = volume[sample][place]
+            whole = (labels == labels.round()) & labels.isfinite() if labels.is_floating_point() else None
+            return labels.long(), None if whole is None else ~whole
         part = volume[sample][(slice(None), *place)]
         if not part.dtype.is_floating_point:
             return part.bool(), None
+        if volume is self.target:
+            return part.bool(), ((part != 0) & (part != 1)).any(0)
         if self.activation == "softmax":
             index, best = _largest_channel(part)
             return index, best.isnan()
@@ -114,11 +121,20 @@ class Segmentations:
             f"is no class, expected 0 to {last}{ignore}"
         )
 
-    def _check_numbers(self, nan: Tensor | None, counted: Tensor | None, sample: int, place: Place) -> None:
-        found = _first(nan, counted) if nan is not None and nan.any() else None
+    def _check_numbers(
+        self,
+        name: str,
+        bad: Tensor | None,
+        what: str,
+        expected: str,
+        counted: Tensor | None,
+        sample: int,
+        place: Place,
+    ) -> None:
+        found = _first(bad, counted) if bad is not None and bad.any() else None
         if found is not None:
             index = _index(found, sample, place)
-            raise ValueError(f"prediction: NaN at index {index} (sample, then axes), expected logits that are numbers")
+            raise ValueError(f"{name}: {what} at index {index} (sample, then axes), expected {expected}")
 
 
 def _first(bad: Tensor, counted: Tensor | None) -> tuple[int, ...] | None:
@@ -144,6 +160,13 @@ def check_segmentations(
     spacing: Spacing = None,
 ) -> Segmentations:
     """Checks the arguments of :func:`fastloss.metrics.confusion_counts`, without copying."""
+    for name, volumes in (("prediction", prediction), ("target", target)):
+        if isinstance(volumes, (list, tuple)):
+            raise TypeError(
+                f"{name}: got a {type(volumes).__name__} of {len(volumes)}, expected a tensor or array with an axis of "
+                f"samples; for volumes of several sizes make a call for each, {name}[i][None], and let "
+                "fastloss.metrics.Accumulator take the tables"
+            )
     prediction, target = as_tensor(prediction, "prediction"), as_tensor(target, "target")
     classes = None if classes is None else whole_number(classes, "classes", "None")
     if spatial_axes is not None:
@@ -161,8 +184,6 @@ def check_segmentations(
     batch, space, count = shape[0], tuple(shape[-axes:]), shape[1] if classes is None else classes
     if count < 1 or (count == 1 and activation == "softmax"):
         raise ValueError(f"prediction: got {count} channels, expected at least {'two for softmax' if count else 'one'}")
-    if target.dtype.is_floating_point:
-        raise TypeError(f"target: got {target.dtype}, expected integer or bool labels, or bool masks (target > 0.5)")
     dense = channels and count > 1 and target.shape == shape
     ignore = check_ignore_index(ignore_index)
     if dense and ignore:

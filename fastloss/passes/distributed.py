@@ -49,14 +49,40 @@ def _group_of(name: str) -> Any:
         return None
 
 
-def gather_sums(sums: Tensor, process_group: str) -> Tensor:
-    """The sums ``[B, C, K]`` of the samples of all processes, in the order of their ranks.
+def gather_sums(sums: Tensor, process_group: Any = WORLD) -> Tensor:
+    """The sums of the samples of all processes, in the order of their ranks; differentiable.
+
+    What losses do with ``process_group=``, for formulas on sums of your own, or where one part of a loss is that of the
+    whole batch and another that of each process: gather the sums of the first alone.
 
     Each process may have another number of samples, unless torch.compile has traced the call. The gradient of a
     process's own sums comes times the number of processes, since DistributedDataParallel divides by it: each process
-    has the loss of the whole batch, and the parameters' gradient is that of one process with all of it. Backward needs
-    no communication.
+    has the loss of the whole batch, and the parameters' gradient is that of one process with all of it. One small
+    message forward; backward needs no communication.
+
+    Args:
+        sums: ``[B, ...]`` of floats, such as :func:`fastloss.voxel_sums` gives (``[B, C, K]``), of this process's B
+            samples; equal in all processes but for B.
+        process_group: ``"world"``, or a ``torch.distributed`` group.
+
+    Returns:
+        ``[B of all processes, ...]``, of the same dtype and device.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what was expected.
+        RuntimeError: where ``torch.distributed`` is not initialised.
     """
+    if not isinstance(sums, Tensor) or not sums.is_floating_point() or sums.ndim < 1:
+        got = f"{sums.dtype} {list(sums.shape)}" if isinstance(sums, Tensor) else type(sums).__name__
+        raise TypeError(f"sums: got {got}, expected a float tensor [B, ...], a row for each sample")
+    group = check_process_group(process_group)
+    if group is None:
+        raise TypeError("process_group: got None, expected 'world' or a torch.distributed.ProcessGroup")
+    return gathered_sums(sums, group)
+
+
+def gathered_sums(sums: Tensor, process_group: str) -> Tensor:
+    """:func:`gather_sums` of a group as :func:`check_process_group` gives it."""
     gathered: Tensor = apply_function(_Gather, _Gather, sums, process_group, _world_size(process_group))
     return gathered
 

@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
 
     logits: Tensor  # [B, C, *S]
     target: Tensor  # [B, *S] labels, or [B, C, *S]
-    mask: Tensor | None  # [B, *S]
+    mask: Tensor | None  # [B, *S], or [B, C, *S] where each channel has its own
     weight_map: Tensor | None  # [B, 1 or C, *S]
     dense: bool
     ignore: tuple[int, ...]  # the ignored labels, as int64
@@ -131,6 +131,24 @@ def check_natural(**values: int) -> None:
     for name, value in values.items():
         good = isinstance(value, int) and not isinstance(value, bool) and value >= 0
         _check_number(name, value, good, "an integer of at least 0")
+
+
+Smooth = float | tuple[float, float]
+"""The smoothing of a quotient: a number, or one of the numerator and one of the denominator."""
+
+
+def check_smooth(smooth: Smooth) -> tuple[float, float]:
+    """As a pair.
+
+    Raises:
+        ValueError: for what is neither a number of at least 0 nor two of them.
+    """
+    pair = tuple(smooth) if isinstance(smooth, (list, tuple)) else (smooth, smooth)
+    if len(pair) != 2:
+        raise ValueError(f"smooth: got {smooth!r}, expected a number or a pair (of the numerator, of the denominator)")
+    for value in pair:
+        check_at_least_zero(smooth=value)
+    return pair
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
@@ -276,6 +294,7 @@ def check_inputs(
     activation: str,
     ignore: tuple[int, ...],
     validate: bool | None,
+    channel_masks: bool = False,
 ) -> Inputs:
     """Checks the tensors of a pass and gives them the operators' shapes. Nothing is copied, but for float labels, which
     become integers, and integers of a dense target or a mask, which become bool: whether they are not 0.
@@ -283,7 +302,7 @@ def check_inputs(
     Args:
         logits: ``[B, C, *S]`` with 1 to 3 spatial axes.
         target: labels ``[B, *S]`` or ``[B, 1, *S]``, or a dense target ``[B, C, *S]``.
-        mask: ``[B, *S]`` or ``[B, 1, *S]``.
+        mask: ``[B, *S]``, ``[B, 1, *S]``, or, if ``channel_masks`` allows it and there is no softmax, ``[B, C, *S]``.
         weight_map: ``[B, *S]``, ``[B, 1, *S]`` or ``[B, C, *S]``.
         activation: as :func:`check_activation` gives it.
         ignore: as :func:`check_ignore_index` gives it; a dense target cannot have any.
@@ -304,7 +323,7 @@ def check_inputs(
         )
     level = validation_level(validate, logits.device)
     if mask is not None:
-        mask = _yes_or_no(_volume(logits, _plain(mask, "mask"), "mask", False))
+        mask = _yes_or_no(_mask(logits, _plain(mask, "mask"), channel_masks and activation != "softmax"))
     if weight_map is not None:
         weight_map = _volume(logits, _plain(weight_map, "weight_map"), "weight_map", True)
     target, dense = _target(logits, target, mask, level)
@@ -390,6 +409,18 @@ def _target(logits: Tensor, target: Tensor, mask: Tensor | None, level: int) -> 
     raise ValueError(
         f"target: got {form} tensor of shape {list(target.shape)} for logits {list(logits.shape)}, expected {expected}"
     )
+
+
+def _mask(logits: Tensor, mask: Tensor, channels: bool) -> Tensor:
+    """The mask ``[B, *S]``, or ``[B, C, *S]`` if there may be one for each of several channels."""
+    by_channel = mask.shape == logits.shape and logits.shape[1] > 1
+    if by_channel and not channels:
+        raise ValueError(
+            f"mask: got shape {list(mask.shape)}, one for each channel, expected {[mask.shape[0], *mask.shape[2:]]}: "
+            "of the classes of a softmax, and in losses that rank voxels or see neighbours, a voxel counts for all "
+            "channels or for none"
+        )
+    return _volume(logits, mask, "mask", by_channel)
 
 
 def _volume(logits: Tensor, volume: Tensor, name: str, channels: bool) -> Tensor:

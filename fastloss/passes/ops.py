@@ -92,7 +92,7 @@ def choose(forced: str, device: torch.device) -> ModuleType:
 
 
 def choose_room(room: str, forced: str, device: torch.device) -> ModuleType:
-    """The chosen back end's module of another name than ``sums``: ``ranked`` or ``stencils``."""
+    """The chosen back end's module of another name than ``sums``: ``values``, ``ranked`` or ``stencils``."""
     return importlib.import_module(f"{choose(forced, device).__package__}.{room}")
 
 
@@ -155,10 +155,19 @@ def _voxel_sums_backward(
     return gradient
 
 
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Of sums, and of the coefficients of terms."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def loss_dtype(logits: Tensor) -> torch.dtype:
+    """Of what is computed of each voxel."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
 def _voxel_sums_fake(logits: Tensor, *inputs: Any) -> Tensor:
     terms = inputs[3]
-    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
-    return logits.new_empty((logits.shape[0], logits.shape[1], len(terms)), dtype=dtype)
+    return logits.new_empty((logits.shape[0], logits.shape[1], len(terms)), dtype=sum_dtype(logits.device))
 
 
 def _voxel_sums_backward_fake(grad_sums: Tensor, logits: Tensor, *inputs: Any) -> Tensor:
@@ -174,7 +183,10 @@ torch.library.register_fake("fastloss::voxel_sums_backward", _voxel_sums_backwar
 
 # Autograd
 
-_DOUBLE = "fastloss losses have first derivatives only: differentiate the reference in plain PyTorch for a second one"
+_DOUBLE = (
+    "fastloss losses have first derivatives only, on every back end: for a second one write the loss's equation, which "
+    "its docstring has, in plain PyTorch"
+)
 
 
 class FirstDerivativeOnly(torch.autograd.Function):
@@ -291,6 +303,15 @@ def refuse_transforms() -> None:
         raise NotImplementedError(
             "fastloss losses do not run under torch.func transforms (grad, vmap, jvp, ...): use loss.backward() or "
             "torch.autograd.grad, and reduction='none' for a value per sample"
+        )
+
+
+def refuse_script(loss: Any) -> None:
+    """Raises NotImplementedError for what torch.jit.script has made of a loss."""
+    if isinstance(loss, torch.jit.ScriptModule):
+        raise NotImplementedError(
+            "fastloss losses do not run in TorchScript: script the network and call the loss, which is not scripted, "
+            "on its output; or use torch.compile or torch.export"
         )
 
 

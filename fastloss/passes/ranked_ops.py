@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..terms import make_plan
-from .ops import NoForwardMode, apply_function, choose, choose_room, first_derivative_only
-from .values import check_values, check_weights
+from .ops import NoForwardMode, apply_function, choose, choose_room, first_derivative_only, sum_dtype
+from .values import check_values, check_weights, uncounted
+
+HINGE = "hinge"  # in place of an activation: the errors are the hinges of the logits
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask"
@@ -25,15 +27,30 @@ def is_exclusive(activation: str, channels: int) -> bool:
 
 # Top-k cross-entropy, and voxel sums of the same pass
 
+_LOSS = "Tensor? class_weight, float label_smoothing"  # of the cross-entropy
 _library.define(
-    f"topk_sums({_INPUTS}, float k, str[] terms, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"topk_sums({_INPUTS}, float k, bool of_all, {_LOSS}, str[] terms, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
     "topk_sums_backward(Tensor? grad_sums, Tensor? grad_mean, Tensor count, Tensor weights, "
-    f"{_INPUTS}, str[] terms, {_OPTIONS}) -> Tensor",
+    f"{_INPUTS}, {_LOSS}, str[] terms, {_OPTIONS}) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+
+
+def _cross_entropy(
+    logits: Tensor, class_weight: Tensor | None, label_smoothing: float, exclusive: bool
+) -> tuple[tuple[str, ...], Tensor]:
+    """The terms of a voxel's cross-entropy and their factors ``[B, C, K]``."""
+    s, batch, channels = label_smoothing, *logits.shape[:2]
+    shares = [("ce", 1 - s)] if s == 0 else [("ce", 1 - s), ("nll", s / (channels if exclusive else 2))]
+    sides = ("pos",) if exclusive else ("pos", "neg")
+    names = tuple(f"{kind}_{side}" for side in sides for kind, _ in shares)
+    real = sum_dtype(logits.device)
+    factors = torch.tensor([share for _ in sides for _, share in shares], dtype=real, device=logits.device)
+    weight = torch.ones(channels, dtype=real, device=logits.device) if class_weight is None else class_weight.to(real)
+    return names, (weight.unsqueeze(1) * factors).expand(batch, channels, len(names))
 
 
 def _topk_sums(
@@ -41,6 +58,9 @@ def _topk_sums(
     target: Tensor,
     mask: Tensor | None,
     k: float,
+    of_all: bool,
+    class_weight: Tensor | None,
+    label_smoothing: float,
     terms: Sequence[str],
     activation: str,
     ignore: Sequence[int],
@@ -52,10 +72,20 @@ def _topk_sums(
     exclusive = is_exclusive(activation, logits.shape[1])
     module = choose_room("ranked", backend, logits.device)
     bad_labels = True
-    if hasattr(module, "largest_losses_with_bad_labels"):
-        *out, bad_labels = module.largest_losses_with_bad_labels(logits, target, mask, plan, exclusive, k)
+    if class_weight is not None or label_smoothing:
+        inputs, options = (logits, target, mask, None), (activation, ignore, dense, validate, backend)
+        names, factors = _cross_entropy(logits, class_weight, label_smoothing, exclusive)
+        losses = torch.ops.fastloss.voxel_losses(factors, *inputs, not exclusive, names, *options)
+        losses = losses.unsqueeze(1) if exclusive else losses
+        losses = torch.where(uncounted(target, mask, plan), -1.0, losses.abs())
+        nothing = logits.new_zeros((*logits.shape[:2], 0), dtype=sum_dtype(logits.device))
+        sums = choose(backend, logits.device).forward(*inputs, plan) if terms else nothing
+        out = (sums, *module.largest(losses, k, of_all))
+        bad_labels = False  # or the losses had raised
+    elif hasattr(module, "largest_losses_with_bad_labels"):
+        *out, bad_labels = module.largest_losses_with_bad_labels(logits, target, mask, plan, exclusive, k, of_all)
     else:
-        out = module.largest_losses(logits, target, mask, plan, exclusive, k)
+        out = module.largest_losses(logits, target, mask, plan, exclusive, k, of_all)
     sums, mean, count, weights = out
     if validate:
         check_weights(mask)
@@ -71,6 +101,8 @@ def _topk_sums_backward(
     logits: Tensor,
     target: Tensor,
     mask: Tensor | None,
+    class_weight: Tensor | None,
+    label_smoothing: float,
     terms: Sequence[str],
     activation: str,
     ignore: Sequence[int],
@@ -78,28 +110,25 @@ def _topk_sums_backward(
     validate: int,
     backend: str,
 ) -> Tensor:
-    batch, channels = logits.shape[:2]
-    sides = ("ce_pos",) if is_exclusive(activation, channels) else ("ce_pos", "ce_neg")
     module = choose(backend, logits.device)
+    names: tuple[str, ...] = ()
     parts = []
     if grad_sums is not None and terms:
-        parts.append(grad_sums)
+        names, parts = tuple(terms), [grad_sums]
     if grad_mean is not None:
-        each = (grad_mean / count.clamp_min(1)).expand(batch, channels, len(sides))
-        parts.append(each)
+        exclusive = is_exclusive(activation, logits.shape[1])
+        of_loss, factors = _cross_entropy(logits, class_weight, label_smoothing, exclusive)
+        names = (*names, *(f"map*{name}" for name in of_loss))
+        parts.append(factors * (grad_mean / count.clamp_min(1)))
     if not parts:
         return torch.zeros_like(logits)
-    mapped = () if grad_mean is None else tuple(f"map*{side}" for side in sides)
-    names = (*(terms if grad_sums is not None else ()), *mapped)
     plan = make_plan(names, activation, tuple(ignore), dense)
     gradient: Tensor = module.backward(torch.cat(parts, -1), logits, target, mask, weights, plan)
     return gradient
 
 
-def _topk_sums_fake(
-    logits: Tensor, target: Tensor, mask: Tensor | None, k: float, terms: Sequence[str], activation: str, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    real = torch.float32 if logits.device.type == "mps" else torch.float64
+def _topk_sums_fake(logits: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    terms, activation, real = *inputs[6:8], sum_dtype(logits.device)
     shape = (logits.shape[0], 1 if is_exclusive(activation, logits.shape[1]) else logits.shape[1], *logits.shape[2:])
     return (
         logits.new_empty((logits.shape[0], logits.shape[1], len(terms)), dtype=real),
@@ -150,16 +179,18 @@ def _jaccard_extension(
     validate: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    plan = make_plan((), activation, tuple(ignore), dense)
+    hinge = activation == HINGE
+    plan = make_plan((), "none" if hinge else activation, tuple(ignore), dense)
     module = choose_room("ranked", backend, logits.device)
     bad_labels = True
     if hasattr(module, "jaccard_with_bad_labels"):
-        *out, bad_labels = module.jaccard_with_bad_labels(logits, target, mask, plan, per_sample)
+        *out, bad_labels = module.jaccard_with_bad_labels(logits, target, mask, plan, per_sample, hinge)
     else:
-        out = module.jaccard(logits, target, mask, plan, per_sample)
+        out = module.jaccard(logits, target, mask, plan, per_sample, hinge)
     values, sizes, slopes = out
     if validate:
         check_weights(mask)
+        plan = plan._replace(activation="sigmoid") if hinge else plan  # any finite logits
         check_values(logits, target, mask, plan, validate, bad_labels)
     return values, sizes, slopes
 
@@ -177,7 +208,7 @@ def _jaccard_extension_backward(
     backend: str,
 ) -> Tensor:
     # the value is linear in p between two changes of order: its slopes are a voxel weight map of the term p
-    plan = make_plan(("map*p",), activation, tuple(ignore), dense)
+    plan = make_plan(("map*p",), "none" if activation == HINGE else activation, tuple(ignore), dense)
     grad_sums = grad_values.expand(logits.shape[:2]).unsqueeze(-1)
     counted = None if mask is None else mask != 0  # the slopes have the weights in them
     module = choose(backend, logits.device)
@@ -188,7 +219,7 @@ def _jaccard_extension_backward(
 def _jaccard_extension_fake(
     logits: Tensor, target: Tensor, mask: Tensor | None, per_sample: bool, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    real = torch.float32 if logits.device.type == "mps" else torch.float64
+    real = sum_dtype(logits.device)
     batch, channels = logits.shape[:2]
     values = logits.new_empty((batch if per_sample else 1, channels), dtype=real)
     slopes = logits.new_empty((channels, batch, *logits.shape[2:]), dtype=rank_dtype(logits))
@@ -218,13 +249,14 @@ class _TopK(torch.autograd.Function):
         logits: Tensor,
         target: Tensor,
         mask: Tensor | None,
-        k: float,
-        terms: tuple[str, ...],
+        portion: tuple[float, bool],
+        class_weight: Tensor | None,
         options: tuple[Any, ...],
     ) -> tuple[Tensor, Tensor]:
-        sums, mean, count, weights = torch.ops.fastloss.topk_sums(logits, target, mask, k, terms, *options)
-        ctx.save_for_backward(count, weights, logits, target, mask)
-        ctx.options = (terms, *options)
+        inputs = (logits, target, mask)
+        sums, mean, count, weights = torch.ops.fastloss.topk_sums(*inputs, *portion, class_weight, *options)
+        ctx.save_for_backward(count, weights, *inputs, class_weight)
+        ctx.options = options
         ctx.set_materialize_grads(False)
         return sums, mean
 
@@ -279,12 +311,13 @@ def topk_sums(
     logits: Tensor,
     target: Tensor,
     mask: Tensor | None,
-    k: float,
-    terms: tuple[str, ...],
+    portion: tuple[float, bool],
+    class_weight: Tensor | None,
     options: tuple[Any, ...],
 ) -> tuple[Tensor, Tensor]:
-    """Differentiable sums ``[B, C, K]`` and the mean of the largest voxel losses; ``options`` end the operator's."""
-    sums, mean = apply_function(_TopK, _EagerTopK, logits, target, mask, k, terms, options)
+    """Differentiable sums ``[B, C, K]`` and the mean of the largest voxel losses: of a portion k, and whether of all
+    voxels; ``options``: those of the operator from the label smoothing on."""
+    sums, mean = apply_function(_TopK, _EagerTopK, logits, target, mask, portion, class_weight, options)
     return sums, mean
 
 

@@ -17,7 +17,7 @@ _library.define("whole_labels(Tensor target, Tensor? mask, bool check) -> Tensor
 def _whole_labels(target: Tensor, mask: Tensor | None, check: bool) -> Tensor:
     whole = (target == target.round()) & target.isfinite()
     if check and not bool(whole.all()):
-        bad = ~whole if mask is None else ~whole & (mask != 0)
+        bad = ~whole if mask is None else ~whole & (_by_channel(mask, target.unsqueeze(1)) != 0).any(1)
         if bad.any():
             index = _first(bad)
             raise ValueError(
@@ -56,7 +56,7 @@ def check_values(
         _check_labels(target, mask, plan, logits.shape[1])
     if validate != VALIDATE_ALL:
         return
-    counted = ~_uncounted(target, mask, plan).unsqueeze(1)
+    counted = ~uncounted(target, mask, plan)
     if plan.activation == "none":
         _check_range("logits", logits, counted, "probabilities from 0 to 1 for activation=None")
     elif not bool(torch.isfinite(logits).all()):
@@ -64,13 +64,14 @@ def check_values(
     if plan.dense and target.is_floating_point():
         _check_range("target", target, counted, "shares from 0 to 1")
     if mask is not None and mask.is_floating_point():
-        _check("mask", mask, ~(torch.isfinite(mask) & (mask >= 0)), "finite weights of at least 0")
+        wrong = ~(torch.isfinite(mask) & (mask >= 0))
+        _check("mask", mask, wrong, "finite weights of at least 0", mask.ndim == logits.ndim)
 
 
 def check_weights(mask: Tensor | None) -> None:
     """Raises ValueError for a weight that ranked voxels cannot have."""
     if mask is not None and mask.is_floating_point():
-        _check("mask", mask, mask < 0, "weights of at least 0 for a ranked loss")
+        _check("mask", mask, mask < 0, "weights of at least 0 for a ranked loss", False)
 
 
 def _check_range(name: str, values: Tensor, counted: Tensor, expected: str) -> None:
@@ -79,10 +80,10 @@ def _check_range(name: str, values: Tensor, counted: Tensor, expected: str) -> N
         _check(name, values, ~inside & counted, expected)
 
 
-def _check(name: str, values: Tensor, bad: Tensor, expected: str) -> None:
+def _check(name: str, values: Tensor, bad: Tensor, expected: str, by_class: bool = True) -> None:
     if bad.any():
         index = _first(bad)
-        axes = "sample, class, then axes" if name != "mask" else "sample, then axes"
+        axes = "sample, class, then axes" if by_class else "sample, then axes"
         raise ValueError(
             f"{name}: {values[index].item()} at index {index} ({axes}), expected {expected}; {int(bad.sum())} values "
             "are affected"
@@ -91,7 +92,7 @@ def _check(name: str, values: Tensor, bad: Tensor, expected: str) -> None:
 
 def _check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int) -> None:
     labels = target.long()
-    bad = ((labels < 0) | (labels >= label_count(channels))) & ~_uncounted(target, mask, plan)
+    bad = ((labels < 0) | (labels >= label_count(channels))) & ~uncounted(target, mask, plan).all(1)
     if bad.any():
         index = _first(bad)
         raise ValueError(
@@ -101,13 +102,18 @@ def _check_labels(target: Tensor, mask: Tensor | None, plan: Plan, channels: int
         )
 
 
-def _uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
-    target = target.long() if not plan.dense else target  # a small dtype would wrap the labels it is compared to
-    left_out = torch.zeros(target.shape[:1] + target.shape[2 if plan.dense else 1 :], dtype=torch.bool)
-    left_out = left_out.to(target.device)
+def uncounted(target: Tensor, mask: Tensor | None, plan: Plan) -> Tensor:
+    """Which voxels do not count, ``[B, 1, *S]``, or ``[B, C, *S]`` where each channel has a mask of its own."""
+    column = target[:, :1] if plan.dense else target.unsqueeze(1).long()  # a small dtype would wrap the ignored labels
+    left_out = torch.zeros_like(column, dtype=torch.bool)
     for label in () if plan.dense else plan.ignore:
-        left_out = left_out | (target == label)
-    return left_out if mask is None else left_out | (mask == 0)
+        left_out = left_out | (column == label)
+    return left_out if mask is None else left_out | (_by_channel(mask, column) == 0)
+
+
+def _by_channel(mask: Tensor, column: Tensor) -> Tensor:
+    """A mask with an axis of channels, as ``column`` has."""
+    return mask if mask.ndim == column.ndim else mask.unsqueeze(1)
 
 
 def _first(bad: Tensor) -> tuple[int, ...]:

@@ -10,10 +10,10 @@ from llvmlite import ir
 from fastloss.terms import EPSILON
 
 from .classes import FEW, Few, Many, registers
-from .forms import ERRORS, LOSSES, SUMS, Arguments, Form
+from .forms import ERRORS, LOSSES, SUMS, TOTALS, VALUES, Arguments, Form
 from .functions import Functions
 from .lanes import BYTES, SIZES, Lanes, prefetch
-from .products import Factors
+from .products import Factors, Makers
 
 _LINE = 64  # bytes of a cache line
 _AHEAD = 2048  # bytes from a logit to the one that is prefetched
@@ -105,7 +105,7 @@ class Block:
             return e
 
         into = self.z  # in place of the logits, where no factor of each class needs those
-        if self.form.output in (SUMS, LOSSES) and not self._asks("p", "q", "m", "e"):
+        if self.form.output in (SUMS, LOSSES, VALUES, TOTALS) and not self._asks("p", "q", "m", "e", "d"):
             into = None
         elif self._asks("q", "l", "m"):
             into = classes.values()
@@ -126,6 +126,7 @@ class Block:
                 q=lambda: lanes.mul(others_total, self.r),
                 l=lambda: self.of_labelled(b.fsub(self.log_total(), below)),
                 m=lambda: self.clamped_log(self.own.get("q"), self.own.get("p")),
+                **self._distance_of_own(),
             )
 
     def _asks(self, *factors: str) -> bool:
@@ -174,22 +175,24 @@ class Block:
                 q=lambda: self._softmax_q(c, found.get("p")),
                 l=lambda: b.fsub(self.log_total(), self.below(c)),
                 m=lambda: self.clamped_log(found.get("q"), found.get("p")),
+                **self._distance(c),
             )
             return found
         z = self._logit(c) if self.form.classes == 1 else self.z.load(c)
-        return self._sigmoid(z) if self.form.activation == "sigmoid" else self._plain(z)
+        return (self._sigmoid if self.form.activation == "sigmoid" else self._plain)(z, self._distance(c))
 
-    def _plain(self, p: Any) -> Factors:
+    def _plain(self, p: Any, distance: Makers) -> Factors:
         found = Factors(
             self.lanes,
             p=lambda: p,
             q=lambda: self.builder.fsub(self.lanes.one, p),
             l=lambda: self.clamped_log(p, found.get("q")),
             m=lambda: self.clamped_log(found.get("q"), found.get("p")),
+            **distance,
         )
         return found
 
-    def _sigmoid(self, z: Any) -> Factors:
+    def _sigmoid(self, z: Any, distance: Makers) -> Factors:
         b, lanes = self.builder, self.lanes
         functions = self.code.functions
         minus = b.fsub(lanes.reals(-0.0), z)
@@ -210,7 +213,32 @@ class Block:
             q=lambda: lanes.pick(positive, small, large),
             l=lambda: log(b.fcmp_ordered(">", z, lanes.zero), minus),
             m=lambda: log(b.fcmp_ordered("<", z, lanes.zero), z),
+            **distance,
         )
+
+    def _distance(self, c: Any) -> Makers:
+        """What makes d = |p - y| of a class, and its slope by p."""
+        b, lanes = self.builder, self.lanes
+        if not self.form.dense:
+            get = lambda factor: self.factors(c).get(factor)  # noqa: E731
+            if self.others:
+                return {"d": lambda: get("p"), "side": lambda: lanes.one}
+            return {
+                "d": lambda: lanes.pick(self.mine(c), get("q"), get("p")),
+                "side": lambda: lanes.pick(self.mine(c), lanes.reals(-1), lanes.one),
+            }
+
+        def side() -> Any:
+            y, p = self.y(c), self.factors(c).get("p")
+            above = b.or_(b.fcmp_ordered(">", p, y), b.fcmp_ordered("<=", y, lanes.zero))
+            below = b.or_(b.fcmp_ordered("<", p, y), b.fcmp_ordered(">=", y, lanes.one))
+            return lanes.pick(above, lanes.one, lanes.pick(below, lanes.reals(-1)))
+
+        return {"d": lambda: lanes.absolute(b.fsub(self.factors(c).get("p"), self.y(c))), "side": side}
+
+    def _distance_of_own(self) -> Makers:
+        """The same of the label's class."""
+        return {"d": lambda: self.own.get("q"), "side": lambda: self.lanes.reals(-1)}
 
     def clamped_log(self, x: Any, rest: Any) -> Any:
         """-log(max(x, epsilon)); ``rest``: 1 - x, which has more digits where x is nearly 1."""
@@ -231,13 +259,14 @@ class Block:
         lanes = self.lanes
         if self.form.activation != "softmax":
             (p,) = self.of_label([self.z])
-            plain = self._plain(self.of_labelled(p()))
+            plain = self._plain(self.of_labelled(p()), {})
             return Factors(
                 lanes,
                 p=lambda: plain.get("p"),
                 q=lambda: plain.get("q"),
                 l=lambda: self.of_labelled(plain.get("l")),
                 m=lambda: plain.get("m"),
+                **self._distance_of_own(),
             )
         each = range(self.form.classes)
 
@@ -250,6 +279,7 @@ class Block:
             q=lambda: lanes.mul(of_others(), self.r),
             l=lambda: lanes.choose([self.mine(c) for c in each], [self.factors(c).get("l") for c in each]),
             m=lambda: self.clamped_log(found.get("q"), found.get("p")),
+            **self._distance_of_own(),
         )
         return found
 

@@ -41,6 +41,7 @@ class Pass(NamedTuple):
     narrow: int  # whether labels are numbers of 8 bits
     first_label: int  # of the first channel
     labels_known: int  # labels are classes from 0 to below
+    masks: int  # whether each channel has a mask of its own
     ignored: int  # address
     ignore: int
     pitch: int  # bytes from row to row
@@ -89,7 +90,7 @@ class _Chunk:
     def emit(self, arguments: Word, i: Word) -> Word:
         b, p = self.builder, Record(arguments, Pass)
         walks = [Record(arguments + 8 * (len(Pass._fields) + k * len(Walk._fields)), Walk) for k in range(5)]
-        logits, target, _, weight_map, out = walks
+        out = walks[4]
         memory = self.context.nrt.allocate(b, (p.memory + 64 + _HEADER).value)
         base = (Word(b, b.ptrtoint(memory, BYTES)) + 63) // 64 * 64
         row, a = Record(base, Row), Record(base + _HEADER // 2, Arguments)
@@ -104,32 +105,43 @@ class _Chunk:
             left = stop - v
             row.put(count=left.is_("<", p.tile).pick(left, p.tile), voxel=v)
             whole = (row.count % p.lanes).is_("==", 0)
-            weighted = self._weigh(p, walks, row, a, whole, bad)
-            a.put(weighted=weighted, voxels=(row.count + p.lanes - 1) // p.lanes * p.lanes)
+            a.put(voxels=(row.count + p.lanes - 1) // p.lanes * p.lanes)
             useful = cgutils.alloca_once(b, BYTES)
-            b.store(ir.Constant(BYTES, 1), useful)
-            with (weighted & out.address.is_("==", 0)).holds():
-                b.store(self._any(weights, a.voxels).number, useful)
-            with Word(b, b.load(useful)).holds(), p.channels.each(0, p.classes) as c:
-                self._rows(logits, c, p, row, whole, places, a, "logits")
-                with p.labels.is_("==", 0).holds():
-                    self._rows(target, c, p, row, whole, places + p.target_rows, a, "target")
-                self._rows(weight_map, c, p, row, whole, places + p.map_rows, a, "map")
-                in_place = out.in_place & whole
-                there = out.address + out.size * (sample * out.batch + c * out.channel + v)
-                a.put(
-                    out=in_place.pick(there, places + p.out_rows),
-                    out_step=in_place.pick(out.size * out.channel, p.pitch),
-                    label=c + p.first_label,
-                    table=p.table + (p.by_chunk.pick(i, sample) * p.channels + c) * p.table_row,
-                )
-                self._call(p.code, a)
-                with (out.address & ~in_place).holds(), p.outputs.each() as k:
-                    row.put(walk=out.address_, channel=c + k, row=a.out + k * a.out_step)
-                    self._call(out.copy, row)
-                a.put(first=p.classes.is_("<", p.channels))
+            with p.channels.each(0, p.classes) as c:
+                with (c.is_("==", 0) | p.masks).holds():
+                    weighted = self._weigh(p, walks, row, a, whole, c, bad)
+                    a.put(weighted=weighted)
+                    b.store(ir.Constant(BYTES, 1), useful)
+                    with (weighted & out.address.is_("==", 0)).holds():
+                        b.store(self._any(weights, a.voxels).number, useful)
+                with Word(b, b.load(useful)).holds():
+                    self._class(p, walks, row, a, whole, places, c, i)
         self.context.nrt.free(b, memory)
         return Word(b, b.load(bad))
+
+    def _class(
+        self, p: Record, walks: list[Record], row: Record, a: Record, whole: Word, places: Word, c: Word, i: Word
+    ) -> None:
+        """Runs the code on the classes from c on that depend on one another."""
+        logits, target, _, weight_map, out = walks
+        self._rows(logits, c, p, row, whole, places, a, "logits")
+        with p.labels.is_("==", 0).holds():
+            self._rows(target, c, p, row, whole, places + p.target_rows, a, "target")
+        self._rows(weight_map, c, p, row, whole, places + p.map_rows, a, "map")
+        in_place = out.in_place & whole
+        there = out.address + out.size * (row.sample * out.batch + c * out.channel + row.voxel)
+        a.put(
+            out=in_place.pick(there, places + p.out_rows),
+            out_step=in_place.pick(out.size * out.channel, p.pitch),
+            adds=c,
+            label=c + p.first_label,
+            table=p.table + (p.by_chunk.pick(i, row.sample) * p.channels + c) * p.table_row,
+        )
+        self._call(p.code, a)
+        with (out.address & ~in_place).holds(), p.outputs.each() as k:
+            row.put(walk=out.address_, channel=c + k, row=a.out + k * a.out_step)
+            self._call(out.copy, row)
+        a.put(first=p.classes.is_("<", p.channels))
 
     def _call(self, code: Word, record: Record) -> Word:
         number = Word(self.builder, 0)
@@ -170,13 +182,16 @@ class _Chunk:
         with (w.address & ~in_place).holds(), p.classes.each() as c:
             self._bring(w, first + c, row, place + c * p.pitch, place + p.classes * p.pitch)
 
-    def _weigh(self, p: Record, walks: list[Record], row: Record, a: Record, whole: Word, bad: Any) -> Word:
-        """Fills the weights, and the labels that need it; whether a weight is other than 1, or a label no class."""
+    def _weigh(
+        self, p: Record, walks: list[Record], row: Record, a: Record, whole: Word, channel: Word, bad: Any
+    ) -> Word:
+        """Fills the weights, those of a channel if it has its own, and the labels that need it; whether a weight is
+        other than 1, or a label no class."""
         b, (_, target, mask, _, _) = self.builder, walks
         n, place = row.count, row.weights + p.pitch
         masked = Word(b, mask.address.true)
         with masked.holds():
-            self._bring(mask, Word(b, 0), row, row.weights, place)
+            self._bring(mask, channel, row, row.weights, place)
         with (~masked & ~whole).holds(), n.each() as k:
             b.store(ir.Constant(self.real, 1.0), (row.weights + k * self.size).pointer(self.real))
         weighted = cgutils.alloca_once(b, BYTES)

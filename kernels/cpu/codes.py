@@ -9,11 +9,12 @@ from numba import types
 from numba.extending import intrinsic
 
 from .block import Code
-from .forms import GRADIENT, Arguments, Form
+from .forms import GRADIENT, WITH_COEFFICIENTS, Arguments, Form
 from .gradient_code import emit_gradient
 from .lanes import BYTES
 from .sums_code import emit_sums
 from .threads import code_of, made_once
+from .voxels_code import emit_voxels
 from .words import Record, Word
 
 
@@ -24,7 +25,8 @@ def plan_code(form: Form) -> int:
 
 @made_once
 def _compiled(form: Form) -> Any:
-    emit = emit_gradient if form.output == GRADIENT else emit_sums
+    of_terms = emit_voxels if form.output in WITH_COEFFICIENTS else emit_sums
+    emit = emit_gradient if form.output == GRADIENT else of_terms
 
     @intrinsic
     def emitted(typingctx, arguments):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""The coefficients of the sums' terms in the gradient of a tile, by class and by what is true of a voxel."""
+"""The coefficients of the terms in what a tile's code writes, by class and by what is true of a voxel."""
 
 from __future__ import annotations
 
@@ -23,8 +23,13 @@ class Coefficients:
     def __init__(self, code: Code):
         self.code, self.groups = code, code.form.groups()
         self.loaded: dict[tuple[int, int], list[Any]] = {}
+        b = code.builder
+        with b.if_then(b.icmp_signed("!=", code.arguments.first, ir.Constant(BYTES, 0)), False):
+            self._prepare()
+        if code.few:
+            self._load()
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         code, b, lanes = self.code, self.code.builder, self.code.lanes
         with counted(b, code.form.classes) as c:
             row = b.mul(c, ir.Constant(BYTES, 8 * len(code.form.terms)))
@@ -46,7 +51,7 @@ class Coefficients:
     def scalar(self, c: Any, g: int, which: int) -> Any:
         return self.code.lanes.load(self.code.arguments.scratch, self._place(c, g, which), self.code.lanes.real)
 
-    def load(self) -> None:
+    def _load(self) -> None:
         """All, before the loop over the blocks."""
         for g in range(len(self.groups)):
             for which in (OWN, OTHER, SQUARE):
@@ -57,9 +62,13 @@ class Coefficients:
         return self.loaded[g, which][c] if self.loaded else self.code.lanes.fill(self.scalar(c, g, which))
 
     def of_label(self, block: Block, groups: list[int]) -> list[Any]:
-        """Those of the label's class where y is 1."""
+        """Those of the label's class where y is 1, times the map; 0 where the label is no class."""
+        if not groups:
+            return []
         wanted = [(lambda c, g=g: self.vector(c, g, OWN), lambda c, i, g=g: self.scalar(c, g, OWN)) for g in groups]
-        return [load() for load in self.code.classes.of_label(block.label, wanted)]
+        found = [block.of_labelled(load()) for load in self.code.classes.of_label(block.label, wanted)]
+        pairs = zip(groups, found, strict=True)
+        return [self.code.builder.fmul(k, block.own_map()) if self.groups[g].factors.mapped else k for g, k in pairs]
 
     def of_class(self, block: Block, c: Any, g: int) -> Any:
         """For the truth of each voxel, times the map."""
@@ -83,12 +92,19 @@ class Coefficients:
         parts = []
         for g in groups:
             found = block.factors(c).slopes(self.groups[g].factors, self.of_class(block, c, g))
-            parts.append(Slopes(*(self._select(block, c, self.groups[g], x) for x in found)))
+            if is_costly(self.groups[g].factors):  # the slope of a logarithm alone is finite
+                found = Slopes(*(self._select(block, c, self.groups[g], x) for x in found))
+            parts.append(found)
         return add_up(self.code.lanes, parts)
+
+    def value(self, block: Block, c: Any, g: int) -> Any:
+        """The products of a group for a class, times their coefficients."""
+        k, value = self.of_class(block, c, g), block.factors(c).value(self.groups[g].factors)
+        return self._select(block, c, self.groups[g], k if value is None else self.code.builder.fmul(k, value))
 
     def _select(self, block: Block, c: Any, group: Group, value: Any) -> Any:
         """0 where the shares of the group are 0: a logarithm may be infinite there."""
-        infinite = is_costly(group.factors) and (group.factors.l or group.factors.m)
+        infinite = group.factors.l or group.factors.m
         everywhere = group.asks("1") or (group.asks("r") and group.asks("y", "y2"))
         if value is None or not infinite or everywhere:
             return value

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from fastloss.terms import Plan, Term
 
 # What a code computes: sums; sums and each voxel's cross-entropy; the gradient; of each voxel and class the signed
-# error p or -(1 - p), p, w (p - y)^2, or y; w of each voxel
-SUMS, LOSSES, GRADIENT, ERRORS, PROBABILITIES, SQUARES, TARGETS, WEIGHTS = range(8)
+# error p or -(1 - p), p, w (p - y)^2, or y; w of each voxel; the weighted sum of the terms of each voxel and class, and
+# that of all classes of a voxel; of each voxel and class the signed hinge of the logit, max(1 + p, 0) or -max(1 - p, 0)
+SUMS, LOSSES, GRADIENT, ERRORS, PROBABILITIES, SQUARES, TARGETS, WEIGHTS, VALUES, TOTALS, HINGES = range(11)
+WITH_COEFFICIENTS = (GRADIENT, VALUES, TOTALS)  # one for each term, in place of sums
 UNCOUNTED = 3.4028234663852886e38  # in place of the error of a voxel that does not count
 OWN, OTHER, SQUARE = range(3)  # coefficients: where y is 1, where it is 0, and of y^2
 
@@ -46,10 +48,10 @@ class Form(NamedTuple):
         return any(term.mapped for term in self.terms)
 
     def groups(self) -> list[Group]:
-        """Of the terms that have a derivative."""
+        """Of the terms that have a derivative, or of all where their values are wanted."""
         found: dict[Term, dict[str, list[int]]] = {}
         for k, term in enumerate(self.terms):
-            if not term.constant:
+            if not term.constant or self.output != GRADIENT:
                 found.setdefault(term._replace(share="1"), {}).setdefault(term.share, []).append(k)
         return [Group(*item) for item in found.items()]
 
@@ -71,8 +73,8 @@ def form_of(plan: Plan, channels: int, labels: int, output: int, real: str, logi
 class Arguments(NamedTuple):
     """Of a code, all int64: addresses, steps in bytes from class to class, and numbers."""
 
-    table: Any  # sums of a chunk, or their gradient: float64 [C, K]
-    scratch: Any  # for the coefficients of the gradient
+    table: Any  # sums of a chunk, or the coefficients of the terms: float64 [C, K]
+    scratch: Any  # for the coefficients
     first: Any  # whether this is the first tile of the chunk, and they are to be made
     logits: Any
     logits_step: Any
@@ -86,3 +88,4 @@ class Arguments(NamedTuple):
     map_step: Any
     out: Any
     out_step: Any
+    adds: Any  # whether what is written of all channels, one by one, has those before in it already

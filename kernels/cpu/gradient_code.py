@@ -25,10 +25,6 @@ from .products import Factors, Slopes, add_up, is_costly
 def emit_gradient(code: Code) -> None:
     b = code.builder
     coefficients = Coefficients(code)
-    with b.if_then(b.icmp_signed("!=", code.arguments.first, ir.Constant(BYTES, 0)), False):
-        coefficients.prepare()
-    if code.few:
-        coefficients.load()
     write = _channel if code.form.activation != "softmax" else _few if code.few else _many
     with counted(b, b.udiv(code.arguments.voxels, ir.Constant(BYTES, code.lanes.width))) as index:
         write(code, coefficients, index)
@@ -98,11 +94,8 @@ class _Parts:
 
 def _own(block: Block, coefficients: Coefficients, groups: list[int]) -> _Parts | None:
     """Of the label's class alone; None without groups."""
-    slopes = []
-    for g, k in zip(groups, coefficients.of_label(block, groups), strict=True) if groups else ():
-        factors = coefficients.groups[g].factors
-        k = block.of_labelled(k)
-        slopes.append(block.own.slopes(factors, block.builder.fmul(k, block.own_map()) if factors.mapped else k))
+    of_label = zip(groups, coefficients.of_label(block, groups), strict=True)
+    slopes = [block.own.slopes(coefficients.groups[g].factors, k) for g, k in of_label]
     return _Parts(block, block.own, add_up(block.lanes, slopes)) if groups else None
 
 

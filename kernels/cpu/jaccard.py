@@ -1,6 +1,7 @@
 """The Lovász extension of the Jaccard loss for one class, by a sort of the bits of the errors (Numba).
 
-Errors come as float32 with the truth in the sign (negative: foreground), and are replaced by their slopes. Their bits,
+Errors come as float32 with the truth in the sign (negative: foreground), and are replaced by their slopes (0 of an
+error of 0). Their bits,
 inverted, are split by the leading ones into parts that fit the caches, each of which is sorted by itself. Both steps
 are stable: of equal errors, the first voxel ranks first. Where every foreground voxel has been passed the slopes are 0
 and need no order. Parts follow from the data alone and are added in order: the result does not depend on the threads.
@@ -61,7 +62,7 @@ def _of_absent_class(bits, slopes, totals) -> float:
     first = int(bits.argmax())  # the bits of a NaN are the largest
     value = float(slopes[first])
     slopes[:] = 0
-    slopes[first] = 1
+    slopes[first] = value != 0
     return value
 
 
@@ -178,7 +179,7 @@ def _slopes_of_part(ranked, slopes, background, foreground, total):
         union = np.float64(total + background)
         above = 1.0 if true else np.float64(total - foreground)
         below = union if true else union * (union + 1.0)
-        slope = above / below
+        slope = above / below if error > 0 or error != error else 0.0
         value += slope * error
         slopes[np.int64(key & np.uint64(0xFFFFFFFF))] = -slope if true else slope
         foreground += true

@@ -33,8 +33,12 @@ class Slopes(NamedTuple):
     by_m: Any = None
 
 
+Makers = dict[str, Callable[[], Any]]
+
+
 class Factors:
-    """p, q = 1 - p, l = -log p and m = -log(1 - p) of a block of voxels, each made when first asked for."""
+    """p, q = 1 - p, l = -log p, m = -log(1 - p), d = |p - y| and its slope by p, the side, of a block of voxels, each
+    made when first asked for."""
 
     def __init__(self, lanes: Lanes, **makers: Callable[[], Any]):
         self.lanes, self.functions, self._makers = lanes, Functions(lanes), makers
@@ -82,6 +86,9 @@ class Factors:
             for factor, (_, slope) in _OF_P.items()
             if getattr(term, factor)
         ]
+        if term.d:
+            slope = self._scaled(term.d, self.value(term, d=term.d - 1), k)
+            by_p.append(self.lanes.builder.fmul(slope, self.get("side")))
         if term.p >= 1:
             by_p.append(self._scaled(term.p, self.value(term, p=term.p - 1), k))
         elif term.p:

@@ -22,17 +22,18 @@ _DIGIT = 11  # bits
 _TABLES = 2  # that neighbouring numbers are counted in: of equal digits one would wait for the addition before
 
 
-def select_largest(losses: Tensor, k: float) -> tuple[float, int, Tensor]:
-    """The mean of the ``max(1, floor(k n))`` largest of the n losses that count, how many those are, and weights.
+def select_largest(losses: Tensor, k: float, of_all: bool = False) -> tuple[float, int, Tensor]:
+    """The mean of the ``m = max(1, floor(k n))`` largest of the n losses that count, m, and weights.
 
-    The weights take the losses' place, in memory as well: 1 above the smallest of the largest, and equal shares of what
-    is left for all losses that equal it. ``losses`` is contiguous.
+    With ``of_all`` n is the number of all losses, and those that do not count are 0 in the mean. The weights take the
+    losses' place, in memory as well: 1 above the smallest of the largest, and equal shares of what is left for all
+    losses that equal it. ``losses`` is contiguous.
     """
     keys = losses.view(-1).numpy()
     if keys.size == 0:
         return 0.0, 0, losses
     fixed = 8 * keys.itemsize - 1  # the bits from here on are known: first, that the sign is positive
-    found, prefix, count, left, ties = keys, 0, 0, 0, 0  # found: the keys that begin with the known bits
+    found, prefix, of, left, ties = keys, 0, 0, 0, 0  # found: the keys that begin with the known bits
     while fixed:
         shift = max(0, fixed - _DIGIT)
         blocks = -(-found.size // BLOCK)
@@ -40,12 +41,13 @@ def select_largest(losses: Tensor, k: float) -> tuple[float, int, Tensor]:
         _HISTOGRAM(blocks, found.size, found, partial, fixed, prefix, shift)
         of_blocks = partial.sum(1)
         histogram = of_blocks.sum(0)
-        if not count:
+        if not of:
             n = int(histogram.sum())
             if n == 0:
                 losses.zero_()
                 return 0.0, 0, losses
-            count = left = max(1, math.floor(k * n))
+            of = max(1, math.floor(k * (keys.size if of_all else n)))
+            left = min(of, n)
         from_above = histogram[::-1].cumsum()
         place = int(np.searchsorted(from_above, left))  # the first digit at which enough have been seen
         digit = histogram.size - 1 - place
@@ -60,7 +62,7 @@ def select_largest(losses: Tensor, k: float) -> tuple[float, int, Tensor]:
     partial_sums = np.zeros(-(-keys.size // BLOCK))
     _WEIGH(partial_sums.size, keys.size, keys, partial_sums, threshold, weights)
     total = float(partial_sums.sum()) + left * float(threshold[0])
-    return total / count, count, losses
+    return total / of, of, losses
 
 
 def _gather(keys: np.ndarray, counts: np.ndarray, shift: int, prefix: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from ..layout import labels_within
 from .chunk import CHUNK, Pass, chunk_code
 from .classes import FEW, registers
 from .codes import plan_code
-from .forms import GRADIENT, LOSSES, SUMS, WEIGHTS, form_of
+from .forms import GRADIENT, LOSSES, SUMS, TOTALS, WEIGHTS, WITH_COEFFICIENTS, form_of
 from .lanes import MOST_LANES, REGISTER
 from .rows import convert_code, copy_code, labels_code
 from .tensors import Layout, Walk, in_huge_pages, real_of
@@ -61,7 +61,7 @@ def write_voxels(
         return torch.zeros((batch, channels, terms), dtype=torch.float64), 0
     chunks = -(-size // (batch * channels) // CHUNK)
     sums = np.zeros((batch, chunks, channels, terms))
-    bad = _run(output, logits, target, mask, weight_map, plan, out, sums)
+    bad = run_plan(output, logits, target, mask, weight_map, plan, out, sums)
     return torch.from_numpy(sums.sum(1) if chunks > 1 else sums[:, 0]), bad
 
 
@@ -72,7 +72,7 @@ def write_target(
     plan = plan._replace(terms=(), activation="none")
     target = target[:, c : c + 1] if plan.dense else target
     table = np.zeros(0)
-    _run(output, None, target, mask, None, plan, out, table, c + first_label(channels), label_count(channels))
+    run_plan(output, None, target, mask, None, plan, out, table, c + first_label(channels), label_count(channels))
 
 
 def backward(
@@ -87,11 +87,11 @@ def backward(
     gradient = in_huge_pages(torch.empty_like(logits))
     if logits.numel():
         table = np.ascontiguousarray(grad_sums.detach().numpy())
-        _run(GRADIENT, logits, target, mask, weight_map, plan, gradient, table)
+        run_plan(GRADIENT, logits, target, mask, weight_map, plan, gradient, table)
     return gradient
 
 
-def _run(
+def run_plan(
     output: int,
     logits: Tensor | None,
     target: Tensor,
@@ -139,29 +139,36 @@ def _prepare(
     lanes = registers(form.classes) * REGISTER // real.itemsize
     tile = min(_FEW_TILE if form.classes <= FEW else _MANY_TILE, -(-voxels // lanes) * lanes)
     pitch = (tile + _SKEW) * real.itemsize
-    walks = [_walk(k, layout, plan.dense, voxels % lanes == 0, real) for k, layout in enumerate(found)]
+    of_mask = found[_MASK]
+    masks = of_mask is not None and len(of_mask.shape) == len(like.shape)
+    in_classes = (True, plan.dense, masks, True, True)
+    whole = voxels % lanes == 0
+    walks = [
+        _walk(k, layout, each, whole, real) for k, (layout, each) in enumerate(zip(found, in_classes, strict=True))
+    ]
     moved = [walks[k].copy or walks[k].convert for k in (_LOGITS, _TARGET, _MAP, _OUT)]
     moved[1] = moved[1] and plan.dense
     # Their rows follow the weights, the labels, and the labels as they are
     places = np.cumsum([4 * pitch, *(pitch * (form.classes + 2) if moves else 0 for moves in moved)]).tolist()
-    scratch = 3 * real.itemsize * form.classes * len(form.groups()) if output == GRADIENT else 0
+    scratch = 3 * real.itemsize * form.classes * len(form.groups()) if output in WITH_COEFFICIENTS else 0
     ignored = _ignored(labels_within(plan, of_target.dtype))
     numbers = Pass(
         table=0,
         code=plan_code(form),
         labels=0 if plan.dense else labels_code(of_target.dtype, form.narrow, real),
         table_row=8 * len(plan.terms),
-        by_chunk=output != GRADIENT,
+        by_chunk=output not in WITH_COEFFICIENTS,
         voxels=voxels,
         chunks=chunks,
         tile=tile,
         lanes=lanes,
         channels=channels,
         classes=form.classes,
-        outputs=1 if output in (LOSSES, WEIGHTS) else form.classes,
+        outputs=1 if output in (LOSSES, WEIGHTS, TOTALS) else form.classes,
         narrow=form.narrow,
         first_label=label,
         labels_known=labels,
+        masks=masks,
         ignored=ignored.ctypes.data,
         ignore=ignored.size,
         pitch=pitch,
@@ -176,13 +183,13 @@ def _prepare(
     return chunk_code(str(real)[6:]), batch * chunks, np.array(arguments, np.int64)
 
 
-def _walk(k: int, layout: Layout | None, dense: bool, whole: bool, real: torch.dtype) -> Walk:
-    """Of tensor k, with its codes; ``whole``: a sample's voxels fill registers."""
+def _walk(k: int, layout: Layout | None, in_classes: bool, whole: bool, real: torch.dtype) -> Walk:
+    """Of tensor k, with its codes; ``in_classes``: with an axis of channels; ``whole``: a sample's voxels fill
+    registers."""
     if layout is None:
         return Walk()
-    in_classes = k in (_LOGITS, _MAP, _OUT) or (k == _TARGET and dense)
     walk = layout.walk(in_classes)
-    convert = convert_code(layout.dtype, real) if k in (_MASK, _MAP) or (k == _TARGET and dense) else 0
+    convert = convert_code(layout.dtype, real) if k in (_MASK, _MAP) or (k == _TARGET and in_classes) else 0
     moves = k == _MASK or (in_classes and not whole)  # to where it can be written to, or filled up
     copies = not walk.in_place or (moves and not convert)
     return walk._replace(copy=copy_code(layout.dtype.itemsize, k != _OUT) if copies else 0, convert=convert)

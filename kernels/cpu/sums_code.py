@@ -10,7 +10,7 @@ from fastloss.terms import Term
 
 from .block import Block, Code
 from .classes import CHAINS, FEW, Kept, Memory
-from .forms import ERRORS, LOSSES, PROBABILITIES, SQUARES, SUMS, TARGETS, UNCOUNTED, WEIGHTS
+from .forms import ERRORS, HINGES, LOSSES, PROBABILITIES, SQUARES, SUMS, TARGETS, UNCOUNTED, WEIGHTS
 from .lanes import BYTES, DOUBLE, counted
 from .products import is_costly
 
@@ -242,10 +242,13 @@ def _value(block: Block, c: Any) -> Any:
 
 
 def _error(block: Block, c: Any, p: Any) -> Any:
-    """p, or -(1 - p) where the class is true; the sign tells also of 0 and NaN."""
+    """p, or -(1 - p) where the class is true; of a hinge max(1 + p, 0), or -max(1 - p, 0). The sign tells also of 0 and
+    NaN."""
     form, lanes, b = block.form, block.lanes, block.builder
     true = lanes.nonzero(block.y(c)) if form.dense else block.mine(c)
     q = (block.factors(c) if form.dense or form.classes == 1 else block.own).get("q")
+    if form.output == HINGES:
+        p, q = (lanes.at_least(x, 0) for x in (b.fadd(lanes.one, p), q))
     negative = b.or_(lanes.bits(q), lanes.wholes(-(2 ** (8 * lanes.size - 1))))
     error = lanes.pick(true, b.bitcast(negative, lanes.of_reals), lanes.absolute(p))
     return error if block.counted is None else lanes.pick(block.counted, error, lanes.reals(UNCOUNTED))

@@ -19,15 +19,17 @@ TINY_DOUBLE = tl.constexpr(2.2250738585072014e-308)
 
 @triton.jit
 def product(
-    SHARE: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, L: tl.constexpr, M: tl.constexpr, E: tl.constexpr, parts,
-    one, truth, DENSE: tl.constexpr,
+    SHARE: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, L: tl.constexpr, M: tl.constexpr, E: tl.constexpr,
+    D: tl.constexpr, parts, one, truth, DENSE: tl.constexpr,
 ):  # fmt: skip
-    """share * p^P q^Q l^L m^M e^E, 0 where the share is; ``parts``: p, q, l and m; ``truth``: :func:`compare`."""
+    """share * p^P q^Q l^L m^M e^E d^D, 0 where the share is; ``parts``: p, q, l and m; ``truth``: :func:`compare`."""
     p, q, minus_log, minus_log_rest = parts
     y, hit, rest, miss = truth
     x = power(p, P) * power(q, Q) * power(clamped(minus_log, L), L) * power(clamped(minus_log_rest, M), M)
     if E > 0:  # a factor that is a function of p
         x *= tl.exp2(p * (-E * LOG2_E))
+    if D > 0:
+        x *= power(tl.abs(p - y) if DENSE else tl.where(hit, q, p), D)
     # Of labels y * x fuses with its sum, but takes y, which Dice needs anyhow, and what sums errors does not.
     MULTIPLY: tl.constexpr = L == 0 and M == 0 and (DENSE or Q == 0)
     if SHARE == "1":
@@ -43,7 +45,7 @@ def product(
 @triton.jit
 def product_value(TERM: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
     """A term's value."""
-    return product(TERM.share, TERM.p, TERM.q, TERM.l, TERM.m, TERM.e, parts, one, truth, DENSE)
+    return product(TERM.share, TERM.p, TERM.q, TERM.l, TERM.m, TERM.e, TERM.d, parts, one, truth, DENSE)
 
 
 @triton.jit
@@ -84,6 +86,7 @@ def product_slopes(TERM: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
     L: tl.constexpr = TERM.l
     M: tl.constexpr = TERM.m
     E: tl.constexpr = TERM.e
+    D: tl.constexpr = TERM.d
     by_p = ()
     steep_p = ()
     steep_q = ()
@@ -91,22 +94,36 @@ def product_slopes(TERM: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
     by_log_rest = ()
     steep_log = ()
     if P >= 1:
-        by_p = (P * product(S, P - 1, Q, L, M, E, parts, one, truth, DENSE),)
+        by_p = (P * product(S, P - 1, Q, L, M, E, D, parts, one, truth, DENSE),)
     elif P > 0:
-        steep_p = (P * product(S, P, Q, L, M, E, parts, one, truth, DENSE),)
+        steep_p = (P * product(S, P, Q, L, M, E, D, parts, one, truth, DENSE),)
     if Q >= 1:
-        by_p = minus(by_p, (Q * product(S, P, Q - 1, L, M, E, parts, one, truth, DENSE),))
+        by_p = minus(by_p, (Q * product(S, P, Q - 1, L, M, E, D, parts, one, truth, DENSE),))
     elif Q > 0:
-        steep_q = (Q * product(S, P, Q, L, M, E, parts, one, truth, DENSE),)
+        steep_q = (Q * product(S, P, Q, L, M, E, D, parts, one, truth, DENSE),)
     if E > 0:
-        by_p = minus(by_p, (E * product(S, P, Q, L, M, E, parts, one, truth, DENSE),))
+        by_p = minus(by_p, (E * product(S, P, Q, L, M, E, D, parts, one, truth, DENSE),))
+    if D > 0:
+        lowered = product(S, P, Q, L, M, E, D - 1, parts, one, truth, DENSE)
+        by_p = plus(by_p, (D * lowered * side(parts[0], truth, DENSE),))
     if L >= 1:
-        by_log = slope_by_log(L, parts[2], product(S, P, Q, L - 1, M, E, parts, one, truth, DENSE))
+        by_log = slope_by_log(L, parts[2], product(S, P, Q, L - 1, M, E, D, parts, one, truth, DENSE))
     elif L > 0:
-        steep_log = slope_by_log(L, parts[2], product(S, P, Q, L - 1, M, E, parts, one, truth, DENSE))
+        steep_log = slope_by_log(L, parts[2], product(S, P, Q, L - 1, M, E, D, parts, one, truth, DENSE))
     if M > 0:
-        by_log_rest = slope_by_log(M, parts[3], product(S, P, Q, L, M - 1, E, parts, one, truth, DENSE))
+        by_log_rest = slope_by_log(M, parts[3], product(S, P, Q, L, M - 1, E, D, parts, one, truth, DENSE))
     return by_p, steep_p, steep_q, by_log, by_log_rest, steep_log
+
+
+@triton.jit
+def side(p, truth, DENSE: tl.constexpr):
+    """The slope of d = |p - y| by p: at y = 0 and 1 that of the side on which p lies."""
+    y, hit, _rest, miss = truth
+    if DENSE:
+        below = tl.where((p < y) | ~miss, -1.0, 0.0)
+        return tl.where((p > y) | ~hit, 1.0, below).to(p.dtype)
+    else:
+        return tl.where(hit, -1.0, 1.0).to(p.dtype)
 
 
 @triton.jit

@@ -7,57 +7,50 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastloss.terms import Plan, first_label
+from fastloss.terms import Plan, Term, first_label
 
 from ..layout import labels_within
-from ..ranking import jaccard_of_groups, select_largest
+from ..ranking import jaccard_of_groups
+from ..ranking import select_largest as largest
 from . import sums as gpu
-from . import voxels as kernels
+from .values import values_launch
 
 
 def largest_losses(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, exclusive: bool, k: float, of_all: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The plan's sums; mean and number of the largest voxel losses; the weight that each voxel has in that mean."""
     batch, channels, *space = logits.shape
     softmax = plan.activation == "softmax"
     losses = torch.empty((batch, 1 if softmax else channels, *space), dtype=gpu._real(logits), device=logits.device)
     if losses.numel():
-        what = "losses" if softmax or not exclusive else "own"
-        values_launch(logits, target, mask, plan, losses, what)[0].run()
+        losses_launch(logits, target, mask, plan, losses, exclusive)[0].run()
     if exclusive and not softmax:  # probabilities, whose channels lie with different programs
         losses = losses.sum(1, keepdim=True).clamp_min(-1)  # -1 in every channel of a voxel that does not count
-    mean, count, weights = select_largest(losses, k)
+    mean, count, weights = largest(losses, k, of_all)
     return gpu.forward(logits, target, mask, None, plan), mean, count, weights
 
 
+def losses_launch(
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, out: Tensor, exclusive: bool
+) -> tuple[gpu.Launch, Tensor]:
+    """The call of the kernel that fills ``out`` with cross-entropies: those of the true class alone if the channels are
+    classes of a voxel (``exclusive``)."""
+    terms = (Term("y", l=1.0),) if exclusive else (Term("y", l=1.0), Term("r", m=1.0))
+    return values_launch(logits, target, mask, plan, out, "losses", terms)
+
+
 def jaccard(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, per_sample: bool
+    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, per_sample: bool, hinge: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The Lovász extension of the Jaccard loss ``[B or 1, C]``, the weight of each class's voxels, and the slopes by p
-    ``[C, B, *S]``."""
+    """The Lovász extension of the Jaccard loss ``[B or 1, C]``, the weight of each class's voxels, and the slopes by p,
+    or for the ``hinge`` by the logit, ``[C, B, *S]``."""
     errors = torch.empty(logits.shape, dtype=gpu._real(logits), device=logits.device)
     if errors.numel():
-        values_launch(logits, target, mask, plan, errors, "errors")[0].run()
+        values_launch(logits, target, mask, plan, errors, "hinges" if hinge else "errors")[0].run()
     return jaccard_of_groups(
         errors, _truth(target, logits.shape[1], plan.dense), voxel_weight(target, mask, plan), per_sample
     )
-
-
-def values_launch(
-    logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan, out: Tensor, what: str
-) -> tuple[gpu.Launch, Tensor]:
-    """The call of the kernel that fills ``out``: ``"errors"``, ``"losses"``, or ``"own"``, those of the true class."""
-    batch, channels = logits.shape[:2]
-    voxels = logits[0, 0].numel()
-    tile = gpu._tile(logits, channels, 1, plan)
-    tiles, programs = gpu._split(voxels, batch * tile.chunks, tile.voxels, 1)
-    fields, constants = gpu._inputs(logits, target, mask, None, plan, tile)
-    del constants["TERMS"]
-    constants |= {"WHAT": what, "AXES": (*constants["AXES"], gpu._axes(out, 2))}
-    args = (*fields[:3], gpu._field(out, True), voxels, programs, tiles)
-    kernel = kernels.values_rows if "ROWS" in tile.constants else kernels.values_unrolled
-    return gpu._launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), out
 
 
 def _truth(target: Tensor, channels: int, dense: bool) -> Callable[[slice, int], Tensor]:

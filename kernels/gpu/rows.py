@@ -92,7 +92,7 @@ def forward_rows(
         tl.debug_barrier()  # the sums that other threads wrote for the previous tile
         voxel = (tile * BLOCK + tl.arange(0, BLOCK).to(INDEX))[None, :]
         inside = within(voxel, voxels, EVEN)
-        labels, counted, one, weight = weigh(target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL)
+        labels, counted, one, weight = weigh(target, mask, sample, voxel, 0, inside, IGNORE, DENSE, MASK, AXES, REAL)
         place = offsets(logits, sample, voxel, AXES[0])
         truth_place = offsets(target, sample, voxel, AXES[1])
         softmax = softmax_rows(logits, place, inside, counted, SELECT, CHANNELS, ROWS, BLOCK, REAL)
@@ -158,7 +158,7 @@ def backward_rows(
     for tile in range(part * tiles, min(part * tiles + tiles, tl.cdiv(voxels, BLOCK))):
         voxel = (tile * BLOCK + tl.arange(0, BLOCK).to(INDEX))[None, :]
         inside = within(voxel, voxels, EVEN)
-        labels, counted, one, weight = weigh(target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL)
+        labels, counted, one, weight = weigh(target, mask, sample, voxel, 0, inside, IGNORE, DENSE, MASK, AXES, REAL)
         place = offsets(logits, sample, voxel, AXES[0])
         grad_place = offsets(grad, sample, voxel, AXES[4])
         softmax = softmax_rows(logits, place, inside, counted, SELECT, CHANNELS, ROWS, BLOCK, REAL)

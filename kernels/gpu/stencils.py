@@ -19,8 +19,9 @@ from fastloss.terms import Plan, Term, first_label
 from ..balls import Balls, Fits, weigh_errors
 from . import neighbours
 from . import sums as gpu
-from .ranked import values_launch, voxel_weight
+from .ranked import voxel_weight
 from .sums import backward as backward_of_sums
+from .values import values_launch
 
 BLOCK = 512  # voxels of a program
 TOGETHER = 2**20  # voxels of all classes at once: what fills a device; more would only take memory

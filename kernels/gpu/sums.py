@@ -41,6 +41,7 @@ class Field(NamedTuple):
     stride0: int
     stride1: int
     stride2: int
+    far: int | None  # 1, else None: both are compile-time constants; whether channels are 2^31 elements apart
 
 
 class Launch(NamedTuple):
@@ -169,8 +170,9 @@ def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
     lanes = _warp_size() * _warps()
     double = logits.dtype == torch.float64
     powers = sum(map(_has_power, plan.terms))
-    if plan.activation != "softmax":
-        needed = vector + terms + POWER_REGISTERS * powers
+    if plan.activation != "softmax":  # whose channels come one after another: whole powers need nothing of their own
+        fractional = sum(any(getattr(term, factor) % 1 for factor in FACTORS) for term in plan.terms)
+        needed = vector + terms + POWER_REGISTERS * fractional
         chunk = _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * needed)))
     elif not double and channels * _registers(vector, terms, powers, plan.dense) <= UNROLLED_REGISTERS:
         chunk = channels
@@ -211,16 +213,16 @@ def _inputs(
     logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan, tile: _Tile
 ) -> tuple[list[Field | None], dict[str, Any]]:
     """The four input fields and the constants that describe them."""
-    mask_kind = "none" if mask is None else "bool" if mask.dtype == torch.bool else "weight"
+    by_channel = mask is not None and mask.ndim == logits.ndim
     if not plan.mapped:
         weight_map = None
     fields = [
         _field(logits, True),
         _field(target, plan.dense),
-        None if mask is None else _field(mask, False),
+        None if mask is None else _field(mask, by_channel),
         None if weight_map is None else _field(weight_map, True),
     ]
-    first = (2, 2 if plan.dense else 1, 1, 2)
+    first = (2, 2 if plan.dense else 1, 2 if by_channel else 1, 2)
     tensors = (logits, target, mask, weight_map)
     voxels = logits[0, 0].numel()
     axes = tuple(1 if t is None else _axes(t, f) for t, f in zip(tensors, first, strict=True))
@@ -229,7 +231,7 @@ def _inputs(
         "ACTIVATION": plan.activation,
         "IGNORE": labels_within(plan, target.dtype),
         "DENSE": plan.dense,
-        "MASK": mask_kind,
+        "MASK": "none" if mask is None else "channel" if by_channel else "voxel",
         "AXES": axes,
         # Voxel numbers past 2^31 need the wider type; divisions are much cheaper in the narrow one.
         "INDEX": tl.int32 if voxels < 2**31 - 2**16 else tl.int64,
@@ -244,7 +246,8 @@ def _field(tensor: Tensor, channels: bool) -> Field:
     first = 2 if channels else 1
     (_, n1, n2), strides = spatial_layout(tensor, first)
     channel = tensor.stride(1) if channels and tensor.shape[1] > 1 else 0
-    return Field(tensor, tensor.stride(0), channel, n1, n2, *strides)
+    far = 1 if channel * tensor.shape[1] >= 2**31 else None
+    return Field(tensor, tensor.stride(0), channel, n1, n2, *strides, far)
 
 
 def _axes(tensor: Tensor, first: int) -> int:

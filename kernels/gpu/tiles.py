@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .products import compare, either, plus, product_slopes, soften, times
+from .products import compare, either, plus, product_slopes, product_value, soften, times
 
 
 @triton.jit
@@ -28,6 +28,15 @@ def offsets(field, sample, voxel, AXES: tl.constexpr):
             inside += (row % field.size1).to(tl.int64) * field.stride1
             inside += (row // field.size1).to(tl.int64) * field.stride0
     return sample * field.sample + inside
+
+
+@triton.jit
+def of_channel(field, channel):
+    """Elements from channel 0 to another, in 64 bits where 32 do not hold them: those take fewer registers."""
+    if field.far is None:
+        return channel * field.channel
+    else:
+        return tl.cast(channel, tl.int64) * field.channel
 
 
 @triton.jit
@@ -48,17 +57,21 @@ def narrow(labels):
 
 @triton.jit
 def weigh(
-    target, mask, sample, voxel, inside, IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr,
+    target, mask, sample, voxel, channel, inside, IGNORE: tl.constexpr, DENSE: tl.constexpr, MASK: tl.constexpr,
     AXES: tl.constexpr, REAL: tl.constexpr,
 ):  # fmt: skip
-    """Labels (-1: no class), which voxels count, 1 where they do, and their weights (absent: 1)."""
+    """Labels (-1: no class), which voxels count, 1 where they do, and their weights (absent: 1).
+
+    The channel matters where each has a mask of its own (``MASK`` is ``"channel"``, not ``"voxel"``).
+    """
     counted = inside
     labels = voxel
     weight = ()
     if MASK != "none":
-        factor = tl.load(mask.pointer + offsets(mask, sample, voxel, AXES[2]), inside, other=0)
+        place = offsets(mask, sample, voxel, AXES[2]) + of_channel(mask, channel)
+        factor = tl.load(mask.pointer + place, inside, other=0)
         counted = counted & (factor != 0)
-        if MASK == "weight":
+        if mask.pointer.dtype.element_ty != tl.uint8:  # as which a bool mask comes
             weight = (factor.to(REAL),)
     if not DENSE:
         labels = tl.load(target.pointer + offsets(target, sample, voxel, AXES[1]), inside, other=0)
@@ -71,7 +84,7 @@ def weigh(
 @triton.jit
 def read(field, place, channel, inside, counted, SELECT: tl.constexpr, REAL: tl.constexpr):
     """One channel of a field; what is not counted becomes 0, whatever it holds."""
-    x = tl.load(field.pointer + place + channel * field.channel, inside, other=0).to(REAL)
+    x = tl.load(field.pointer + place + of_channel(field, channel), inside, other=0).to(REAL)
     return tl.where(counted, x, 0.0) if SELECT else x
 
 
@@ -106,6 +119,20 @@ def slopes(coefficients, map_value, parts, one, truth, TERMS: tl.constexpr, DENS
 
 
 @triton.jit
+def combine(coefficients, map_value, parts, one, truth, TERMS: tl.constexpr, DENSE: tl.constexpr):
+    """The sum of terms of one channel, each times its coefficient; absent coefficients are 1."""
+    total = one
+    for k in tl.static_range(len(TERMS)):
+        value = product_value(TERMS[k], parts, one, truth, DENSE)
+        if len(coefficients) > 0:
+            value *= coefficients[k]
+        if TERMS[k].mapped:
+            value *= map_value
+        total = value if k == 0 else total + value
+    return total
+
+
+@triton.jit
 def write(grad, place, channel, inside, counted, slope, weight, SELECT: tl.constexpr):
     """One channel of the gradient; exactly zero where a voxel does not count."""
     if len(slope) == 0:
@@ -116,4 +143,4 @@ def write(grad, place, channel, inside, counted, slope, weight, SELECT: tl.const
         slope *= weight[0]
     if SELECT:
         slope = tl.where(counted, slope, 0.0)
-    tl.store(grad.pointer + place + channel * grad.channel, slope.to(grad.pointer.dtype.element_ty), inside)
+    tl.store(grad.pointer + place + of_channel(grad, channel), slope.to(grad.pointer.dtype.element_ty), inside)

@@ -105,7 +105,7 @@ def forward_unrolled(
     for tile in range(part * tiles, min(part * tiles + tiles, tl.cdiv(voxels, LANES * VECTOR))):
         voxel = tile * (LANES * VECTOR) + tl.arange(0, LANES * VECTOR).to(INDEX)
         inside = within(voxel, voxels, EVEN)
-        labels, counted, one, weight = weigh(target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL)
+        labels, counted, one, weight = weigh(target, mask, sample, voxel, 0, inside, IGNORE, DENSE, MASK, AXES, REAL)
         place = offsets(logits, sample, voxel, AXES[0])
         truth_place = offsets(target, sample, voxel, AXES[1])
         if ACTIVATION == "softmax":
@@ -117,6 +117,10 @@ def forward_unrolled(
             present = inside
             if CHANNELS % CHUNK != 0:
                 present = voxel < tl.where(first + c < CHANNELS, voxels, 0)
+            if MASK == "channel":
+                labels, counted, one, weight = weigh(
+                    target, mask, sample, voxel, first + c, present, IGNORE, DENSE, MASK, AXES, REAL
+                )
             if ACTIVATION == "softmax":
                 parts = softmax_channel(c, below, power, others, log_total, reciprocal)
             else:
@@ -170,7 +174,7 @@ def backward_unrolled(
     for tile in range(part * tiles, min(part * tiles + tiles, tl.cdiv(voxels, LANES * VECTOR))):
         voxel = tile * (LANES * VECTOR) + tl.arange(0, LANES * VECTOR).to(INDEX)
         inside = within(voxel, voxels, EVEN)
-        labels, counted, one, weight = weigh(target, mask, sample, voxel, inside, IGNORE, DENSE, MASK, AXES, REAL)
+        labels, counted, one, weight = weigh(target, mask, sample, voxel, 0, inside, IGNORE, DENSE, MASK, AXES, REAL)
         place = offsets(logits, sample, voxel, AXES[0])
         grad_place = offsets(grad, sample, voxel, AXES[4])
         truth_place = offsets(target, sample, voxel, AXES[1])
@@ -187,6 +191,10 @@ def backward_unrolled(
             present = inside
             if CHANNELS % CHUNK != 0:
                 present = voxel < tl.where(first + c < CHANNELS, voxels, 0)
+            if MASK == "channel":
+                labels, counted, one, weight = weigh(
+                    target, mask, sample, voxel, first + c, present, IGNORE, DENSE, MASK, AXES, REAL
+                )
             if ACTIVATION == "softmax":
                 parts = softmax_channel(c, below, power, others, log_total, reciprocal)
             else:

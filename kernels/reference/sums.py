@@ -39,7 +39,7 @@ def backward(
     for k, term in enumerate(plan.terms):
         if term.constant:
             continue
-        g = grad_sums[..., k].to(v.real).reshape(*v.p.shape[:2], *([1] * len(v.spatial)))
+        g = v.of_class(grad_sums[..., k])
         if term.mapped:
             assert weight_map is not None
             g = g * weight_map.to(v.real)
@@ -73,7 +73,8 @@ def _ratio(a: Tensor | float, b: Tensor) -> Tensor:
 
 
 class _Voxels:
-    """The voxel quantities of one pass, all ``[B, C, *S]`` (weight and counted: ``[B, 1, *S]``)."""
+    """The voxel quantities of one pass, all ``[B, C, *S]`` (weight and counted: ``[B, 1, *S]``, unless each channel has
+    a mask of its own)."""
 
     def __init__(self, logits: Tensor, target: Tensor, mask: Tensor | None, plan: Plan):
         # On the CPU it is the oracle of the tests, elsewhere the fallback, where float64 may be slow or missing.
@@ -87,7 +88,7 @@ class _Voxels:
                 counted = counted & (target.unsqueeze(1).long() != label)  # int8 would wrap 255
         weight = counted.to(self.real)
         if mask is not None:
-            weight = weight * mask.unsqueeze(1).to(self.real)
+            weight = weight * (mask if mask.ndim == logits.ndim else mask.unsqueeze(1)).to(self.real)
         self.weight, self.counted = weight, weight != 0
         # An uncounted voxel may hold anything, NaN included: replaced before it can spread.
         self.z = torch.where(self.counted, logits.to(self.real), 0)
@@ -98,8 +99,13 @@ class _Voxels:
             self.leads = torch.zeros_like(self.p, dtype=torch.bool).scatter_(1, self.z.argmax(1, keepdim=True), True)
             self.q = torch.where(self.leads, self.others(self.p), self.q)
         self.l = self._negative_log()
+        self.d = torch.where(self.y == 1, self.q, (self.p - self.y).abs())
         self.of_p = {name: value(self.p) for name, (value, _) in _OF_P.items()}
         self.m = -F.logsigmoid(-self.z) if self.sigmoid else -self.q.clamp_min(EPSILON).log()
+
+    def of_class(self, table: Tensor) -> Tensor:
+        """Numbers ``[B, C]`` for all voxels."""
+        return table.to(self.real).reshape(*self.p.shape[:2], *([1] * len(self.spatial)))
 
     def _probability(self) -> Tensor:
         if self.activation == "softmax":
@@ -133,11 +139,18 @@ class _Voxels:
         for factor, (_, slope) in _OF_P.items():
             if getattr(term, factor):
                 by_p = by_p + getattr(term, factor) * slope(self.p) * self.value(term)
+        if term.d:
+            by_p = by_p + term.d * self.value(term._replace(d=term.d - 1)) * self._side()
         if term.q >= 1:
             by_p = by_p - term.q * self.value(term._replace(q=term.q - 1))
         elif term.q:
             steep_q = term.q * self.value(term)
         return _Slopes(by_p, steep_p, steep_q, self._slope_by_log(term, "l"), self._slope_by_log(term, "m"))
+
+    def _side(self) -> Tensor:
+        """The slope of |p - y|: at y = 0 and 1 that of the side on which p lies."""
+        side = torch.where(self.y <= 0, 1.0, (self.p - self.y).sign())
+        return torch.where(self.y >= 1, -1.0, side).to(self.real)
 
     def _slope_by_log(self, term: Term, factor: str) -> Tensor | float:
         power = getattr(term, factor)

@@ -125,8 +125,8 @@ def _maps(sample, **arguments):
     return precompute.LabelMaps(**arguments)(sample)
 
 
-def _supervision(logits, target, loss, weights=None, **arguments):
-    return fastloss.DeepSupervision(loss, weights)(logits, target, **arguments)
+def _supervision(logits, target, loss, weights=None, sampling="nearest", **arguments):
+    return fastloss.DeepSupervision(loss, weights, sampling=sampling)(logits, target, **arguments)
 
 
 def _own(logits, target, terms, **options):
@@ -169,6 +169,9 @@ def doors():
         found[name] = _of_parameters(getattr(distance, name), mask=MASK)
     found["label_edt"] = _of_parameters(distance.label_edt, labels=MASK)
     found["voxel_sums"] = _of_parameters(fastloss.voxel_sums, logits=Z, target=Y, terms="('p', 'y*l')")
+    found["voxel_losses"] = _of_parameters(
+        fastloss.voxel_losses, logits=Z, target=Y, terms="{'p': 1, 'y*l': [0.5] * 3}"
+    )
     given = {"prediction": Z, "target": Y, "activation": "'softmax'"}
     found["confusion_counts"] = _of_parameters(metrics.confusion_counts, **given)
     of_surface = _of_parameters(metrics.surface_distances, **given)
@@ -177,7 +180,7 @@ def doors():
     others = ("label", "maps", "cache")
     found["LabelMaps"] = Door(_maps, {"sample": labels, "loss": "fastloss.BoundaryLoss()", "channels": "3"}, others)
     levels = {"logits": f"[{Z}, {Z}[..., ::2, ::5]]", "target": Y, "loss": "fastloss.DiceLoss()"}
-    found["DeepSupervision"] = Door(_supervision, levels, ("weights", "mask", "weight_map"))
+    found["DeepSupervision"] = Door(_supervision, levels, ("weights", "sampling", "mask", "weight_map"))
     compound = {"logits": Z, "target": Y, "losses": "[fastloss.DiceLoss(), fastloss.CrossEntropyLoss()]"}
     found["CompoundLoss"] = Door(_compound, compound, ("weights", *_CALL))
     found["SumLoss"] = Door(

@@ -26,11 +26,13 @@ from .run import Kind
 
 __all__ = ["KINDS", "Case", "Form", "Losses", "Part", "check", "torch"]
 
-_SMOOTH = {"smooth": (1e-5, 0.1, 1.0)}
+_SMOOTH = {"smooth": (1e-5, 0.1, 1.0, (0.1, 0.3))}
+_OVERLAP = {**_SMOOTH, "soft_label": (False, True)}
 _FOCAL = {"gamma": (0.0, 0.5, 1.0, 2.0, 3.5), "alpha": (None, 0.25)}
 _TABLE = {"include_background": (True, False), "batch": (False, True), "class_weight": (None, "channels")}
 _VOXEL = {"class_weight": (None, "channels")}
 _DICE = {**_TABLE, **_SMOOTH, "squared": (False, True)}
+_TOPK = {"k": (0.1, 0.5, 1.0), "count_ignored": (False, True), "label_smoothing": (0.0, 0.2)}
 _SPACING = {"spacing": (None, (0.7, 1.3, 2.1), (3.0, 1.0, 0.5))}
 # "channels": one number for each channel
 OPTIONS = {
@@ -40,11 +42,11 @@ OPTIONS = {
     "focal": {**_VOXEL, **_FOCAL},
     "poly": {**_VOXEL, "epsilon": (1.0, -0.5, 2.0)},
     "dice": _DICE,
-    "jaccard": {**_TABLE, **_SMOOTH},
-    "tversky": {**_TABLE, **_SMOOTH, "alpha": (0.3, 1.0), "beta": (0.7, 0.1)},
-    "focal_tversky": {**_TABLE, **_SMOOTH, "gamma": (0.75, 4 / 3, 3.0)},
+    "jaccard": {**_TABLE, **_OVERLAP},
+    "tversky": {**_TABLE, **_OVERLAP, "alpha": (0.3, 1.0), "beta": (0.7, 0.1)},
+    "focal_tversky": {**_TABLE, **_OVERLAP, "gamma": (0.75, 4 / 3, 3.0)},
     "log_cosh_dice": _DICE,
-    "generalized_dice": {**_TABLE, **_SMOOTH, "weighting": ("square", "simple", "uniform")},
+    "generalized_dice": {**_TABLE, **_OVERLAP, "weighting": ("square", "simple", "uniform")},
     "sensitivity_specificity": {**_TABLE, **_SMOOTH, "sensitivity_weight": (0.5, 0.05)},
     "mcc": {**_TABLE, **_SMOOTH},
     "dice_ce": {**_DICE, "label_smoothing": (0.0, 0.2), "dice_weight": (1.0, 0.5), "ce_weight": (1.0, 2.0)},
@@ -60,8 +62,8 @@ OPTIONS = {
         "gamma": (0.5, 0.2),
         "symmetric": (False, True),
     },
-    "topk": {"k": (0.1, 0.5, 1.0)},
-    "dice_topk": {"include_background": (True, False), "batch": (False, True), **_SMOOTH, "k": (0.1, 0.5)},
+    "topk": {**_TOPK, "class_weight": (None, "channels")},
+    "dice_topk": {**_DICE, **_TOPK},
     "lovasz": {
         "per_sample": (False, True),
         "classes": ("present", "all"),
@@ -145,6 +147,10 @@ def _part(random, name, channels, dense):
             options[option] = chosen
     if name == "sensitivity_specificity" and dense != "soft" and random.random() < 0.5:
         options["variant"] = "squared_error"
+    if "squared" in OPTIONS[name] and not options.get("squared") and random.random() < 0.4:
+        options["soft_label"] = True
+    if name == "sensitivity_specificity" and "variant" in options:
+        options.pop("smooth", None)  # of a pair, the numerator's has no meaning there
     if name == "poly" and random.random() < 0.5:
         options |= {"base": "focal", "gamma": float(random.choice([0.0, 1.5])), "alpha": None}
     return Part(str(name), options, round(float(0.1 + random.random()), 2))

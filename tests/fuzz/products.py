@@ -115,6 +115,11 @@ def check(case):
         expected = (found[0] * coefficients).sum()
         scale = (found[0] * coefficients).abs().sum()
         assert (loss - expected).abs() <= 1e-6 * scale, "a loss of these sums is another number"
+        terms, per_class = dict(zip(plan.names, coefficients.unbind(-1), strict=True)), bool(form.seed % 2)
+        losses = fastloss.voxel_losses(v.logits, v.target, terms, per_class=per_class, **common, **of_call)
+        error = (losses.sum(dtype=torch.float64) - expected).abs()
+        assert error <= 1e-5 * scale, f"the losses of the voxels add up to another number, off by {error:.1e}"
+        assert not losses.movedim(1, -1)[v.weight == 0].any() if per_class else not losses[v.weight == 0].any()
 
 
 KINDS = [

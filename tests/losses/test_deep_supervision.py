@@ -11,10 +11,10 @@ from rows import ON_SUMS_ALONE
 import fastloss
 
 
-def nearest(volume, size, channels):
+def nearest(volume, size, channels, mode="nearest"):
     """What torch resizes to, for a volume with or without a channel axis."""
     axis = volume if channels else volume.unsqueeze(1)
-    resized = F.interpolate(axis.float(), size=tuple(size), mode="nearest").to(volume.dtype)
+    resized = F.interpolate(axis.float(), size=tuple(size), mode=mode).to(volume.dtype)
     return resized if channels else resized.squeeze(1)
 
 
@@ -87,6 +87,38 @@ def test_any_factors(size, factors):
     close(fastloss.DeepSupervision(loss)([z], labels), loss(z, nearest(labels, size, False)))
 
 
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=3), st.data())
+def test_nearest_exact_of_any_sizes(space, data):
+    """Also of those that no stride gives."""
+    size = [data.draw(st.integers(1, whole)) for whole in space]
+    seen, labels, mask = [], torch.randint(0, 99, (2, 1, *space)), torch.rand(2, *space)
+    wrapper = fastloss.DeepSupervision(
+        lambda z, y, mask: (seen.extend([y, mask]), z.sum())[1], sampling="nearest-exact"
+    )
+    wrapper([torch.zeros(2, 3, *space), torch.zeros(2, 3, *size)], labels, mask=mask)
+    assert torch.equal(seen[0], labels) and torch.equal(seen[1], mask)
+    assert torch.equal(seen[2], nearest(labels, size, True, "nearest-exact"))
+    assert torch.equal(seen[3], nearest(mask, size, False, "nearest-exact"))
+
+
+def test_a_target_and_a_mask_for_each_level():
+    """As nnU-Net's loader gives them, read as they are; what comes once is of full resolution."""
+    logits, labels = levels(ANISOTROPIC), torch.randint(0, 3, (2, 1, 8, 12, 4))
+    targets = [nearest(labels, z.shape[2:], True, "nearest-exact") for z in logits]
+    loss, weights, mask = fastloss.DiceCELoss(), [0.4, 0.3, 0.2, 0.1], torch.rand(2, 8, 12, 4)
+    masks = [nearest(mask, z.shape[2:], False, "nearest-exact") for z in logits]
+    wrapper = fastloss.DeepSupervision(loss, weights, sampling="nearest-exact")
+    expected = sum(w * loss(*pair) for w, *pair in zip(weights, logits, targets, strict=True))
+    close(wrapper(logits, targets), expected)
+    close(wrapper(logits, labels), expected)
+    close(fastloss.DeepSupervision(loss, weights)(logits, tuple(targets)), expected)
+    weighted = sum(w * loss(z, y, mask=m) for w, z, y, m in zip(weights, logits, targets, masks, strict=True))
+    for target, of_target in ((targets, masks), (targets, mask), (labels, masks)):
+        close(wrapper(logits, target, mask=of_target), weighted)
+    close(wrapper(logits[0], targets[:1]), loss(logits[0], labels))
+
+
 def test_default_weights_halve_and_add_up_to_one():
     wrapper = fastloss.DeepSupervision(fastloss.DiceLoss())
     assert wrapper.level_weights(1) == [1.0]
@@ -96,17 +128,25 @@ def test_default_weights_halve_and_add_up_to_one():
 
 
 def test_a_level_of_weight_zero_is_not_computed():
+    """Nor read: it may hold anything. Its gradient is 0, not missing, for which DistributedDataParallel would wait."""
     logits = [z.requires_grad_() for z in levels(ANISOTROPIC[:2])]
+    logits[1].data[:] = torch.nan
     labels = torch.randint(0, 3, (2, 8, 12, 4))
-    fastloss.DeepSupervision(fastloss.DiceLoss(), [1, 0])(logits, labels).backward()
-    assert logits[0].grad.any() and logits[1].grad is None
+    calls = []
+    loss = fastloss.DeepSupervision(lambda z, y: (calls.append(z), fastloss.DiceLoss()(z, y))[1], [1, 0])
+    value = loss(logits, labels)
+    assert torch.equal(value, fastloss.DiceLoss()(logits[0], labels)) and len(calls) == 1
+    value.backward()
+    assert logits[0].grad.any() and torch.equal(logits[1].grad, torch.zeros_like(logits[1]))
 
 
-def test_target_is_not_copied():
+@pytest.mark.parametrize("sampling", ["nearest", "nearest-exact"])
+def test_target_is_not_copied(sampling):
     """The coarse labels that reach the loss share the memory of the full ones."""
     seen = []
     labels = torch.randint(0, 3, (2, 8, 12, 4), dtype=torch.uint8)
-    fastloss.DeepSupervision(lambda z, y: (seen.append(y), z.sum())[1])(levels(ANISOTROPIC), labels)
+    loss = fastloss.DeepSupervision(lambda z, y: (seen.append(y), z.sum())[1], sampling=sampling)
+    loss(levels(ANISOTROPIC), labels)
     assert len(seen) == 4
     assert all(y.untyped_storage().data_ptr() == labels.untyped_storage().data_ptr() for y in seen)
 
@@ -177,13 +217,29 @@ def test_errors_are_named(case):
         fastloss.DeepSupervision(fastloss.DiceLoss(), weights)([torch.zeros(2, 3, *size) for size in sizes], Y)
 
 
+def test_lists_that_do_not_fit_are_named():
+    loss, logits = fastloss.DeepSupervision(fastloss.DiceLoss()), [torch.zeros(2, 3, 8, 12), torch.zeros(2, 3, 4, 6)]
+    for target, levels_of in (([Y], logits), ([Y, Y, Y], logits), ([Y, Y], logits[0])):
+        with pytest.raises(ValueError, match=r"target: got \d tensors, expected \d, one for each level of the logits"):
+            loss(levels_of, target)
+    for target in ([], [Y, None], "labels", None):
+        with pytest.raises(TypeError, match=r"target: got .*, expected a torch\.Tensor, or a sequence of them"):
+            loss(logits, target)
+    with pytest.raises(TypeError, match=r"mask: got \['int'\], expected a torch\.Tensor"):
+        loss(logits, Y, mask=[1])
+    with pytest.raises(ValueError, match="sampling: got 'linear', expected 'nearest' or 'nearest-exact'"):
+        fastloss.DeepSupervision(fastloss.DiceLoss(), sampling="linear")
+    with pytest.raises(ValueError, match=r"logits\[1\]: got spatial size \[9, 6\] .* expected at most the target's"):
+        fastloss.DeepSupervision(fastloss.DiceLoss(), sampling="nearest-exact")([logits[0], torch.zeros(2, 3, 9, 6)], Y)
+
+
 def test_other_errors_are_named():
     with pytest.raises(TypeError, match=r"logits\[1\]: got NoneType"):
         fastloss.DeepSupervision(fastloss.DiceLoss())([torch.zeros(2, 3, 8, 12), None], Y)
     with pytest.raises(TypeError, match="logits: got True, expected a sequence"):
         fastloss.DeepSupervision(fastloss.DiceLoss())(True, Y)
     for mask in (torch.ones(3), torch.ones(2, 6, 12)):  # of the second a level would read 4 rows of 6 for those of 8
-        with pytest.raises(ValueError, match=r"mask: got shape .*, expected the spatial size of the target, \[8, 12\]"):
+        with pytest.raises(ValueError, match=r"mask: got shape .*, expected the spatial size \[8, 12\]"):
             fastloss.DeepSupervision(fastloss.DiceLoss())([torch.zeros(2, 3, 4, 6)], Y, mask=mask)
     with pytest.raises(TypeError, match="loss: got str"):
         fastloss.DeepSupervision("dice")

@@ -72,8 +72,35 @@ def test_dense_targets(each_backend, loss, activation, kind):
 def test_options_of_lovasz(activation, option):
     logits, labels = oracle.make(activation, 3, (6, 7))
     labels[labels == 1] = 2
-    for row in RANKED[5:]:
+    for row in RANKED[5:9]:
         check_plain(row, activation, logits, labels, options=option)
+
+
+@pytest.mark.parametrize(("activation", "channels"), ACTIVATIONS)
+@pytest.mark.parametrize("dense", [False, True])
+def test_class_weights_and_smoothing_of_topk(each_backend, activation, channels, dense):
+    """With a share of all voxels, those that are ignored or masked included."""
+    logits, labels = oracle.make(activation, channels, (6, 7))
+    labels[:, 1] = 255
+    mask = torch.rand(2, 6, 7) * (torch.rand(2, 6, 7) > 0.3)
+    weight = oracle.counted(labels, () if dense else (255,), mask)
+    target, build = (torch.rand(2, channels, 6, 7), {}) if dense else (labels, {"ignore_index": 255})
+    logits = torch.where(weight.unsqueeze(1) != 0, logits, torch.nan)
+    for row in RANKED[9:]:
+        check_plain(row, activation, logits, target, weight, {"mask": mask}, **build)
+
+
+def test_more_voxels_than_count():
+    """Of all voxels, of which most are ignored: the rest of the mean is 0. Of none that count the loss is 0."""
+    logits, labels = oracle.make("softmax", 3, (6, 7))
+    labels[:, 2:] = 255
+    all_of = fastloss.TopKLoss(k=1.0, count_ignored=True, ignore_index=255)
+    value, gradient = value_and_gradient(all_of, logits, labels)
+    expected, of_mean = value_and_gradient(fastloss.CrossEntropyLoss(ignore_index=255), logits, labels)
+    close(value, expected * 2 / 6)
+    close(gradient, of_mean * 2 / 6)
+    value, gradient = value_and_gradient(all_of, logits, torch.full_like(labels, 255))
+    assert value == 0 and not gradient.any()
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
@@ -118,9 +145,10 @@ def test_large_volume_of_many_blocks_and_parts():
     labels[:, :, :20] = 0
     mask = torch.rand(2, 70, 60, 50) > 0.2
     for row in RANKED:
-        value, gradient = value_and_gradient(row("softmax"), logits, labels, mask=mask)
+        loss = row("softmax", 4)
+        value, gradient = value_and_gradient(loss, logits, labels, mask=mask)
         with fastloss.backend("reference"):
-            expected, expected_gradient = value_and_gradient(row("softmax"), logits.double(), labels, mask=mask)
+            expected, expected_gradient = value_and_gradient(loss, logits.double(), labels, mask=mask)
         close(value, expected, 1e-6)
         # float32 orders a few errors that nearly agree differently
         assert (gradient.double() - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
@@ -341,12 +369,16 @@ def test_wrong_options():
         fastloss.LovaszLoss(classes="some")
     with pytest.raises(TypeError, match="batch: is no option of LovaszLoss"):
         fastloss.LovaszLoss(batch=True)
-    with pytest.raises(TypeError, match="class_weight: is no option of DiceTopKLoss"):
-        fastloss.DiceTopKLoss(class_weight=[1.0, 2.0])
-    with pytest.raises(TypeError, match="class_weight"):
-        fastloss.TopKLoss(class_weight=[1.0, 2.0])
-    with pytest.raises(ValueError, match="class_weight: got 2 weights, expected 3"):
-        fastloss.LovaszLoss(class_weight=[1.0, 2.0])(*oracle.make("softmax", 3, (4, 5)))
+    with pytest.raises(TypeError, match="reduction: is no option of DiceTopKLoss"):
+        fastloss.DiceTopKLoss(reduction="sum")
+    for cls in (fastloss.LovaszLoss, fastloss.TopKLoss, fastloss.DiceTopKLoss):
+        with pytest.raises(ValueError, match="class_weight: got 2 weights, expected 3"):
+            cls(class_weight=[1.0, 2.0])(*oracle.make("softmax", 3, (4, 5)))
+    for cls in (fastloss.TopKLoss, fastloss.DiceTopKLoss):
+        with pytest.raises(ValueError, match=r"class_weight: got an nn\.Parameter, which a ranking does not learn"):
+            cls(class_weight=torch.nn.Parameter(torch.ones(3)))
+        with pytest.raises(TypeError, match="count_ignored: got 1, expected True or False"):
+            cls(count_ignored=1)
 
 
 @one_of_each

@@ -408,7 +408,7 @@ NESTED = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=torch
 BAD_LABELS = Y.clone().long()
 BAD_LABELS[1, 2, 3] = 2**40
 ERRORS = {
-    "no tensor": (lambda: confusion_counts([1], Y, classes=2), TypeError, "prediction: .*, got list"),
+    "no tensor": (lambda: confusion_counts([1], Y, classes=2), TypeError, "prediction: got a list of 1"),
     "complex": (lambda: confusion_counts(Z.cfloat(), Y), TypeError, "prediction: .*, got torch.complex64"),
     "objects": (lambda: confusion_counts(Y, Y.numpy().astype(object), classes=2), TypeError, "target: .*, got object"),
     "long doubles": (
@@ -454,7 +454,11 @@ ERRORS = {
         "prediction: got 1 channels",
     ),
     "no channel": (lambda: confusion_counts(Z[:, :0], Y, activation="sigmoid"), ValueError, "prediction: got 0"),
-    "float target": (lambda: confusion_counts(Y, Y.float(), classes=2), TypeError, "target: got torch.float32"),
+    "fractions in the target": (
+        lambda: confusion_counts(Y, Y + 0.5, classes=2),
+        ValueError,
+        r"target: no whole number at index \(0, 0, 0\)",
+    ),
     "target of another shape": (
         lambda: confusion_counts(Y, Y[:, :3], classes=2),
         ValueError,

@@ -35,6 +35,8 @@ _SUMS = "kernels/test_sums.py"
 _PRODUCTS = "kernels/test_products.py"
 _GPU = "kernels/gpu/test_gpu_interpreter.py"
 _GPU_PRODUCTS = "kernels/gpu/test_gpu_products.py"
+_SLOPES = _of("losses/test_soft_labels.py", "test_slopes_where_p_is_the_target")
+_OF_ZERO = "test_an_error_of_zero_has_no_gradient"
 _FIELDS = ("tests/distance/test_distance.py", "tests/distance/test_distance_fields.py", "-k", "not two_thousand")
 
 MUTATIONS: list[Mutation] = [
@@ -63,6 +65,7 @@ MUTATIONS: list[Mutation] = [
             _of(_PRODUCTS, "test_products_of_the_reference"),
         ),
         ("by_m = torch.where(q > EPSILON, s.by_m / q, 0)", "by_m = s.by_m / q", _REFERENCE),
+        ("return torch.where(self.y >= 1, -1.0, side)", "return (side)", (*_SLOPES, "-k", "reference")),
     ),
     *_mutations(
         "kernels/ranking.py",
@@ -116,6 +119,12 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/cpu/block.py",
+        ('fcmp_ordered(">=", y, lanes.one)', 'fcmp_ordered(">", y, lanes.one)', (*_SLOPES, "-k", "numba")),
+        (
+            'lanes.pick(self.mine(c), get("q"), get("p"))',
+            'get("p")',
+            (*_of("losses/test_soft_labels.py", "test_the_term_and_its_slope"), "-k", "numba"),
+        ),
         (
             "lanes.total([e for k, e in self.e.items() if k != c]), self.r)",
             "b.fsub(self.total, self.e[c]), self.r)",
@@ -178,10 +187,11 @@ MUTATIONS: list[Mutation] = [
     *_mutations(
         "kernels/cpu/select.py",
         (
-            "max(1, math.floor(k * n))",
-            "max(1, math.ceil(k * n))",
+            "max(1, math.floor(k *",
+            "max(1, math.ceil(k *",
             _of("losses/test_ranked.py", "test_selection_is_exact"),
         ),
+        ("left = min(of, n)", "left = of", _of("losses/test_ranked.py", "test_more_voxels_than_count")),
         (
             "ends - counts - 1, shift, prefix)",
             "ends - counts, shift, prefix)",
@@ -195,6 +205,8 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/cpu/jaccard.py",
+        ("if error > 0 or error != error else 0.0", "", _of("losses/test_lovasz_hinge.py", _OF_ZERO)),
+        ("slopes[first] = value != 0", "slopes[first] = 1", _of("losses/test_lovasz_hinge.py", _OF_ZERO)),
         (
             "places = parts.starts + np.cumsum(by_part, 0) - by_part",
             "places = parts.starts + np.cumsum(by_part, 0)[::-1] - by_part[::-1]",
@@ -257,6 +269,7 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/gpu/products.py",
+        ("(p < y) | ~miss", "p < y", (*_SLOPES, "-k", "triton", "-m", "slow or not slow")),
         (
             "L == 0 and M == 0 and (DENSE or Q == 0)",
             "DENSE or Q == 0",

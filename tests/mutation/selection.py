@@ -3,6 +3,7 @@
 _ERRORS = "tests/losses/test_errors.py"
 _LOSSES = "tests/losses/test_losses.py"
 _EXTREMES = "tests/losses/test_extremes.py"
+_VOXELS = "tests/kernels/test_voxel_losses.py"
 _BOUNDARY = "tests/losses/test_boundary.py"
 _NOT = "not triton and not compile and not saturated and not half_precision_errs"
 _INPUTS = f"(test_errors or wrong or portion or meta or options) and {_NOT}"
@@ -47,8 +48,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/distance/transforms.py": _DISTANCES,
     "fastloss/passes/sums.py": (_ERRORS, "tests/passes/test_ops.py", "-k", f"{_NOT} and not opcheck and not thousand"),
     "fastloss/passes/ops.py": ("tests/passes/test_ops.py", _ERRORS, "-k", f"{_NOT} and not thousand and not racing"),
+    "fastloss/passes/voxel_ops.py": (_VOXELS, "tests/losses/test_voxel_reduction.py", "-k", _NOT),
     "fastloss/passes/ranked_ops.py": ("tests/passes/test_ranked_ops.py", "-k", _NOT),
     "fastloss/passes/stencil_ops.py": ("tests/losses/test_stencil.py", "-k", f"{_NOT} and not plain and not balls"),
     "fastloss/passes/distributed.py": ("tests/passes/test_distributed.py",),
     "fastloss/precompute.py": ("tests/test_precompute.py",),
+    "fastloss/accelerate/core.py": ("tests/accelerate/test_core.py", "-k", "not program and not overhead"),
+    "fastloss/accelerate/monai.py": ("tests/accelerate/test_monai.py", "-k", "not numba"),
+    "fastloss/accelerate/torch.py": ("tests/accelerate/test_torch.py",),
 }

@@ -33,6 +33,51 @@ def test_opcheck(backend):
     torch.library.opcheck(torch.ops.fastloss.voxel_sums_backward, (grad_sums, *arguments))
 
 
+@pytest.mark.parametrize("backend", ["reference", "numba", "triton"])
+@pytest.mark.parametrize("per_class", [False, True])
+def test_opcheck_of_voxel_losses(backend, per_class):
+    *tensors, terms, activation, ignore, dense, validate, name = operator_arguments(backend=backend, grad=False)
+    coefficients = torch.randn(2, 3, len(TERMS), dtype=torch.float64)
+    arguments = (coefficients, *tensors, per_class, terms, activation, ignore, dense, validate, name)
+    torch.library.opcheck(torch.ops.fastloss.voxel_losses, arguments)
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_voxel_losses_compile_without_breaks_and_with_dynamic_shapes(per_class):
+    torch._dynamo.reset()
+    weight = torch.rand(3, dtype=torch.float64).requires_grad_()
+
+    def loss(z, y):
+        each = fastloss.voxel_losses(z * 2, y, {"ce_pos": weight, "p2": 0.5}, per_class=per_class, ignore_index=255)
+        return (each * each.detach()).mean()
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (6, 7):
+        logits, labels = oracle.make("softmax", 3, (size, 5))
+        labels[:, 0] = 255
+        found, expected = [], []
+        for function, results in ((compiled, found), (loss, expected)):
+            leaf = logits.clone().requires_grad_()
+            value = function(leaf, labels)
+            results += [value.detach(), *torch.autograd.grad(value, (leaf, weight))]
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_loss_of_each_voxel_compiles_and_has_first_derivatives_only():
+    torch._dynamo.reset()
+    loss = fastloss.FocalLoss(alpha=0.3, reduction="voxel")
+    logits, labels = oracle.make("softmax", 3, (5, 6))
+    torch.testing.assert_close(torch.compile(loss, fullgraph=True)(logits, labels), loss(logits, labels))
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(logits, labels).sum(), logits, create_graph=True)
+    with pytest.raises(NotImplementedError, match="first derivatives only"):
+        gradient.square().sum().backward()
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(logits.detach(), torch.ones_like(logits))
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            loss(dual, labels)
+
+
 @pytest.mark.parametrize("loss_class", [fastloss.DiceCELoss, fastloss.CrossEntropyLoss, fastloss.TverskyLoss])
 def test_compiles_without_breaks_and_with_dynamic_shapes(loss_class):
     torch._dynamo.reset()

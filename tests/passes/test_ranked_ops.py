@@ -18,11 +18,12 @@ def test_opcheck(backend, activation):
     logits, labels = oracle.make(activation, 3, (5, 6))
     inputs, options = (logits, labels, torch.rand(2, 5, 6) > 0.2), (activation, [255], False, 1, backend)
     ops = torch.ops.fastloss
-    for terms in ((), ("p", "py", "y")):
-        torch.library.opcheck(ops.topk_sums, (*inputs, 0.3, terms, *options))
-        sums, mean, count, weights = ops.topk_sums(*inputs, 0.3, terms, *options)
+    for terms, *loss in (((), None, 0.0), (("p", "py", "y"), torch.rand(3, dtype=torch.float64), 0.1)):
+        torch.library.opcheck(ops.topk_sums, (*inputs, 0.3, False, *loss, terms, *options))
+        sums, mean, count, weights = ops.topk_sums(*inputs, 0.3, False, *loss, terms, *options)
         for gradients in ((torch.randn_like(sums), torch.randn_like(mean)), (None, torch.randn_like(mean))):
-            torch.library.opcheck(ops.topk_sums_backward, (*gradients, count, weights, *inputs, terms, *options))
+            given = (*gradients, count, weights, *inputs, *loss, terms, *options)
+            torch.library.opcheck(ops.topk_sums_backward, given)
     for per_sample in (False, True):
         torch.library.opcheck(ops.jaccard_extension, (*inputs, per_sample, *options))
         values, _, slopes = ops.jaccard_extension(*inputs, per_sample, *options)

@@ -206,8 +206,8 @@ class DistancePenaltyLoss(_WeightedVoxelLoss):
     Args:
         spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None. A call takes another.
         **options: ``activation``, ``ignore_index``, ``class_weight``, ``reduction``, ``validate`` of
-            :class:`fastloss.SegmentationLoss`. ``reduction="none"`` is the table ``[B, C]`` of sums over voxels. A
-            dense target under softmax has the regions of its largest channel.
+            :class:`fastloss.SegmentationLoss`. ``reduction="none"`` is the table ``[B, C]`` of sums over voxels,
+            ``"voxel"`` the loss of each voxel. A dense target under softmax has the regions of its largest channel.
 
     ``maps`` (float32, ``[B, 1, *S]``, or ``[B, C, *S]`` for independent channels, from :meth:`label_map`) is 1 + Φ: a
     training step then computes no distance.

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...passes.inputs import check_at_least_zero, check_fraction, check_natural
+from ...passes.inputs import Smooth, check_fraction, check_natural, check_smooth
 from ...passes.ops import forced_backend
 from ...passes.stencil_ops import cldice_sums
 from ..base import SegmentationLoss, Sums, as_loss, ratio
+from ..region import one_minus_ratio
 
 _COLUMNS = ("py", "p", "precision", "skeleton_p", "sensitivity", "skeleton_y", "y")
 
@@ -33,7 +34,7 @@ class SoftCLDiceLoss(SegmentationLoss):
 
     Args:
         iterations: K, at least 0; at least the largest radius of a structure in voxels.
-        smooth: ε, above or equal to 0.
+        smooth: ε, at least 0; a pair is that of the numerators and that of the denominators.
         **options: ``activation``, ``include_background`` (here False by default, as the authors leave out channel 0),
             ``batch``, ``ignore_index``, ``class_weight``, ``reduction``, ``validate`` of
             :class:`fastloss.SegmentationLoss`. With ``batch=True`` and one foreground class it is the authors'
@@ -48,11 +49,11 @@ class SoftCLDiceLoss(SegmentationLoss):
     Source: Shit et al. 2021, arXiv:2003.07311, and its code.
     """
 
-    def __init__(self, *, iterations: int = 3, smooth: float = 1.0, include_background: bool = False, **options: Any):
+    def __init__(self, *, iterations: int = 3, smooth: Smooth = 1.0, include_background: bool = False, **options: Any):
         check_natural(iterations=iterations)
-        check_at_least_zero(smooth=smooth)
+        self.smooth_pair = check_smooth(smooth)
         super().__init__(include_background=include_background, **options)
-        self.iterations, self.smooth = iterations, float(smooth)
+        self.iterations, self.smooth = iterations, smooth
 
     @torch.jit.unused
     def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -78,8 +79,9 @@ class SoftCLDiceLoss(SegmentationLoss):
 
     def formula(self, sums: Sums) -> Tensor:
         """The value per sample and class, ``[B, C]``; 0 where no voxel counts."""
-        precision = ratio(sums["precision"] + self.smooth, sums["skeleton_p"] + self.smooth, 1.0)
-        sensitivity = ratio(sums["sensitivity"] + self.smooth, sums["skeleton_y"] + self.smooth, 1.0)
+        above, below = self.smooth_pair
+        precision = ratio(sums["precision"] + above, sums["skeleton_p"] + below, 1.0)
+        sensitivity = ratio(sums["sensitivity"] + above, sums["skeleton_y"] + below, 1.0)
         return 1 - ratio(2 * precision * sensitivity, precision + sensitivity, 0.0)
 
 
@@ -102,5 +104,6 @@ class SoftDiceCLDiceLoss(SoftCLDiceLoss):
         self.cldice_weight = float(cldice_weight)
 
     def formula(self, sums: Sums) -> Tensor:
-        dice = 1 - ratio(2 * sums["py"] + self.smooth, sums["p"] + sums["y"] + self.smooth, 1.0)
+        volumes = sums["p"] + sums["y"]
+        dice = one_minus_ratio(torch.sub(volumes, sums["py"], alpha=2), volumes, self.smooth_pair)
         return (1 - self.cldice_weight) * dice + self.cldice_weight * super().formula(sums)

@@ -109,7 +109,7 @@ def _as_tensor(spacing: Spacing) -> Tensor:
         return spacing.detach()
     try:
         return torch.as_tensor(1.0 if spacing is None else spacing, dtype=torch.float64, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"spacing: expected numbers in mm, got {spacing!r}") from error
 
 
@@ -130,7 +130,8 @@ def counted(masks: Tensor, inputs: Inputs) -> Tensor:
     for label in inputs.ignore:
         masks &= (inputs.target.long() != label).unsqueeze(1)  # a small dtype would wrap the label
     if inputs.mask is not None:
-        masks &= (inputs.mask != 0).unsqueeze(1)
+        mask = inputs.mask if inputs.mask.ndim == masks.ndim else inputs.mask.unsqueeze(1)
+        masks &= mask != 0
     return masks
 
 

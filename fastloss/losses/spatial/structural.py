@@ -18,7 +18,7 @@ from ...passes.ops import forced_backend
 from ...passes.stencil_ops import structural_map
 from ...passes.sums import checked_sums_of_terms
 from ...terms import VALIDATE_NOTHING
-from ..base import Sums, as_loss, ratio
+from ..base import SegmentationLoss, Sums, as_loss, ratio
 from ..distribution import CrossEntropyLoss
 
 
@@ -51,6 +51,9 @@ class StructuralSimilarityLoss(CrossEntropyLoss):
     Source: survey, section II-N (Jadon 2020, arXiv:2006.14822, eq. 24-27); Zhao et al. 2019, Correlation maximized
     structural similarity loss for semantic segmentation, arXiv:1910.08711.
     """
+
+    reductions = SegmentationLoss.reductions  # a structure is none of a voxel
+    channel_masks = False
 
     def __init__(
         self,

@@ -10,13 +10,14 @@ import torch
 from fastloss.kernels.reference import ranked as reference_ranked
 from fastloss.kernels.reference import stencils as reference_stencil
 from fastloss.kernels.reference import sums as reference
+from fastloss.kernels.reference import values as reference_values
 
 from bench.kernels.code import pretend
 from bench.kernels.instructions import run_on_cpu
 from bench.kernels.problems import DICE_CE
 from bench.kernels.stencils import instead_of_running, run_losses, stencil_problem
 from bench.kernels.traffic import nbytes
-from bench.kernels.variants import UNIONS, Variant, ranked_variants
+from bench.kernels.variants import UNIONS, Variant, ranked_variants, voxel_variants
 
 CASES = (
     (4, "softmax", torch.bfloat16, DICE_CE, (32, 32, 32)),
@@ -62,25 +63,29 @@ def execute(folder):
 
 def expected(problem, what):
     logits = problem.logits.double()
-    if what == "errors":
-        return reference_ranked.voxel_errors(logits, *problem[1:3], problem.plan)[0]
-    return reference_ranked.voxel_losses(logits, *problem[1:3], problem.plan, True)
+    if what in ("values", "totals"):
+        values = reference_values.voxel_losses(problem.grad_sums, logits, *problem[1:5], what == "values")
+        return values if what == "values" else values.unsqueeze(1)
+    exclusive = problem.plan.activation != "sigmoid"
+    if what in ("errors", "hinges"):
+        return reference_ranked.voxel_errors(logits, *problem[1:3], problem.plan, what == "hinges")[0]
+    return reference_ranked.voxel_losses(logits, *problem[1:3], problem.plan, exclusive)
 
 
 def execute_ranked(folder):
-    pretend("sm_90")
     rows = []
-    for variant in ranked_variants():
+    for variant in (*ranked_variants(), *voxel_variants()):
         options, what = variant.options, variant.direction
-        if what == "own" or options["dtype"] == torch.float64 or options["activation"] == "sigmoid":
+        if what == "own" or options["dtype"] == torch.float64:
             continue
+        pretend("sm_80" if options["activation"] == "sigmoid" else "sm_90")  # as above
         problem, launch, out = variant.launch(variant.problem())
         out.fill_(float("nan"))
         stats = run_on_cpu(folder, launch)
         want = expected(problem, what)
         if what == "errors" and problem.mask is not None:  # of no meaning where a voxel does not count
             out = torch.where(problem.mask.unsqueeze(1) != 0, out, want.to(out.dtype))
-        due = sum(nbytes(x) for x in (*problem[:3], out) if x is not None)
+        due = sum(nbytes(x) for x in (*problem[:4], out) if x is not None)
         rows.append({
             "name": variant.name,
             "error": float((out.double() - want).abs().max() / want.abs().max()),

@@ -217,3 +217,12 @@ def test_grids_are_one_dimensional_and_programs_bounded():
 def test_availability():
     assert gpu.unavailable(torch.device("cpu")) == ""
     assert gpu.unavailable(torch.device("cuda")) == ""
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_channels_farther_apart_than_32_bits_count(activation, tmp_path):
+    """In a file with nothing in between."""
+    problem, apart = make_problem(3, (64,), activation, torch.bfloat16, DICE_CE), 2**30 + 64
+    memory = torch.from_file(str(tmp_path / "logits"), shared=True, size=5 * apart + 64, dtype=torch.bfloat16)
+    logits = memory.as_strided((2, 3, 64), (3 * apart, apart, 1))
+    check(problem._replace(logits=logits.copy_(problem.logits)))

@@ -1,0 +1,162 @@
+"""torch's cross-entropies of volumes, ``F.cross_entropy`` and ``F.binary_cross_entropy_with_logits``, which its modules
+``CrossEntropyLoss`` and ``BCEWithLogitsLoss`` call."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..losses.base import never_zero
+from .core import Served, Unserved, check_tensors, run_pass, run_voxels
+
+served = Served()
+MOST_CHANNELS = 1000  # beyond it are vocabularies, not segmentations
+
+
+class Entropy(NamedTuple):
+    """The options of a cross-entropy."""
+
+    weight: Tensor | None  # of the classes
+    reduction: str
+    label_smoothing: float = 0.0
+    ignore_index: int = -100
+    pos_weight: Tensor | None = None
+
+
+def softmax_terms(options: Entropy, input: Tensor, labels: bool) -> tuple[str, ...]:
+    """What a softmax cross-entropy sums. Raises Unserved for options that it is not served with."""
+    if options.reduction not in ("mean", "sum", "none"):
+        raise Unserved("an unknown reduction")
+    if not 1 < input.shape[1] <= MOST_CHANNELS:
+        raise Unserved("one channel, or very many")
+    if not 0 <= options.label_smoothing <= 1:
+        raise Unserved("label_smoothing out of its range")
+    weight = options.weight
+    if weight is not None:
+        _check_weight(weight, input, weight.shape == (input.shape[1],))
+    terms = ("ce_pos", "y") if labels else ("ce_pos",)
+    return (*terms, "nll_pos") if options.label_smoothing else terms
+
+
+def softmax_value(options: Entropy, sums: dict[str, Tensor], input: Tensor, labels: bool) -> Tensor:
+    """Of labels the mean is over the weights of the classes, of probabilities over the voxels."""
+    weight = options.weight
+
+    def total(name: str) -> Tensor:
+        found = sums[name]
+        return (found if weight is None else found * weight.to(found)).sum()
+
+    value, smoothing = total("ce_pos"), options.label_smoothing
+    if smoothing:
+        value = (1 - smoothing) * value + smoothing / input.shape[1] * total("nll_pos")
+    if options.reduction == "mean" and labels:
+        value = _mean(value, total("y"), sums["y"].sum())
+    elif options.reduction == "mean":
+        value = value / (input.numel() // input.shape[1])
+    return value.to(entropy_dtype(input))
+
+
+def _mean(total: Tensor, weights: Tensor, voxels: Tensor) -> Tensor:
+    """The total by the weights: of no voxels NaN, whose gradient is 0 as in torch."""
+    if never_zero(voxels):
+        return total / weights
+    nothing = voxels == 0
+    return torch.where(nothing, torch.nan, total / torch.where(nothing, 1.0, weights))
+
+
+def sigmoid_terms(options: Entropy, input: Tensor) -> tuple[str, ...]:
+    """What a binary cross-entropy sums. Raises Unserved for options that it is not served with."""
+    if options.reduction not in ("mean", "sum", "none"):
+        raise Unserved("an unknown reduction")
+    if options.weight is not None:
+        raise Unserved("weights of elements")
+    weight = options.pos_weight
+    if weight is not None:
+        channels = weight.shape == (input.shape[1], *[1] * (input.ndim - 2))
+        _check_weight(weight, input, channels or (weight.numel() == 1 and weight.ndim <= input.ndim))
+    return ("ce_pos", "ce_neg")
+
+
+def sigmoid_value(options: Entropy, sums: dict[str, Tensor], input: Tensor) -> Tensor:
+    positive = sums["ce_pos"]
+    if options.pos_weight is not None:
+        positive = positive * options.pos_weight.reshape(-1).to(positive)
+    value = (positive + sums["ce_neg"]).sum()
+    if options.reduction == "mean":
+        value = value / input.numel()
+    return value.to(entropy_dtype(input))
+
+
+def entropy_dtype(input: Tensor) -> torch.dtype:
+    """Autocast has the cross-entropies in float32."""
+    half = input.dtype in (torch.float16, torch.bfloat16)
+    return torch.float32 if half and torch.is_autocast_enabled(input.device.type) else input.dtype
+
+
+def _check_weight(weight: Tensor, input: Tensor, fits: bool) -> None:
+    if not fits:
+        raise Unserved("a weight of another shape")
+    if weight.requires_grad or weight.device != input.device:
+        raise Unserved("a weight with a gradient, or on another device")
+    if weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+        raise Unserved("a weight of another dtype")
+
+
+@served(F, "cross_entropy")
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    check_tensors(input, target)
+    if size_average is not None or reduce is not None:
+        raise Unserved("deprecated arguments")
+    labels = target.shape == (input.shape[0], *input.shape[2:])
+    if labels and target.dtype != torch.int64:
+        raise Unserved(f"labels of {target.dtype}")
+    if not labels and (target.shape != input.shape or target.dtype != input.dtype):
+        raise Unserved("a target of another shape or dtype")
+    options, ignored = Entropy(weight, reduction, label_smoothing), ignore_index if labels else None
+    terms = softmax_terms(options, input, labels)
+    if reduction != "none":
+        sums = run_pass(input, target, terms, "softmax", ignore_index=ignored)
+        return softmax_value(options, sums, input, labels)
+    weights = input.new_ones((), dtype=torch.float64) if weight is None else weight.double()
+    factors = {"ce_pos": (1 - label_smoothing) * weights}
+    if label_smoothing:
+        factors["nll_pos"] = label_smoothing / input.shape[1] * weights
+    return run_voxels(input, target, factors, "softmax", ignore_index=ignored).to(entropy_dtype(input))
+
+
+@served(F, "binary_cross_entropy_with_logits")
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    check_tensors(input, target)
+    if size_average is not None or reduce is not None:
+        raise Unserved("deprecated arguments")
+    if target.shape != input.shape or target.dtype != input.dtype:
+        raise Unserved("a target of another shape or dtype")
+    options = Entropy(weight, reduction, pos_weight=pos_weight)
+    terms = sigmoid_terms(options, input)
+    if reduction != "none":
+        return sigmoid_value(options, run_pass(input, target, terms, "sigmoid"), input)
+    positive = (
+        1.0 if pos_weight is None else pos_weight.reshape(-1) if pos_weight.numel() > 1 else pos_weight.reshape(())
+    )
+    factors = dict(zip(terms, (positive, 1.0), strict=True))
+    return run_voxels(input, target, factors, "sigmoid", per_class=True).to(entropy_dtype(input))
