@@ -5,6 +5,7 @@ With ``I``, ``P``, ``Y`` and ``s`` as in :mod:`fastloss.losses.region` and the n
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -126,7 +127,7 @@ class MCCLoss(SumLoss):
     .. math:: 1 - \frac{N I - P Y + s}{\sqrt{\max(P\, Y (N - P)(N - Y), 0) + s^2}}
 
     Args:
-        smooth: s, at least 0; a pair is that of the numerator and that of the denominator.
+        smooth: s, at least 0; a pair is that of the numerator and that of the denominator, whose square is finite.
         **options: see :class:`fastloss.SumLoss`.
 
     Source: Abhishek & Hamarneh 2021, arXiv:2010.13454. Not in the survey. MONAI's ``MCCLoss`` has its smoothing in the
@@ -137,6 +138,9 @@ class MCCLoss(SumLoss):
 
     def __init__(self, *, smooth: Smooth = 1e-5, **options: Any):
         self.smooth_pair = check_smooth(smooth)
+        below = float(self.smooth_pair[1])
+        if math.isinf(below * below):
+            raise ValueError(f"smooth: got {smooth!r}, expected a number whose square is finite")
         super().__init__(**options)
         self.smooth = smooth
 
@@ -144,7 +148,7 @@ class MCCLoss(SumLoss):
         above, below = self.smooth_pair
         predicted, true, count = sums["p"], sums["y"], sums["count"]
         product = predicted * true * (count - predicted) * (count - true)
-        square = product.clamp_min(0) + below**2
+        square = product.clamp_min(0) + float(below) ** 2
         correlated = count * sums["py"] - predicted * true + above
         if never_zero(square):
             value = 1 - correlated / square.sqrt()
