@@ -26,6 +26,7 @@ from .shared import (
     loss_dtype,
     losses_of,
     lovasz_table,
+    only_versions,
     serve,
     sums_of,
 )
@@ -214,3 +215,6 @@ def hausdorff(self: Any, pred: Tensor, target: Tensor) -> Tensor:
     serve(not torch.is_autocast_enabled(pred.device.type), "convolutions under autocast")
     mean = attempt(attempt(_erosion, self.alpha, self.k), pred, target).mean()
     return (mean if self.reduction == "mean" else mean * pred.numel()).to(pred.dtype)
+
+
+only_versions(served, "kornia", "0.9.")

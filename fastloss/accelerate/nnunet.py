@@ -21,6 +21,7 @@ from .shared import (
     largest_losses,
     loss_dtype,
     losses_of,
+    only_versions,
     part,
     per_channel,
     serve,
@@ -280,3 +281,6 @@ def tp_fp_fn_tn(
     terms = tuple(f"{share}*{factor}^{power}" for share, factor in (("y", "p"), ("r", "p"), ("y", "q"), ("r", "q")))
     sums = sums_of(net_output, target, terms, None, mask=_mask(net_output, mask))
     return tuple((table.sum(0) if 0 in axes else table).float() for table in sums.values())
+
+
+only_versions(served, "nnunetv2", "2.8.")

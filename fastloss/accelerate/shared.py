@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from ..passes.inputs import check_inputs
 from ..passes.ops import by_term, forced_backend
 from ..passes.ranked_ops import HINGE, jaccard_extension, topk_sums
-from .core import Unserved, attempt, check_tensors, run_pass, run_voxels
+from .core import Served, Unserved, attempt, check_tensors, run_pass, run_voxels
 
+_log = logging.getLogger("fastloss")
 Sums = dict[str, Tensor]
 HALF = (torch.float16, torch.bfloat16)
 
@@ -22,6 +25,15 @@ def serve(condition: Any, reason: str) -> None:
     """Passes a call on to the peer, with the reason, unless the condition holds."""
     if not condition:
         raise Unserved(reason)
+
+
+def only_versions(served: Served, package: str, *prefixes: str) -> None:
+    """Leaves a peer of a version that the formulas were not compared with to itself: its numbers may be others."""
+    found = importlib.metadata.version(package)
+    if not found.startswith(prefixes):
+        served.clear()
+        known = " or ".join(f"{prefix}*" for prefix in prefixes)
+        _log.warning("fastloss.accelerate: %s %s keeps its own losses, expected %s", package, found, known)
 
 
 def check_plain(*tensors: Any) -> None:

@@ -34,6 +34,7 @@ from .shared import (
     loss_dtype,
     losses_of,
     lovasz_table,
+    only_versions,
     per_channel,
     serve,
     sums_of,
@@ -327,3 +328,6 @@ def _hinge(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     counted = None if label is None else labels != label
     target = foreground(labels, counted)
     return lovasz_table(logits, target, self.per_image, errors=HINGE, mask=counted)[0].mean().to(torch.float32)
+
+
+only_versions(served, "segmentation_models_pytorch", "0.5.1", "0.6.")

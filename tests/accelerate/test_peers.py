@@ -1,7 +1,7 @@
 """nnU-Net, segmentation_models_pytorch, kornia and torchvision: drawn calls, and what draws do not say."""
 
 import copy
-import importlib
+import importlib.metadata
 import pickle
 
 import pytest
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fastloss
-from fastloss.accelerate import core
+from fastloss.accelerate import core, shared
 
 from .record import record
 
@@ -32,10 +32,23 @@ def peer_module(name):
 def test_draws(peer, backend, draws):
     """``python -m accelerate.record smp`` draws thousands."""
     peer_module(PEERS[peer])
+    if not importlib.import_module(f"fastloss.accelerate.{peer}").served:
+        pytest.skip("another version")
     with fastloss.backend(backend):
         found = record(peer, 0, draws)
     assert not found["differing"]
     assert found["share"] > 0.5
+
+
+def test_other_versions_keep_their_own_losses(caplog):
+    for found, left in (("0.5.0", 0), ("0.5.2", 1), ("0.60.0", 0), ("0.6.0", 1)):
+        served = core.Served()
+        served(nn.Linear)(lambda self, input: input)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(importlib.metadata, "version", lambda package, found=found: found)
+            shared.only_versions(served, "a_peer", "0.5.2", "0.6.")
+        assert len(served) == left
+    assert "a_peer 0.60.0 keeps its own losses, expected 0.5.2* or 0.6.*" in caplog.text
 
 
 def gradient(function, logits, *rest):

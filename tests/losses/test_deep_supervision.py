@@ -243,6 +243,11 @@ def test_lists_that_do_not_fit_are_named():
 def test_other_errors_are_named():
     with pytest.raises(TypeError, match=r"logits\[1\]: got NoneType"):
         fastloss.DeepSupervision(fastloss.DiceLoss())([torch.zeros(2, 3, 8, 12), None], Y)
+    with pytest.raises(TypeError, match="logits: got True, expected a sequence"):
+        fastloss.DeepSupervision(fastloss.DiceLoss())(True, Y)
+    for mask in (torch.ones(3), torch.ones(2, 6, 12)):  # of the second a level would read 4 rows of 6 for those of 8
+        with pytest.raises(ValueError, match=r"mask: got shape .*, expected the spatial size \[8, 12\]"):
+            fastloss.DeepSupervision(fastloss.DiceLoss())([torch.zeros(2, 3, 4, 6)], Y, mask=mask)
     with pytest.raises(TypeError, match="loss: got str"):
         fastloss.DeepSupervision("dice")
     with pytest.raises(ValueError, match=r"target: got an integer"):

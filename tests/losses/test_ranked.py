@@ -406,11 +406,12 @@ def test_wrong_inputs(each_backend, loss):
 
 
 @one_of_each
-def test_bad_labels_are_no_class(each_backend, loss):
-    logits, labels = oracle.make("softmax", 3, (4, 5))
+@pytest.mark.parametrize(("activation", "channels"), [("softmax", 3), ("sigmoid", 3), (None, 3), (None, 6)])
+def test_bad_labels_are_no_class(each_backend, activation, channels, loss):
+    logits, labels = oracle.make(activation, channels, (4, 5))
     labels[1, 2] = 7
-    target = oracle.one_hot(labels, 3)
-    expected = value_and_gradient(loss(validate=False), logits, target)
-    found = value_and_gradient(loss(validate=False), logits, labels)
+    target = oracle.one_hot(labels, channels)
+    expected = value_and_gradient(loss(activation=activation, validate=False), logits, target)
+    found = value_and_gradient(loss(activation=activation, validate=False), logits, labels)
     close(found[0], expected[0])
     oracle.assert_close(found[1], expected[1], 1e-6)

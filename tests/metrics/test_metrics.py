@@ -513,7 +513,7 @@ ERRORS = {
     ),
     "subvoxels": (
         lambda: surface_distances(Y, Y, classes=2, use_subvoxels=NESTED),
-        TypeError,
+        ValueError,
         "use_subvoxels: got",
     ),
     "one side": (lambda: surface_distances(Y, Y, classes=2).hausdorff(one_sided=[]), TypeError, r"one_sided: got \[\]"),
