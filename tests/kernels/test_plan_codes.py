@@ -176,6 +176,14 @@ def test_equal_logits_of_a_new_network(dtype, labels):
     assert loss.item() == pytest.approx(math.log(4), rel=1e-6)
 
 
+@pytest.mark.parametrize("channels", [6, 35])
+def test_equal_logits_of_many_classes(channels):
+    """All of them lead, and 1 - p is made of the others."""
+    logits, labels = torch.zeros(1, channels, 40), torch.zeros(1, 40, dtype=torch.uint8)
+    sums = fastloss.voxel_sums(logits, labels, ("m",))
+    oracle.assert_close(sums, torch.full_like(sums, -40 * math.log(1 - 1 / channels)), 1e-6)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 100, 1e4])
 def test_logarithms_of_products(scale):
     """The logarithm of a product of sums of exponentials must neither overflow nor lose small losses."""
