@@ -44,7 +44,12 @@ def backward(
             assert weight_map is not None
             g = g * weight_map.to(v.real)
         slopes = _Slopes(*(total + g * slope for total, slope in zip(slopes, v.slopes(term), strict=True)))
-    return torch.where(v.counted, v.weight * v.through_activation(slopes), 0).to(logits.dtype)
+    return like(logits, torch.where(v.counted, v.weight * v.through_activation(slopes), 0))
+
+
+def like(logits: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the dtype and the strides that the operators promise."""
+    return torch.empty_like(logits).copy_(gradient)
 
 
 def _sum_dtype(logits: Tensor) -> torch.dtype:

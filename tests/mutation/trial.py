@@ -61,12 +61,11 @@ class Tree:
         """The extension is made of the tree's sources, without the time that optimising them takes."""
         (library,) = (self.root / "fastloss").glob("_C.*.so")
         original = library.read_bytes()
-        import torch
+        import pybind11
 
         flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-w", "-DFASTLOSS_BASELINE"]
         flags += ["-ffp-contract=off", "-fno-trapping-math", "-fno-signed-zeros", "-fno-math-errno"]
-        pybind11 = Path(torch.__file__).parent / "include"
-        includes = [f"-I{folder}" for folder in (pybind11, sysconfig.get_paths()["include"])]
+        includes = [f"-I{folder}" for folder in (pybind11.get_include(), sysconfig.get_paths()["include"])]
         quiet = {"cwd": self.root, "check": True, "stderr": subprocess.DEVNULL}
         library.unlink()  # a process may have it mapped
         try:
