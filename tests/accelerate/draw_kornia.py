@@ -114,7 +114,7 @@ def _lovasz(rng: random.Random) -> tuple[str, Call]:
     if rng.random() < 0.3:
         options["weight"] = _vector(rng, logits.shape[1], logits.dtype)
     name, loss = _either(rng, "lovasz_softmax_loss", "LovaszSoftmaxLoss", options)
-    return name, Call(loss, (logits, _labels(rng, logits, None)))
+    return name, Call(loss, (logits, _labels(rng, logits, None)), ranked=True)
 
 
 def _hinge(rng: random.Random) -> tuple[str, Call]:
@@ -122,7 +122,7 @@ def _hinge(rng: random.Random) -> tuple[str, Call]:
     logits = logits if rng.random() < 0.3 else logits.float()
     target = draw_dense(rng, (logits.shape[0], *logits.shape[2:]), rng.choice((torch.int64, torch.float32)), 0.0)
     name, loss = _either(rng, "lovasz_hinge_loss", "LovaszHingeLoss", {})
-    return name, Call(loss, (logits, target))
+    return name, Call(loss, (logits, target), ranked=True)
 
 
 def _hausdorff(rng: random.Random) -> tuple[str, Call]:

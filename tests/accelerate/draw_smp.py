@@ -161,4 +161,4 @@ def _lovasz(rng: random.Random) -> tuple[str, Call]:
         )
     else:
         target = _masks(rng, logits, options["ignore_index"])
-    return "LovaszLoss", Call(losses.LovaszLoss(**options), (logits, target), tolerance=3e-4)
+    return "LovaszLoss", Call(losses.LovaszLoss(**options), (logits, target), tolerance=3e-4, ranked=True)
