@@ -109,7 +109,7 @@ def _binary(rng: random.Random) -> tuple[str, Call]:
 
 def _lovasz(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, rng.choice((2, 3, 4)))
-    logits = logits if rng.random() < 0.3 else logits.float()
+    logits = logits if rng.random() < 0.3 else draw_logits(rng, tuple(logits.shape), torch.float32)
     options: dict[str, Any] = {}
     if rng.random() < 0.3:
         options["weight"] = _vector(rng, logits.shape[1], logits.dtype)
@@ -119,7 +119,7 @@ def _lovasz(rng: random.Random) -> tuple[str, Call]:
 
 def _hinge(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, 1)
-    logits = logits if rng.random() < 0.3 else logits.float()
+    logits = logits if rng.random() < 0.3 else draw_logits(rng, tuple(logits.shape), torch.float32)
     target = draw_dense(rng, (logits.shape[0], *logits.shape[2:]), rng.choice((torch.int64, torch.float32)), 0.0)
     name, loss = _either(rng, "lovasz_hinge_loss", "LovaszHingeLoss", {})
     return name, Call(loss, (logits, target), ranked=True)
@@ -128,7 +128,7 @@ def _hinge(rng: random.Random) -> tuple[str, Call]:
 def _hausdorff(rng: random.Random) -> tuple[str, Call]:
     cls, axes = rng.choice(((losses.HausdorffERLoss, (2,)), (losses.HausdorffERLoss3D, (3,))))
     logits = _logits(rng, rng.choice((2, 3)), axes)
-    logits = logits if rng.random() < 0.3 else logits.float()
+    logits = logits if rng.random() < 0.3 else draw_logits(rng, tuple(logits.shape), torch.float32)
     probabilities = logits.softmax(1)
     options = {
         "alpha": pick(rng, 2.0, 1.0),
