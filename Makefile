@@ -41,7 +41,7 @@ test: $(VENV)/installed-dev
 fuzz: $(VENV)/installed-fuzz
 	PYTHONPATH=tests $(python) -m fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-mutate: $(VENV)/installed-mutate
+mutate: $(VENV)/installed-dev
 	$(python) tests/mutation --files "$(FILES)" --budget $(BUDGET) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/installed-dev

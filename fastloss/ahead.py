@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from .losses.compound import DiceCELoss
 from .losses.region import DiceLoss
-from .passes.inputs import as_number
+from .passes.inputs import INTEGERS, as_number, check_iterable
 from .terms import label_count
 
 _SMALL = 8  # voxels along an axis: a volume that the CPU takes without threads
@@ -52,29 +53,41 @@ def warmup(
     Raises:
         ValueError: naming the argument.
     """
-    members = [losses] if isinstance(losses, nn.Module) else losses
-    members = [DiceCELoss(), DiceLoss(activation="sigmoid")] if members is None else list(members)
-    for loss in members:
-        if not isinstance(loss, nn.Module):
-            raise ValueError(f"losses: got {loss!r}, expected one or more losses (modules)")
-    given = as_number(classes, "classes")
-    counts = [given] if isinstance(given, int) else [as_number(count, "classes") for count in given]
-    if not counts or not all(isinstance(count, int) and count > 0 for count in counts):
+    losses = [DiceCELoss(), DiceLoss(activation="sigmoid")] if losses is None else losses
+    members = _several(losses, "losses", nn.Module, "one or more losses (modules)")
+    counts = _several(classes, "classes", int, "one or more positive integers")
+    kinds = _several(dtypes, "dtypes", torch.dtype, "one or more floating point dtypes")
+    sizes = _several(size, "size", int, "one to three positive sizes")
+    if min(counts) < 1:
         raise ValueError(f"classes: got {classes!r}, expected one or more positive integers")
-    if not 1 <= len(size) <= 3 or min(size) < 1:
-        raise ValueError(f"size: got {tuple(size)}, expected one to three positive sizes")
-    kinds = [dtypes] if isinstance(dtypes, torch.dtype) else list(dtypes)
-    if not kinds or not all(isinstance(kind, torch.dtype) and kind.is_floating_point for kind in kinds):
+    if len(sizes) > 3 or min(sizes) < 1:
+        raise ValueError(f"size: got {size!r}, expected one to three positive sizes")
+    if not all(kind.is_floating_point for kind in kinds):
         raise ValueError(f"dtypes: got {dtypes!r}, expected one or more floating point dtypes")
-    where = torch.device(device)
+    if not isinstance(label_dtype, torch.dtype) or label_dtype not in INTEGERS:
+        raise ValueError(f"label_dtype: got {label_dtype!r}, expected bool or an integer dtype of torch")
+    try:
+        where = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device: got {device!r}, expected a device of torch ({error})") from error
     begin = time.perf_counter()
-    for space in (tuple(size), *([(_SMALL,) * len(size)] if where.type == "cpu" else [])):
+    for space in (tuple(sizes), *([(_SMALL,) * len(sizes)] if where.type == "cpu" else [])):
         for count in counts:
             logits, labels = _volume(count, space, label_dtype)
             for dtype in kinds:
                 for loss in members:
                     _step(loss.to(where), logits.to(where, dtype), labels.to(where))
     return time.perf_counter() - begin
+
+
+def _several(value: Any, name: str, kind: type, expected: str) -> list[Any]:
+    """One of a kind or several, as a list that is not empty."""
+    given = as_number(value, name)
+    items = [given] if isinstance(given, kind) else check_iterable(given, name, expected)
+    items = [as_number(item, name) for item in items]
+    if not items or not all(isinstance(item, kind) for item in items):
+        raise ValueError(f"{name}: got {value!r}, expected {expected}")
+    return items
 
 
 def _volume(classes: int, space: tuple[int, ...], label_dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

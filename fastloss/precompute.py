@@ -74,6 +74,8 @@ class LabelMaps:
         if not callable(cache):
             _check_key("cache", cache, "a key or index of the sample, a function of it that gives a path, or None")
         _check_key("spacing", spacing, "a key or index of the sample, or None (the loss's own)")
+        _check_key("label", label, "a key or index of the sample", optional=False)
+        _check_key("maps", maps, "a key of the sample", optional=False)
         if spatial_axes is not None:
             spatial_axes = whole_number(spatial_axes, "spatial_axes", "None")
         self.loss, self.channels, self.label, self.maps = loss, channels, label, maps
@@ -145,8 +147,8 @@ class LabelMaps:
         return digest.hexdigest()
 
 
-def _check_key(name: str, key: Any, expected: str) -> None:
-    if key is not None and (isinstance(key, bool) or not isinstance(key, (str, int))):
+def _check_key(name: str, key: Any, expected: str, *, optional: bool = True) -> None:
+    if not (optional and key is None) and (isinstance(key, bool) or not isinstance(key, (str, int))):
         raise TypeError(f"{name}: got {key!r}, expected {expected}")
 
 

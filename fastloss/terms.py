@@ -46,6 +46,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -133,7 +134,6 @@ def term_name(kind: str, power: float) -> str:
     return f"{kind}({float(power)!r})"
 
 
-@lru_cache(maxsize=1024)
 def parse_term(name: str) -> Term:
     """``"py"``, ``"focal_pos(2.0)"``, ``"y*p^0.7"`` or ``"map*py"`` as a :class:`Term`.
 
@@ -142,6 +142,11 @@ def parse_term(name: str) -> Term:
     """
     if not isinstance(name, str):
         raise _unknown(name)
+    return _parse(name)
+
+
+@lru_cache(maxsize=1024)
+def _parse(name: str) -> Term:
     product = name.removeprefix(MAP_PREFIX)
     mapped = product != name
     if product in NAMES:
@@ -188,12 +193,14 @@ def _unknown(name: object) -> ValueError:
     )
 
 
-def check_terms(names: tuple[str, ...], activation: str) -> tuple[Term, ...]:
+def check_terms(names: Sequence[str], activation: str) -> tuple[Term, ...]:
     """The terms of some names, all of them known and with a finite derivative under an activation.
 
     Raises:
-        ValueError: naming the term.
+        TypeError, ValueError: naming the term.
     """
+    if not isinstance(names, (tuple, list)):  # of a text the letters would be terms
+        raise TypeError(f"terms: got {names!r}, expected a tuple of terms, such as ('p', 'py', 'y')")
     terms = tuple(map(parse_term, names))
     for name, term in zip(names, terms, strict=True):
         if 0 < term.d < 1:

@@ -6,9 +6,11 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton kernels run on the CPU;
 import pytest
 import torch
 from hypothesis import settings
+from interpreter import quicken
 
 import fastloss
 
+quicken()
 settings.register_profile("fastloss", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("fastloss")
 

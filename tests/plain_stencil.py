@@ -79,7 +79,7 @@ def structural_weights(v, window=3, sigma=1.5, threshold=0.1, stability=0.01):
 
 def structural_similarity(v, batch, ce_weight=0.5, class_weight=None, **options):
     shape = (1, -1, *[1] * (v.p.ndim - 2))
-    omega = torch.ones(v.channels) if class_weight is None else torch.as_tensor(class_weight)
+    omega = torch.ones(v.channels) if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float64)
     omega = omega.to(v.p).reshape(shape)
     e, f = structural_weights(v, **options)
     loss = (omega * e * f * (v.y * v.l + (1 - v.y) * v.m)).sum() / f.sum().clamp_min(1)

@@ -1,5 +1,7 @@
 """Every loss with the options that change its formula: what the tests of all losses run over."""
 
+import functools
+import inspect
 from dataclasses import dataclass, field
 
 import oracle
@@ -60,6 +62,33 @@ def loss_class(name):
     """``dice_ce`` names ``DiceCELoss``: the class of that name in snake case."""
     classes = {key.lower(): getattr(fastloss, key) for key in fastloss.__all__ if key.endswith("Loss")}
     return classes.get(name.replace("_", "") + "loss")
+
+
+@functools.cache
+def options_of(cls):
+    """The names of all options that a loss takes, those of its parts included."""
+    names = {
+        parameter.name: None
+        for other in (fastloss.SumLoss, *(getattr(fastloss, key) for key in fastloss.__all__ if key.endswith("Loss")))
+        for base in other.__mro__
+        if issubclass(base, fastloss.SegmentationLoss)
+        for parameter in inspect.signature(base.__init__).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    return [name for name in names if _takes(cls, name)]
+
+
+def needed(cls):
+    """The options that have no default."""
+    return {"beta": [1.0, 1.0, 1.0]} if cls is fastloss.WeightedCrossEntropyLoss else {}
+
+
+def _takes(cls, name):
+    try:
+        cls(**needed(cls) | {name: object()})
+    except (TypeError, ValueError) as error:
+        return "unexpected keyword" not in str(error)
+    return True
 
 
 _foreground = {"include_background": False}

@@ -9,11 +9,11 @@ from fuzz import kinds
 from fuzz.run import Kind, Record, run, work
 from hypothesis import strategies as st
 
-QUICK = ("distances", "headers", "metrics")  # the others compile plans, or call every loss
+SLOW = ("losses", "products", "losses on Triton", "products on Triton")  # which are compiled, or interpreted
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in kinds.KINDS]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in kinds.KINDS]
 )
 def test_inputs_of_every_kind(name, tmp_path):
     _, kind = kinds.KINDS[name]

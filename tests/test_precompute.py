@@ -278,6 +278,11 @@ def test_wrong_arguments(labels):
         LabelMaps(LOSS, 3, cache=1.5)
     with pytest.raises(TypeError, match=r"spacing: got \(2, 1\), expected a key"):
         LabelMaps(LOSS, 3, spacing=(2, 1))
+    for option in ("label", "maps"):
+        with pytest.raises(TypeError, match=rf"{option}: got \[\], expected a key"):
+            LabelMaps(LOSS, 3, **{option: []})
+    with pytest.raises(TypeError, match=r"dtype: got array\(\[1, 2\]\), expected torch.float32 or torch.float64"):
+        LOSS.label_map(labels[:1], 3, np.array([1, 2]))
     with pytest.raises(TypeError, match="spatial_axes: expected an int or None, got 'all'"):
         LabelMaps(LOSS, 3, spatial_axes="all")
     with pytest.raises(ValueError, match="label: the sample has no 'label'"):

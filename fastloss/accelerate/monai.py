@@ -5,6 +5,7 @@ Every class has a pass, what is summed, and a value, the formula on its sums, so
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -139,10 +140,13 @@ def activated(self: Any, input: Tensor, truth: Truth, terms: tuple[str, ...], be
     return Pass(input, truth, terms, None)
 
 
-def check_probabilities(p: Pass) -> None:
-    """Raises Unserved for other values, whose 1 - p a pass takes for 0 where it is negative."""
-    if p.activation is None:
-        require((p.logits >= 0) & (p.logits <= 1), "values that are no probabilities")
+def are_probabilities(p: Pass) -> bool:
+    """Whether all values are, after an activation or by a look at them; not to be known while a graph is traced."""
+    if p.activation is not None:
+        return True
+    if torch.compiler.is_compiling():
+        raise Unserved("values of any size, within torch.compile")
+    return bool(((p.logits >= 0) & (p.logits <= 1)).all())
 
 
 def overlap_terms(self: Any, truth: Truth, before: str = "") -> tuple[str, str, str]:
@@ -309,9 +313,15 @@ def mcc_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     if not truth.dtype.is_floating_point:
         truth = truth._replace(dtype=torch.get_default_dtype())  # that of 1.0 - target
     p = activated(self, input, truth, ("y*p", "r*q", "r*p", "y*q"))
-    check_probabilities(p)
-    (sums,) = sums_of(p)
-    tp, tn, fp, fn = region_sums(self, sums, p.terms)
+    if are_probabilities(p):
+        (sums,) = sums_of(p)
+        tp, tn, fp, fn = region_sums(self, sums, p.terms)
+    else:  # a pass takes a negative 1 - p for 0
+        p = p._replace(terms=("y*p", "p", "y", "count"))
+        (sums,) = sums_of(p)
+        tp, predicted, true, voxels = region_sums(self, sums, p.terms)
+        fp, fn = predicted - tp, true - tp
+        tn = voxels - tp - fp - fn
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     score = 1 - (tp * tn - fp * fn + self.smooth_nr) / (product + self.smooth_dr).sqrt()
     return reduced(self, torch.where((fp == 0) & (fn == 0), 0.0, score), p, broadcast=False)
@@ -556,20 +566,30 @@ def hausdorff_dt_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     truth = truth_of(input, target, self.to_onehot_y)
     if not truth.dtype.is_floating_point:
         raise Unserved(f"a dense target of {truth.dtype}")
-    if input.dtype not in (torch.float32, torch.float64):
-        raise Unserved("distances of half precision")  # whose rounding decides on which side of 1/2 a voxel is
+    p = activated(self, input, truth, ())
+    predicted, true = _powers_of_distances(self, p)
+    squares = {"map*p2": 1, "map*y*p": -2, "map*y2": 1}  # of p - y
+    if are_probabilities(p):  # squares of y and of 1 - y apart, whose difference would cancel
+        squares = {"map*miss_pos(2.0)": 1, "map*miss_neg(2.0)": 1} | ({} if truth.hard else {"map*y2": 1, "map*y": -1})
+    (sums,) = sums_of(p._replace(terms=tuple(squares), weight_map=predicted.add_(true)))
+    error = functools.reduce(torch.add, (sign * sums[name] for name, sign in squares.items()))
+    table = _distance_table(self, error / input[0, 0].numel())
     truth = truth._replace(dtype=torch.promote_types(truth.dtype, torch.float32))
-    terms = ("map*miss_pos(2.0)", "map*miss_neg(2.0)")
-    p = activated(self, input, truth, terms if truth.hard else (*terms, "map*y2", "map*y"))
-    check_probabilities(p)
-    masks = [_dropped(self, predicted_masks(p.logits.detach(), p.activation or "none"))]
-    masks.append(_class_masks(self, truth, channels))
-    predicted, true = fields_of(masks, None, input.ndim - 2, "sides", torch.float32)
-    (sums,) = sums_of(p._replace(weight_map=predicted.pow_(self.alpha).add_(true.pow_(self.alpha))))
-    error = sums[terms[0]] + sums[terms[1]]
-    if not truth.hard:
-        error = error + sums["map*y2"] - sums["map*y"]  # (p - y)² of a soft y
-    return reduced(self, _distance_table(self, error / input[0, 0].numel()), p)
+    return reduced(self, table, p._replace(truth=truth))
+
+
+def _powers_of_distances(self: Any, p: Pass) -> list[Tensor]:
+    """Those of the predicted and of the true classes, of distances in the dtypes of both, as MONAI stores them."""
+    logits = p.logits.detach()
+    if logits.dtype in (torch.float16, torch.bfloat16):  # whose rounding decides on which side of 1/2 a voxel is
+        activated = logits.softmax(1) if p.activation == "softmax" else logits
+        activated = logits.sigmoid() if p.activation == "sigmoid" else activated
+        predicted, dtype = activated > 0.5, activated.dtype
+    else:
+        predicted, dtype = predicted_masks(logits, p.activation or "none"), logits.dtype
+    masks = [_dropped(self, predicted), _class_masks(self, p.truth, logits.shape[1])]
+    fields = fields_of(masks, None, logits.ndim - 2, "sides", torch.float32)
+    return [field.to(x).float().pow(self.alpha) for field, x in zip(fields, (dtype, p.truth.dtype), strict=True)]
 
 
 @served(getattr(monai.losses, "BoundaryLoss", None))
@@ -607,7 +627,8 @@ def cldice_pass(self: Any, input: Tensor, truth: Truth) -> tuple[Pass, dict[str,
     if input.dtype not in (torch.float32, torch.float64):
         raise Unserved("skeletons of half precision")  # whose ties decide where a gradient goes
     p = activated(self, input, truth, ())
-    check_probabilities(p)
+    if not are_probabilities(p):
+        raise Unserved("values that are no probabilities")
     first, activation = 0 if self.include_background else 1, p.activation or "none"
     inputs = attempt(check_inputs, p.logits, truth.target, None, None, activation, (), None)
     options = (activation, (), inputs.dense, inputs.validate, self.iter, first, forced_backend())

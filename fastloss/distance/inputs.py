@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ..passes.inputs import check_layout
+from ..passes.inputs import check_has_values, check_layout
 
 MAX_AXES = 3
 Spacing = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor | None
@@ -71,7 +71,7 @@ def is_double(dtype: Any) -> bool:
         return True
     try:
         found = None if isinstance(dtype, torch.dtype) else np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     if found is None or found not in (np.float32, np.float64):
         raise TypeError(f"dtype: expected float32 or float64 of NumPy or torch, got {dtype!r}")
@@ -116,10 +116,10 @@ def has_channel_axis(shape: Sequence[int], spatial_axes: int | None) -> bool:
 def numbers(value: Any, name: str, expected: str) -> np.ndarray:
     """Real numbers of Python, NumPy or torch, in nested sequences or not, as a float64 array of as many axes."""
     try:
-        array = value.detach().cpu().double().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        array = np.asarray(value.tolist() if isinstance(value, torch.Tensor) else value)
         if array.dtype.kind in "iuf":
             return array.astype(np.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         pass
     raise TypeError(f"{name}: expected {expected}, got {value!r}")
 
@@ -148,9 +148,7 @@ def as_tensor(value: Any, name: str) -> torch.Tensor:
             raise TypeError(f"{name}: expected a dtype that torch has, got {value.dtype}") from error
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: expected a NumPy array or a torch tensor, got {type(value).__name__}")
-    check_layout(value, name)
-    if value.device.type == "meta":
-        raise ValueError(f"{name}: is on meta, expected a tensor with values")
+    check_has_values(value, name)
     if value.dtype not in _INTEGRAL | _FLOATS:
         raise TypeError(f"{name}: expected integers, bool or floats of 16 to 64 bits, got {value.dtype}")
     return value.detach().as_subclass(torch.Tensor)

@@ -17,12 +17,13 @@ from ..passes.inputs import (
     Inputs,
     as_number,
     check_activation,
+    check_choice,
     check_class_weight,
     check_factors,
     check_flag,
     check_ignore_index,
     check_inputs,
-    check_reduction,
+    check_iterable,
     check_weight_length,
     weighted_sum,
 )
@@ -192,7 +193,7 @@ class SegmentationLoss(CalledWithInput):
         self.include_background = include_background
         self.batch = batch
         self.ignore_index = check_ignore_index(ignore_index)
-        self.reduction = check_reduction(reduction, self.reductions)
+        self.reduction = check_choice("reduction", reduction, self.reductions)
         self.validate = validate
         self.register_class_vector("class_weight", check_class_weight(class_weight))
 
@@ -310,9 +311,9 @@ class SumLoss(SegmentationLoss):
     def __init__(self, *, process_group: Any = None, **options: Any):
         super().__init__(**options)
         self.process_group = check_process_group(process_group)
+        check_terms(self.terms, self.activation)
         if not self.terms:
             raise ValueError(f"terms: {type(self).__name__} names none, expected a tuple of terms")
-        check_terms(self.terms, self.activation)
 
     def formula(self, sums: Sums) -> Tensor:
         """The value per sample and class, ``[B, C]``, from the sums of the terms."""
@@ -408,7 +409,7 @@ class CompoundLoss(SumLoss):
         losses: Iterable[SumLoss],
         weights: Sequence[float | nn.Parameter] | nn.ParameterList | Tensor | None = None,
     ):
-        members = list(losses)
+        members = check_iterable(losses, "losses", "one or more losses on sums (SumLoss)")
         if not members or not all(isinstance(loss, SumLoss) for loss in members):
             kinds = [type(loss).__name__ for loss in members]
             raise ValueError(f"losses: got {kinds}, expected one or more losses on sums (SumLoss)")

@@ -13,6 +13,7 @@ from ..passes.inputs import (
     check_at_least_zero,
     check_class_weight,
     check_fraction,
+    check_iterable,
     check_part_weight,
     check_weight_length,
 )
@@ -203,11 +204,11 @@ class ExpLogLoss(CompoundLoss):
         **options: Any,
     ):
         check_part_weight(dice_weight=dice_weight, ce_weight=ce_weight)
-        pair = (
-            (gamma, gamma) if isinstance(gamma, (int, float)) else tuple(as_number(value, "gamma") for value in gamma)
-        )
+        expected = "a number or a pair (of the Dice part, of cross-entropy)"
+        pair = [gamma, gamma] if isinstance(gamma, (int, float)) else check_iterable(gamma, "gamma", expected)
         if len(pair) != 2:
-            raise ValueError(f"gamma: got {gamma!r}, expected a number or a pair (of the Dice part, of cross-entropy)")
+            raise ValueError(f"gamma: got {gamma!r}, expected {expected}")
+        pair = [as_number(value, "gamma") for value in pair]
         for value in pair:
             check_at_least_zero(gamma=value)
         cross_entropy = _LogCrossEntropyLoss(pair[1], class_frequency, **_voxel_options(options))

@@ -5,6 +5,7 @@ With ``I``, ``P``, ``Y`` and ``s`` as in :mod:`fastloss.losses.region` and the n
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..passes.inputs import Smooth, check_choice, check_fraction, check_smooth
 from .base import SumLoss, Sums, never_zero
-from .region import OverlapLoss, one_minus_ratio
+from .region import OverlapLoss, one_minus_ratio, where_counted
 
 
 class GeneralizedDiceLoss(OverlapLoss):
@@ -126,7 +127,7 @@ class MCCLoss(SumLoss):
     .. math:: 1 - \frac{N I - P Y + s}{\sqrt{\max(P\, Y (N - P)(N - Y), 0) + s^2}}
 
     Args:
-        smooth: s, at least 0; a pair is that of the numerator and that of the denominator.
+        smooth: s, at least 0; a pair is that of the numerator and that of the denominator, whose square is finite.
         **options: see :class:`fastloss.SumLoss`.
 
     Source: Abhishek & Hamarneh 2021, arXiv:2010.13454. Not in the survey. MONAI's ``MCCLoss`` has its smoothing in the
@@ -137,6 +138,9 @@ class MCCLoss(SumLoss):
 
     def __init__(self, *, smooth: Smooth = 1e-5, **options: Any):
         self.smooth_pair = check_smooth(smooth)
+        below = float(self.smooth_pair[1])
+        if math.isinf(below * below):
+            raise ValueError(f"smooth: got {smooth!r}, expected a number whose square is finite")
         super().__init__(**options)
         self.smooth = smooth
 
@@ -144,10 +148,11 @@ class MCCLoss(SumLoss):
         above, below = self.smooth_pair
         predicted, true, count = sums["p"], sums["y"], sums["count"]
         product = predicted * true * (count - predicted) * (count - true)
-        square = product.clamp_min(0) + below**2
+        square = product.clamp_min(0) + float(below) ** 2
         correlated = count * sums["py"] - predicted * true + above
         if never_zero(square):
-            return 1 - correlated / square.sqrt()
+            value = 1 - correlated / square.sqrt()
+            return value if above == below else where_counted(sums, value)
         degenerate = square == 0  # without smoothing: the root has no derivative there, and 0 / 0 is perfect
         root = torch.where(degenerate, 1.0, square).sqrt()
         return 1 - torch.where(degenerate, 1.0, correlated / root)

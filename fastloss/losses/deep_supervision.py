@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..passes.inputs import Factors, check_at_least_zero, check_choice, check_factors, weighted_sum
+from ..passes.inputs import (
+    Factors,
+    check_at_least_zero,
+    check_choice,
+    check_factors,
+    check_iterable,
+    check_tensor,
+    weighted_sum,
+)
 from ..passes.ops import refuse_script
 from .base import CalledWithInput
 
@@ -98,18 +106,22 @@ class DeepSupervision(CalledWithInput):
         for name, volume in volumes.items():
             _check_volume(name, volume)
         if isinstance(logits, Tensor):
+            check_tensor(logits, "logits")
             if not _is_stack(logits, target if isinstance(target, Tensor) else target[0]):
                 only = {name: _of_levels(name, volume, 1, [()])[0] for name, volume in volumes.items()}
                 return self.loss(logits, only.pop("target"), **only)
             logits = logits.unbind(1)
+        logits = check_iterable(logits, "logits", "a sequence of tensors, one for each resolution")
         if not logits:
             raise TypeError("logits: got nothing, expected a sequence of tensors, one for each resolution")
         for i, level in enumerate(logits):
-            if not isinstance(level, Tensor):
-                raise TypeError(f"logits[{i}]: got {type(level).__name__}, expected a torch.Tensor")
+            check_tensor(level, f"logits[{i}]")
         weights, used, parts = self.level_weights(len(logits)), [], []
         whole = next(((name, volume) for name, volume in volumes.items() if isinstance(volume, Tensor)), None)
         places = [()] * len(logits) if whole is None else _places(logits, *whole, self.sampling)
+        for name, volume in volumes.items():
+            if isinstance(volume, Tensor) and whole is not None:
+                _check_space(name, volume, whole[1].shape[2 - logits[0].ndim :])
         read = {name: _of_levels(name, volume, len(logits), places) for name, volume in volumes.items()}
         for i, (level, weight) in enumerate(zip(logits, weights, strict=True)):
             own = {name: volume[i] for name, volume in read.items()}
@@ -136,6 +148,16 @@ def _check_volume(name: str, volume: Any) -> None:
     if not isinstance(items, (list, tuple)) or not items or not all(isinstance(item, Tensor) for item in items):
         kinds = [type(item).__name__ for item in volume] if isinstance(volume, (list, tuple)) else type(volume).__name__
         raise TypeError(f"{name}: got {kinds}, expected a torch.Tensor, or a sequence of them, one for each level")
+    for item in items:
+        check_tensor(item, name)
+
+
+def _check_space(name: str, volume: Tensor, space: torch.Size) -> None:
+    """Whether it has the spatial size of the target, of which a level might read as many voxels otherwise."""
+    if volume.ndim <= len(space) or volume.shape[-len(space) :] != space:
+        raise ValueError(
+            f"{name}: got shape {list(volume.shape)}, expected the spatial size {list(space)} as last axes"
+        )
 
 
 def _of_levels(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.inputs import Inputs, check_factor, check_fraction, check_weight_length
+from ..passes.inputs import Inputs, check_activation, check_factor, check_fraction, check_weight_length
 from ..passes.ops import sum_dtype
 from ..passes.sums import checked_sums
 from ..terms import is_constant
@@ -52,7 +52,7 @@ class VoxelLoss(SumLoss):
     ):
         counted = ("y",) if self.per_target else ("count",)
         self.terms = (*counted, *terms)
-        if activation != "softmax":
+        if check_activation(activation) != "softmax":
             self.terms = tuple(dict.fromkeys((*counted, "count", *terms, *complement_terms)))
         super().__init__(
             activation=activation,

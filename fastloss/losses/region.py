@@ -1,7 +1,7 @@
 """Region-based losses: overlap of the predicted and the true volume, per sample and class.
 
 With ``I = Σ w p y``, ``P = Σ w p``, ``Y = Σ w y`` and a smoothing ``s`` in numerator and denominator, a number or one
-for each; where the denominator is 0 the overlap counts as perfect. All take the options of :class:`fastloss.SumLoss`.
+for each; where both volumes are 0 the overlap counts as perfect. All take the options of :class:`fastloss.SumLoss`.
 One minus a quotient is computed as the quotient of what is wrong, ``1 - (2I + s) / (P + Y + s)`` as ``(P + Y - 2I) /
 (P + Y + s)``: it cancels nothing where all is right, and takes fewer operators.
 
@@ -30,9 +30,11 @@ def where_counted(sums: Sums, value: Tensor) -> Tensor:
 
 
 def one_minus_ratio(wrong: Tensor, whole: Tensor, smooth: tuple[float, float]) -> Tensor:
-    """``1 - (V - E + s) / (V + t)`` of what is wrong, E, of the whole, V, and a pair s, t; 0 where V + t is."""
+    """``1 - (V - E + s) / (V + t)`` of what is wrong, E, of the whole, V, and a pair s, t; 0 where V is."""
     above, below = smooth
-    return ratio(wrong if above == below else wrong + (below - above), whole + below, 0.0)
+    if above == below:
+        return ratio(wrong, whole + below, 0.0)
+    return torch.where(whole == 0, 0.0, ratio(wrong + (below - above), whole + below, 0.0))
 
 
 def one_minus_tversky_index(

@@ -25,7 +25,7 @@ _library.define(
 
 def check_process_group(process_group: object) -> str | None:
     """None, or the name of the group, by which a loss can be copied and saved: ``"world"`` for all processes."""
-    if process_group is None or process_group == WORLD:
+    if process_group is None or (isinstance(process_group, str) and process_group == WORLD):
         return process_group
     if dist.is_available() and isinstance(process_group, dist.ProcessGroup):
         return WORLD if process_group is dist.group.WORLD else str(process_group.group_name)

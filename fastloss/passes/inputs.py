@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,8 @@ from ..terms import ACTIVATIONS, VALIDATE_ALL, VALIDATE_LABELS, VALIDATE_NOTHING
 from .values import whole_labels
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32)
+INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32)
+_MOST = 2**63 - 1  # of integers as scalars of tensors
 _validate_everywhere = os.environ.get("FASTLOSS_VALIDATE", "") == "1"
 
 
@@ -40,7 +42,8 @@ def as_number(value: Any, name: str) -> Any:
     anything else, parameters included, as it came.
 
     Raises:
-        ValueError: for a tensor that requires a gradient and is no parameter, of which a loss has a copy without one.
+        ValueError: for a tensor that requires a gradient and is no parameter, of which a loss has a copy without one;
+            for one without plain values (nested, sparse, on meta).
     """
     if isinstance(value, (list, tuple)):
         items = [as_number(item, name) for item in value]
@@ -52,13 +55,15 @@ def as_number(value: Any, name: str) -> Any:
             f"{name}: got a tensor that requires a gradient, expected numbers, or an nn.Parameter where they are to be "
             "learned"
         )
+    if isinstance(value, Tensor):
+        check_has_values(value, name)
     return value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.ndim == 0 else value
 
 
 def check_activation(activation: str | None) -> str:
     """``None`` becomes ``"none"``, the operators' word for it."""
     name = "none" if activation is None else activation
-    if name not in ACTIVATIONS:
+    if not _is_one_of(name, ACTIVATIONS):
         raise ValueError(f"activation: got {activation!r}, expected 'softmax', 'sigmoid' or None")
     return name
 
@@ -74,13 +79,6 @@ def check_ignore_index(ignore_index: int | Iterable[int] | None) -> tuple[int, .
         if not isinstance(label, int) or isinstance(label, bool):
             raise TypeError(f"ignore_index: got {label!r}, expected an integer or several")
     return labels
-
-
-def check_reduction(reduction: str, known: tuple[str, ...]) -> str:
-    if reduction not in known:
-        *first, last = map(repr, known)
-        raise ValueError(f"reduction: got {reduction!r}, expected {', '.join(first)} or {last}")
-    return reduction
 
 
 def check_flag(**values: bool) -> None:
@@ -150,22 +148,47 @@ def check_smooth(smooth: Smooth) -> tuple[float, float]:
         raise ValueError(f"smooth: got {smooth!r}, expected a number or a pair (of the numerator, of the denominator)")
     for value in pair:
         check_at_least_zero(smooth=value)
-    return pair
+    return float(pair[0]), float(pair[1])  # a whole number may be larger than what tensors take
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, expected {' or '.join(map(repr, choices))}")
+    if not _is_one_of(value, choices):
+        *others, last = map(repr, choices)
+        raise ValueError(f"{name}: got {value!r}, expected {', '.join(others)} or {last}")
     return value
 
 
+def _is_one_of(value: object, choices: tuple[str, ...]) -> bool:
+    return isinstance(value, str) and value in choices  # arrays and the like compare to something else than a bool
+
+
+def check_power_of(base: int, **exponents: float) -> None:
+    """Raises ValueError naming the first of the exponents, numbers of at least 0, to which the base is infinite."""
+    for name, exponent in exponents.items():
+        if exponent * math.log(base) >= math.log(sys.float_info.max):
+            raise ValueError(f"{name}: got {exponent!r}, expected a power of {base} that is finite")
+
+
+def check_iterable(value: Any, name: str, expected: str) -> list[Any]:
+    """The items of what is no text, in a list."""
+    try:
+        if not isinstance(value, (str, bytes)):
+            return list(value)
+    except (TypeError, RuntimeError):  # torch's word for what has no axes
+        pass
+    raise TypeError(f"{name}: got {value!r}, expected {expected}")
+
+
 def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max  # integers may be larger
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= (_MOST if isinstance(value, int) else sys.float_info.max)
 
 
 def _check_number(name: str, value: object, good: bool, expected: str) -> None:
     if not good:
-        raise ValueError(f"{name}: got {value!r}, expected {expected}")
+        larger = ", as a float where 64 bits do not hold it" if isinstance(value, int) and abs(value) > _MOST else ""
+        raise ValueError(f"{name}: got {value!r}, expected {expected}{larger}")
 
 
 def check_factor(value: float | Sequence[float] | Tensor, name: str) -> Tensor:
@@ -192,6 +215,8 @@ def check_class_weight(class_weight: Sequence[float] | Tensor | None, name: str 
         raise ValueError(f"{name}: got several tensors, expected numbers or one tensor or nn.Parameter, [C]")
     if not isinstance(weight, nn.Parameter):
         try:
+            if isinstance(weight, (Tensor, np.ndarray)) and "complex" in str(weight.dtype):
+                raise TypeError("complex numbers would lose their imaginary parts")
             weight = torch.as_tensor(weight, dtype=torch.float64).as_subclass(Tensor)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise TypeError(f"{name}: got {class_weight!r}, expected one weight a class, [C]") from error
@@ -202,6 +227,7 @@ def check_class_weight(class_weight: Sequence[float] | Tensor | None, name: str 
 
 
 def _check_weights(weight: Tensor, name: str) -> None:
+    check_has_values(weight, name)
     if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
         raise ValueError(f"{name}: got {weight.tolist()}, expected finite weights of at least 0")
 
@@ -217,9 +243,7 @@ def check_factors(weights: Any, name: str = "weights") -> Factors:
     if isinstance(weights, Tensor):
         weights = as_number(weights, name)
         weights = weights.tolist() if isinstance(weights, Tensor) else weights
-    if not isinstance(weights, Iterable):
-        raise TypeError(f"{name}: got {weights!r}, expected a sequence of numbers")
-    factors = [as_number(weight, name) for weight in weights]
+    factors = [as_number(weight, name) for weight in check_iterable(weights, name, "a sequence of numbers")]
     for factor in factors:
         if not (isinstance(factor, nn.Parameter) and factor.numel() == 1):
             check_finite(**{name: factor})
@@ -230,7 +254,10 @@ def check_part_weight(**values: float | nn.Parameter) -> None:
     """Raises ValueError naming the first of the weights that is no finite number of at least 0, nor a parameter of one
     element that is."""
     for name, value in values.items():
-        number: Any = value.item() if isinstance(value, nn.Parameter) and value.numel() == 1 else value
+        number: Any = value
+        if isinstance(value, nn.Parameter) and value.numel() == 1:
+            check_has_values(value, name)
+            number = value.item()
         check_at_least_zero(**{name: number})
 
 
@@ -333,11 +360,22 @@ def check_layout(tensor: Tensor, name: str) -> None:
         raise ValueError(f"{name}: got {layout}, expected a dense tensor (torch.strided)")
 
 
-def _plain(tensor: Tensor, name: str) -> Tensor:
+def check_has_values(tensor: Tensor, name: str) -> None:
+    check_layout(tensor, name)
+    if tensor.device.type == "meta" or tensor.is_quantized:
+        what = f"has dtype {tensor.dtype}" if tensor.is_quantized else "is on meta"
+        raise ValueError(f"{name}: {what}, expected a tensor with values")
+
+
+def check_tensor(tensor: object, name: str) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")
     if not torch.compiler.is_compiling():
         check_layout(tensor, name)
+
+
+def _plain(tensor: Tensor, name: str) -> Tensor:
+    check_tensor(tensor, name)
     if tensor.dtype == torch.uint64:  # of which torch can do next to nothing: the same bits, as int64
         tensor = tensor.view(torch.int64)
     if type(tensor) is Tensor or torch.compiler.is_compiling():
@@ -349,7 +387,7 @@ def _plain(tensor: Tensor, name: str) -> Tensor:
 
 def _target(logits: Tensor, target: Tensor, mask: Tensor | None, level: int) -> tuple[Tensor, bool]:
     """The target in the operators' shape, and whether it is dense."""
-    if target.dtype not in _FLOATS + _INTEGERS:
+    if target.dtype not in _FLOATS + INTEGERS:
         raise TypeError(f"target: got {target.dtype}, expected integer or bool labels, or a float or bool dense target")
     _same_device(logits, target, "target")
     if target.requires_grad:
@@ -386,7 +424,7 @@ def _mask(logits: Tensor, mask: Tensor, channels: bool) -> Tensor:
 
 
 def _volume(logits: Tensor, volume: Tensor, name: str, channels: bool) -> Tensor:
-    if volume.dtype not in _FLOATS + _INTEGERS:
+    if volume.dtype not in _FLOATS + INTEGERS:
         raise TypeError(f"{name}: got {volume.dtype}, expected a bool, integer or float tensor")
     _same_device(logits, volume, name)
     if volume.requires_grad:

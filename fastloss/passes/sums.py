@@ -53,9 +53,9 @@ def voxel_sums(
     Raises:
         ValueError, TypeError: naming the argument, what came and what was expected.
     """
-    names = tuple(terms)
     activation, ignore = check_activation(activation), check_ignore_index(ignore_index)
-    check_terms(names, activation)
+    check_terms(terms, activation)
+    names = tuple(terms)
     if not names or len(set(names)) != len(names):
         raise ValueError(f"terms: got {names}, expected at least one term, each once")
     inputs = check_inputs(logits, target, mask, weight_map, activation, ignore, validate, True)

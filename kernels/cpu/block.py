@@ -259,7 +259,15 @@ class Block:
         lanes = self.lanes
         if self.form.activation != "softmax":
             (p,) = self.of_label([self.z])
-            return self._plain(self.of_labelled(p()), self._distance_of_own())
+            plain = self._plain(self.of_labelled(p()), {})
+            return Factors(
+                lanes,
+                p=lambda: plain.get("p"),
+                q=lambda: plain.get("q"),
+                l=lambda: self.of_labelled(plain.get("l")),
+                m=lambda: plain.get("m"),
+                **self._distance_of_own(),
+            )
         each = range(self.form.classes)
 
         def of_others() -> Any:

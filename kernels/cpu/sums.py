@@ -58,7 +58,7 @@ def write_voxels(
     batch, channels = logits.shape[:2]
     size, terms = logits.numel(), len(plan.terms)
     if not size:
-        return torch.zeros((batch, channels, terms), dtype=torch.float64), 0
+        return torch.zeros((batch, channels, terms), dtype=torch.float64, device="cpu"), 0
     chunks = -(-size // (batch * channels) // CHUNK)
     sums = np.zeros((batch, chunks, channels, terms))
     bad = run_plan(output, logits, target, mask, weight_map, plan, out, sums)

@@ -51,7 +51,7 @@ def voxel_errors(
     true = v.y != 0
     if hinge:
         return torch.where(true, 1 - v.z, 1 + v.z).clamp_min(0), true, v.weight
-    return torch.where(true, v.q if v.sigmoid else 1 - v.p, v.p), true, v.weight
+    return torch.where(true, 1 - v.p if v.activation == "none" else v.q, v.p), true, v.weight
 
 
 def _no_sums(logits: Tensor) -> Tensor:

@@ -95,6 +95,9 @@ class _Voxels:
         self.y = torch.where(self.counted, _one_hot(logits, target, plan).to(self.real), 0)
         self.p = self._probability()
         self.q = (-self.z).sigmoid() if self.sigmoid else (1 - self.p).clamp_min(0)
+        if self.activation == "softmax":  # of the leading class, where 1 - p has few digits, from the others
+            self.leads = torch.zeros_like(self.p, dtype=torch.bool).scatter_(1, self.z.argmax(1, keepdim=True), True)
+            self.q = torch.where(self.leads, self.others(self.p), self.q)
         self.l = self._negative_log()
         self.d = torch.where(self.y == 1, self.q, (self.p - self.y).abs())
         self.of_p = {name: value(self.p) for name, (value, _) in _OF_P.items()}
@@ -108,6 +111,12 @@ class _Voxels:
         if self.activation == "softmax":
             return self.z.softmax(1)
         return self.z.sigmoid() if self.sigmoid else self.z
+
+    def others(self, x: Tensor) -> Tensor:
+        """For each class the sum of all others, that of the leading class without a difference."""
+        rest = torch.where(self.leads, 0, x)
+        leader = torch.where(self.leads, x, 0).sum(1, keepdim=True)
+        return rest.sum(1, keepdim=True) - rest + torch.where(self.leads, 0, leader)
 
     def value(self, term: Term) -> Tensor:
         """The product of the share and the factors to their powers."""
@@ -161,8 +170,8 @@ class _Voxels:
         by_q = _ratio(s.steep_q, q)
         if self.activation == "none":
             return s.by_p + _ratio(s.steep_p, p) - by_q + by_m - torch.where(p > EPSILON, s.by_l / p, 0)
-        slope = p * (s.by_p + by_m - by_q) + s.steep_p - s.by_l
-        return slope - p * slope.sum(1, keepdim=True)
+        t, u = p * s.by_p + s.steep_p - s.by_l, p * (by_m - by_q)
+        return t - p * t.sum(1, keepdim=True) + u * q - p * self.others(u)
 
     def _negative_log(self) -> Tensor:
         if self.activation == "softmax":

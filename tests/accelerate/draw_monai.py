@@ -63,7 +63,8 @@ def _module(r, name, channels=None, axes=None):
         options["reduction"] = "mean"
     counted = channels if background or channels == 1 else channels - 1
     if name == "FocalLoss":
-        options |= {"gamma": r.choice((0.0, 1.5, 2.0)), "use_softmax": channels > 1 and r.random() < 0.5}
+        alone = counted == 1 and r.random() < 0.9  # softmax of one channel is 1, and the loss 0
+        options |= {"gamma": r.choice((0.0, 1.5, 2.0)), "use_softmax": not alone and channels > 1 and r.random() < 0.5}
         options["alpha"] = _pick(r, (None, 5), (0.25, 3), ([0.2 + 0.1 * c for c in range(counted)], 2))
     else:
         act = _pick(r, ("softmax" if kept else "sigmoid", 50), ("sigmoid", 30), ("other_act", 12), (None, 8))

@@ -9,7 +9,7 @@ from .record import record
 
 def test_draws():
     with fastloss.backend("reference"):
-        found = record("torch", 0, 400)
+        found = record("torch", 0, 200)
     assert not found["differing"]
     assert found["share"] > 0.85
 

@@ -1,8 +1,9 @@
-"""Arbitrary Python objects as arguments of every public call: nothing but a ValueError or a TypeError comes out."""
+"""Arbitrary Python objects as arguments of every public call: nothing but a ValueError or a TypeError comes out, and it
+names an argument."""
 
-import contextlib
 import importlib.util
 import inspect
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np  # noqa: F401
 import torch
 from hypothesis import strategies as st
+from rows import needed, options_of
 
 import fastloss
 from fastloss import distance, metrics, precompute
@@ -22,12 +24,22 @@ from .run import Kind
 
 __all__ = ["KINDS", "Case", "check"]
 
+
+class Unasked:
+    """What must be asked nothing but its type."""
+
+    def _asked(self, *_):
+        raise RuntimeError("this object has no truth, no hash and no order")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __bool__ = _asked
+
+
 LEAVES = """
 None | True | False | 0 | 1 | 2 | -1 | 255 | 0.0 | -0.0 | 0.5 | 1.5 | -1e-30 | 5e-324 | 1e308 | float('nan') |
 float('inf') | 1j | '' | 'softmax' | 'sigmoid' | 'mean' | 'none' | 'sum' | 'focal' | 'ratio' | 'square' | 'numba' |
 '1' | '\\0' | '\\ud800' | b'ab' | object() | len | int | float | Ellipsis | NotImplemented | slice(None) | range(3) |
 [] | () | {} | set() | frozenset({1}) | iter([1, 2]) | (x for x in (1, 'a')) | bytearray(3) | memoryview(b'abc') |
-Fraction(1, 3) | Decimal('0.5') | Decimal('nan') | Path('x') | type('Float', (float,), {})(0.5) |
+Unasked() | Fraction(1, 3) | Decimal('0.5') | Decimal('sNaN') | Path('x') | type('Float', (float,), {})(0.5) |
 type('Text', (str,), {})('mean') | np.float32(0.5) | np.float64(2) | np.float16('nan') | np.int64(1) | np.uint8(255) |
 np.bool_(True) | np.str_('mean') | np.array(0.5) | np.array(1) | np.array([]) | np.array([1.0, 2.0, 3.0]) |
 np.array(['a']) | np.array([None, 1], dtype=object) | np.array([[1, 2]]) | np.datetime64('2020') |
@@ -57,7 +69,7 @@ lambda *a, **k: torch.tensor(1.0)
 LEAVES = [leaf.strip() for leaf in LEAVES.replace("\n", " ").split(" | ")]
 # Whole numbers that make no call long: of what counts steps, sizes or threads, large ones are what was asked for
 LARGE = ("2**31", "2**32 - 1", "2**63 - 1", "2**63", "2**70", "-2**63", "-2**63 - 1", "10**400")
-COUNTS = ("erosions", "iterations", "window", "radii", "classes", "channels", "threads")
+COUNTS = ("erosions", "iterations", "window", "radii", "classes", "channels", "threads", "size")
 
 
 @dataclass(frozen=True)
@@ -77,15 +89,15 @@ class Door:
 
 Z, Y = "torch.randn(1, 3, 4, 5)", "torch.zeros(1, 4, 5, dtype=torch.uint8)"
 MASK = "np.array([[0, 1, 1], [1, 1, 1]])"
-_CALL = ("mask", "weight_map", "maps")
+_CALL = ("mask", "weight_map", "maps", "spacing_of_call")
 
 
 def _loss(cls):
     """Makes the loss, calls it, and goes backward."""
 
     def call(logits, target, **arguments):
-        of_call = {name: arguments.pop(name) for name in _CALL if name in arguments}
-        loss = cls(**arguments)
+        of_call = _of_call(arguments)
+        loss = cls(**{name: value for name, value in arguments.items() if name not in _CALL})
         repr(loss)
         if isinstance(logits, torch.Tensor) and logits.is_floating_point() and logits.is_leaf:
             logits = logits.detach().requires_grad_()
@@ -96,19 +108,8 @@ def _loss(cls):
     return call
 
 
-def _options(cls):
-    """The names of all options of a loss."""
-    names = {}
-    for base in cls.__mro__:
-        if issubclass(base, fastloss.SegmentationLoss):
-            parameters = inspect.signature(base.__init__).parameters.values()
-            names |= dict.fromkeys(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-            if base in (fastloss.SegmentationLoss, *_WITHOUT_MORE):
-                break
-    return tuple(names)
-
-
-_WITHOUT_MORE = (fastloss.TopKLoss,)
+def _of_call(arguments):
+    return {name.removesuffix("_of_call"): arguments[name] for name in _CALL if name in arguments}
 
 
 def _of_parameters(function, **good):
@@ -138,12 +139,22 @@ def _own(logits, target, terms, **options):
 
 
 def _compound(logits, target, losses, weights=None, **arguments):
-    return fastloss.CompoundLoss(losses, weights)(logits, target, **arguments)
+    return fastloss.CompoundLoss(losses, weights)(logits, target, **_of_call(arguments))
 
 
-def _backend(name):
-    with fastloss.backend(name):
+def _backend(backend):
+    with fastloss.backend(backend):
         pass
+
+
+def _label_map(target, loss=fastloss.BoundaryLoss, **arguments):
+    return loss().label_map(target, **arguments)
+
+
+def _accumulator(table, process_group=None):
+    scores = metrics.Accumulator(process_group=process_group)
+    scores.update(table=table)
+    scores.compute()
 
 
 def doors():
@@ -151,8 +162,8 @@ def doors():
     for name in fastloss.__all__:
         if name.endswith("Loss") and name not in ("SegmentationLoss", "SumLoss", "CompoundLoss"):
             cls = getattr(fastloss, name)
-            good = {"logits": Z, "target": Y} | ({"beta": "[1.0, 2.0, 3.0]"} if name.startswith("Weighted") else {})
-            others = (*_CALL, *(option for option in _options(cls) if option not in good))
+            good = {"logits": Z, "target": Y} | {option: repr(value) for option, value in needed(cls).items()}
+            others = (*_CALL, *(option for option in options_of(cls) if option not in good))
             found[name] = Door(_loss(cls), good, others)
     for name in ("edt", "edt_squared", "boundary_distance", "signed_edt"):
         found[name] = _of_parameters(getattr(distance, name), mask=MASK)
@@ -172,9 +183,16 @@ def doors():
     found["DeepSupervision"] = Door(_supervision, levels, ("weights", "sampling", "mask", "weight_map"))
     compound = {"logits": Z, "target": Y, "losses": "[fastloss.DiceLoss(), fastloss.CrossEntropyLoss()]"}
     found["CompoundLoss"] = Door(_compound, compound, ("weights", *_CALL))
-    found["SumLoss"] = Door(_own, {"logits": Z, "target": Y, "terms": "('p', 'y')"}, _options(fastloss.SumLoss))
-    found["backend"] = Door(_backend, {"name": "'numba'"})
-    found["parse_term"] = Door(fastloss.terms.parse_term, {"name": "'p'"})
+    found["SumLoss"] = Door(
+        _own, {"logits": Z, "target": Y, "terms": "('p', 'y')"}, _of_parameters(fastloss.SegmentationLoss).others
+    )
+    found["backend"] = Door(_backend, {"backend": "'numba'"})
+    found["parse_term"] = Door(lambda terms: fastloss.terms.parse_term(terms), {"terms": "'p'"})
+    found["confusion_matrix"] = _of_parameters(metrics.confusion_matrix, **given)
+    found["Accumulator"] = Door(_accumulator, {"table": "torch.ones(1, 3)"}, ("process_group",))
+    found["label_map"] = Door(_label_map, {"target": Y, "channels": "3"}, ("dtype", "spacing"))
+    small = {"losses": "fastloss.DiceLoss()", "classes": "2", "size": "(2, 3)"}
+    found["warmup"] = Door(fastloss.warmup, small, ("dtypes", "label_dtype", "device"))
     return found
 
 
@@ -211,14 +229,26 @@ def draw(draw):
     return Case(door, {name: draw(SMALL if name in COUNTS else ANY) for name in chosen})
 
 
+def names_of(door):
+    """What an error of a door should have one of."""
+    names = ["logits", *(name.removesuffix("_of_call") for name in (*door.good, *door.others))]
+    return re.compile(rf"\b({'|'.join(names)})\b")
+
+
+NAMES = {name: names_of(door) for name, door in DOORS.items()}
+
+
 def check(case):
     door = DOORS[case.door]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         arguments = {name: eval(code) for name, code in (door.good | case.arguments).items()}
         # the checks are those of every back end; this one compiles nothing for each power that comes
-        with contextlib.suppress(ValueError, TypeError, NotImplementedError), fastloss.backend("reference"):
-            door.call(**arguments)
+        with fastloss.backend("reference"):
+            try:
+                door.call(**arguments)
+            except (ValueError, TypeError) as error:
+                assert NAMES[case.door].search(str(error)), f"names no argument: {error!r}"
 
 
 KINDS = [Kind("arguments", lambda random: draw(), check, share=2, per_round=5000, limit_s=120)]

@@ -6,14 +6,25 @@ import oracle
 import plain
 import torch
 from hypothesis import strategies as st
-from rows import Row, loss_class
+from rows import Row, loss_class, options_of
 
 import fastloss
 
-from .inputs import DTYPES, Form, agree, forms, has_bad_labels, make, value_and_gradient
+from .inputs import (
+    DTYPES,
+    Form,
+    Plan,
+    agree,
+    channel_counts,
+    forms,
+    has_bad_labels,
+    in_few_threads,
+    make,
+    value_and_gradient,
+)
 from .run import Kind
 
-__all__ = ["KINDS", "Case", "Form", "Part", "Plan", "check", "torch"]
+__all__ = ["KINDS", "Case", "Form", "Losses", "Part", "check", "torch"]
 
 _SMOOTH = {"smooth": (1e-5, 0.1, 1.0, (0.1, 0.3))}
 _OVERLAP = {**_SMOOTH, "soft_label": (False, True)}
@@ -36,7 +47,7 @@ OPTIONS = {
     "focal_tversky": {**_TABLE, **_OVERLAP, "gamma": (0.75, 4 / 3, 3.0)},
     "log_cosh_dice": _DICE,
     "generalized_dice": {**_TABLE, **_OVERLAP, "weighting": ("square", "simple", "uniform")},
-    "sensitivity_specificity": {**_TABLE, **_SMOOTH, "sensitivity_weight": (0.5, 0.05)},
+    "sensitivity_specificity": {**_TABLE, "smooth": _SMOOTH["smooth"][:3], "sensitivity_weight": (0.5, 0.05)},
     "mcc": {**_TABLE, **_SMOOTH},
     "dice_ce": {**_DICE, "label_smoothing": (0.0, 0.2), "dice_weight": (1.0, 0.5), "ce_weight": (1.0, 2.0)},
     "dice_focal": {**_DICE, **_FOCAL, "focal_weight": (1.0, 3.0)},
@@ -93,20 +104,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What decides which code runs."""
-
+class Losses(Plan):
     parts: tuple[Part, ...]
-    activation: str | None
-    channels: int
-    dtype: torch.dtype
-    dense: str
-    backend: str
 
 
 @dataclass(frozen=True)
 class Case:
-    plan: Plan
+    plan: Losses
     form: Form
 
 
@@ -118,7 +122,7 @@ def plan_of(random, backend):
 
     activation = pick(("softmax", "softmax", "sigmoid", None))
     dense = pick(("", "", "", "soft", "bool", "one_hot"))
-    channels = pick((2, 2, 3, 4, 5, 8, 19, 40, 200) if activation == "softmax" else (1, 2, 3, 7, 33, 200))
+    channels = pick(channel_counts(activation, backend))
     if channels == 1 and dense in ("bool", "one_hot"):
         dense = ""  # which of one channel would be labels
     compound = random.random() < 1 / 3
@@ -128,7 +132,7 @@ def plan_of(random, backend):
         channels, parts = 5, [_part(random, parts[0].name, 5, dense)]
     if parts[0].name == "lovasz" and dense == "soft":
         dense = "bool" if channels > 1 else ""
-    return Plan(tuple(parts), activation, channels, pick(DTYPES), dense, backend)
+    return Losses(activation, channels, pick(DTYPES), dense, backend, tuple(parts))
 
 
 def _part(random, name, channels, dense):
@@ -184,6 +188,13 @@ def build(plan, axes, **common):
     return losses[0] if len(losses) == 1 else fastloss.CompoundLoss(losses, [part.weight for part in plan.parts])
 
 
+def has_one_table(loss):
+    """Whether it is reduced from values of samples and classes, rather than a sum of several such."""
+    several = isinstance(loss, (fastloss.CompoundLoss, fastloss.DiceTopKLoss))
+    return not several and "reduction" in options_of(type(loss))
+
+
+@in_few_threads
 def check(case):
     plan, form = case.plan, case.form
     axes, dtype = len(form.space), plan.dtype
@@ -204,6 +215,13 @@ def check(case):
             again = value_and_gradient(lambda z: loss(z, v.target, **v.arguments()), v.logits.contiguous())
             assert torch.equal(again[0], found[0]), "another layout, another value"
             assert torch.equal(again[1].nan_to_num(), found[1].nan_to_num()), "another layout, another gradient"
+        if "validate" not in common and form.seed % 4 == 0:
+            checked = build(plan, axes, validate=True, **common)(v.logits, v.target, **v.arguments())
+            assert torch.equal(checked, found[0]), "another value where all is validated"
+        if form.seed % 4 == 1 and has_one_table(loss):
+            kinds = [build(plan, axes, reduction=kind, **common) for kind in ("sum", "none")]
+            total, table = (loss(v.logits, v.target, **v.arguments()) for loss in kinds)
+            torch.testing.assert_close(total, table.sum(), rtol=1e-5, atol=1e-6)
     assert found[0].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert found[1].dtype == dtype and found[1].shape == v.logits.shape
     assert not found[1][(v.weight == 0).unsqueeze(1).expand_as(found[1])].any(), "a gradient where nothing counts"

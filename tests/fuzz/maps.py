@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import fastloss
 from fastloss.precompute import LabelMaps
 
-from .inputs import Form, forms, has_bad_labels, make
+from .inputs import Form, forms, has_bad_labels, in_few_threads, make
 from .run import Kind
 
 __all__ = ["KINDS", "Case", "Form", "check"]
@@ -48,6 +48,7 @@ def draw(draw):
     )
 
 
+@in_few_threads
 def check(case):
     v = make(case.form, case.activation, case.channels, torch.float32, case.dense)
     axes = len(case.form.space)

@@ -4,11 +4,14 @@ import faulthandler
 import sys
 from pathlib import Path
 
+from interpreter import quicken
+
 from fuzz.run import Record, find, work, work_guided
 
 if __name__ == "__main__":
     module, name, seed, seconds, inputs, folder, guided = sys.argv[1:]
     faulthandler.enable()
+    quicken()
     record = Record(Path(folder))
     if guided == "1":
         import atheris

@@ -185,6 +185,14 @@ def test_logarithms_of_products(scale):
     oracle.assert_close(fastloss.voxel_sums(logits, labels, ("ce_pos",)), expected, 2e-6)
 
 
+@pytest.mark.parametrize("channels", [3, 6, 35])
+def test_a_constant_in_all_logits_changes_nothing(channels):
+    """Not even one whose exponential is 0."""
+    logits, labels = oracle.make("softmax", channels, (5, 7))
+    expected = fastloss.voxel_sums(logits.double(), labels, PLANS[2])
+    oracle.assert_close(fastloss.voxel_sums(logits - 200, labels, PLANS[2]), expected, 1e-4)
+
+
 @pytest.mark.parametrize("channels", [3, 6, 11])
 @pytest.mark.parametrize("position", [0, 2300, 2351])
 def test_bad_values_come_through(position, channels):

@@ -52,6 +52,17 @@ def test_all_terms_with_labels(each_backend, activation, channels, space):
     check(logits, labels, y, oracle.counted(labels), activation=activation, weight_map=weight_map)
 
 
+def test_nan_is_not_hidden(each_backend):
+    """Not even where a logarithm is that of at least epsilon, or itself at least that."""
+    of_truth, of_others = ("p", "ce_pos", "log_power_pos(0.3)", "e"), ("p", "ce_neg", "log_power_neg(0.7)", "q^2")
+    for activation in ("softmax", "sigmoid", None):
+        logits, labels = oracle.make(activation, 2, (9,))
+        logits[1, :, 4], labels[:] = torch.nan, 0
+        for c, names in enumerate((of_truth, of_others)):
+            sums = fastloss.voxel_sums(logits, labels, names, activation=activation)[:, c]
+            assert sums[0].isfinite().all() and sums[1].isnan().all()
+
+
 @pytest.mark.by_turns(5)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
@@ -203,17 +214,20 @@ def test_confident_wrong_predictions_keep_their_gradient(each_backend, activatio
     )
 
 
-def test_a_class_that_is_impossible_is_not_there(each_backend):
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_class_that_is_impossible_is_not_there(each_backend, dense):
     """Its logit is -inf: its -log p is infinite, where no voxel is of it."""
     logits, labels = oracle.make("softmax", 2, (4, 5))
     without = torch.cat([logits, torch.full((2, 1, 4, 5), -torch.inf)], 1)
     terms = ("p", "py", "ce_pos", "ce_neg", "focal_pos(2.0)", "miss_pos(1.0)")
-    expected, sums = (fastloss.voxel_sums(z, labels, terms) for z in (logits, without))
+
+    def sums_of(z):
+        return fastloss.voxel_sums(z, oracle.one_hot(labels, z.shape[1]).float() if dense else labels, terms)
+
+    expected, sums = map(sums_of, (logits, without))
     torch.testing.assert_close(sums[:, :2], expected, rtol=2e-6, atol=1e-6)
     assert sums[:, 2].abs().max() < 1e-30  # an exponential may be as small as a normal number can
-    expected, gradient = (
-        oracle.gradient(lambda z: fastloss.voxel_sums(z, labels, terms)[:, :2].sum(), z)[1] for z in (logits, without)
-    )
+    expected, gradient = (oracle.gradient(lambda z: sums_of(z)[:, :2].sum(), z)[1] for z in (logits, without))
     torch.testing.assert_close(gradient[:, :2], expected, rtol=1e-5, atol=1e-6)
     assert gradient[:, 2].abs().max() < 1e-30
 

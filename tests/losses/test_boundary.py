@@ -249,6 +249,9 @@ def test_wrong_calls():
     logits, labels = blobs((7, 8))
     with pytest.raises(ValueError, match="spacing: expected one number or 2"):
         fastloss.BoundaryLoss(spacing=(1, 1, 1))(logits, labels)
+    for spacing in (10**400, torch.ones(2).to_sparse(), torch.ones(2, device="meta")):
+        with pytest.raises((TypeError, ValueError), match=r"^spacing: "):
+            fastloss.BoundaryLoss()(logits, labels, spacing=spacing)
     with pytest.raises(ValueError, match="maps: given, but DiceLoss takes no distances"):
         fastloss.DiceLoss()(logits, labels, maps=torch.ones(2, 3, 7, 8))
     with pytest.raises(ValueError, match="channels: got 0"):

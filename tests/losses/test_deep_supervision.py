@@ -176,6 +176,13 @@ def test_a_stack_of_levels(space):
             fastloss.DeepSupervision(loss)(stack, dense)
 
 
+def test_levels_without_voxels_are_those_of_a_target_without():
+    loss, stack = fastloss.DeepSupervision(fastloss.DiceCELoss()), [torch.ones(2, 3, 0, 4), torch.ones(2, 3, 0, 2)]
+    assert loss(stack, torch.zeros(2, 0, 4, dtype=torch.uint8)) == 0
+    with pytest.raises(ValueError, match=r"logits\[0\]: got spatial size \[0, 4\] for a target of \[8, 4\]"):
+        loss(stack, torch.zeros(2, 8, 4, dtype=torch.uint8))
+
+
 def test_odd_sizes_are_those_of_strided_convolutions():
     """13 voxels are 7, 4 and 2 after convolutions of stride 2, whose centres are every 2nd, 4th and 8th voxel."""
     volume = torch.randint(0, 3, (2, 13, 10, 5))
@@ -236,6 +243,11 @@ def test_lists_that_do_not_fit_are_named():
 def test_other_errors_are_named():
     with pytest.raises(TypeError, match=r"logits\[1\]: got NoneType"):
         fastloss.DeepSupervision(fastloss.DiceLoss())([torch.zeros(2, 3, 8, 12), None], Y)
+    with pytest.raises(TypeError, match="logits: got True, expected a sequence"):
+        fastloss.DeepSupervision(fastloss.DiceLoss())(True, Y)
+    for mask in (torch.ones(3), torch.ones(2, 6, 12)):  # of the second a level would read 4 rows of 6 for those of 8
+        with pytest.raises(ValueError, match=r"mask: got shape .*, expected the spatial size \[8, 12\]"):
+            fastloss.DeepSupervision(fastloss.DiceLoss())([torch.zeros(2, 3, 4, 6)], Y, mask=mask)
     with pytest.raises(TypeError, match="loss: got str"):
         fastloss.DeepSupervision("dice")
     with pytest.raises(ValueError, match=r"target: got an integer"):

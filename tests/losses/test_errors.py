@@ -3,8 +3,10 @@
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
+from rows import needed, options_of
 
 import fastloss
 
@@ -179,7 +181,7 @@ CASES = {
     "unknown weighting": (
         lambda: fastloss.GeneralizedDiceLoss(weighting="cubic"),
         ValueError,
-        "weighting: got 'cubic', expected 'square' or 'simple' or 'uniform'",
+        "weighting: got 'cubic', expected 'square', 'simple' or 'uniform'",
     ),
     "unknown variant": (
         lambda: fastloss.SensitivitySpecificityLoss(variant="l2"),
@@ -241,6 +243,30 @@ CASES = {
     "unknown term": (lambda: fastloss.voxel_sums(Z, Y, ["x"]), ValueError, "terms: unknown term 'x'"),
     "term given twice": (lambda: fastloss.voxel_sums(Z, Y, ["p", "p"]), ValueError, "terms: got .* each once"),
     "no terms": (lambda: fastloss.voxel_sums(Z, Y, []), ValueError, "terms: got"),
+    "terms that are a text": (lambda: fastloss.voxel_sums(Z, Y, "py"), TypeError, "terms: got 'py', expected a tuple"),
+    "a term that is a list": (lambda: fastloss.voxel_sums(Z, Y, [["p"]]), ValueError, r"terms: unknown term \['p'\]"),
+    "an integer of more than 64 bits": (
+        lambda: fastloss.DiceLoss(smooth=2**70),
+        ValueError,
+        "smooth: got 1180591620717411303424, .* as a float where 64 bits do not hold it",
+    ),
+    "a square that is infinite": (lambda: fastloss.MCCLoss(smooth=1e200), ValueError, "smooth: got 1e.200, .* square"),
+    "a power of erosions that is infinite": (
+        lambda: fastloss.HausdorffErosionLoss(alpha=1000, erosions=9),
+        ValueError,
+        "alpha: got 1000, expected a power of 9 that is finite",
+    ),
+    "a power of a radius that is infinite": (
+        lambda: fastloss.HausdorffConvLoss(alpha=1000),
+        ValueError,
+        "alpha: got 1000, expected a power of 3 that is finite",
+    ),
+    "a part's weight without a value": (
+        lambda: fastloss.DiceCELoss(dice_weight=torch.nn.Parameter(torch.ones((), device="meta"))),
+        ValueError,
+        "dice_weight: is on meta, expected a tensor with values",
+    ),
+    "losses that are none": (lambda: fastloss.CompoundLoss(7), TypeError, "losses: got 7, expected one or more"),
     "tensor on another device": (
         lambda: fastloss.DiceLoss()(Z, Y.to("meta")),
         ValueError,
@@ -267,6 +293,35 @@ def test_error_names_what_came_and_what_was_expected(case):
         call()
 
 
+class Unasked:
+    """What must be asked nothing but its type."""
+
+    def _asked(self, *_):
+        raise RuntimeError("this object has no truth, no hash and no order")
+
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __bool__ = _asked
+
+
+NO_OPTION = {
+    "an object": Unasked(),
+    "an array": np.ones((4, 5), bool),
+    "a structured array": np.zeros(3, [("a", "i4")]),
+    "complex numbers": torch.tensor([1j, 1]),
+    "a meta tensor": torch.ones(3, device="meta"),
+    "a sparse tensor": torch.ones(3).to_sparse(),
+}
+BASES = ("SegmentationLoss", "SumLoss", "CompoundLoss")
+LOSSES = [getattr(fastloss, name) for name in fastloss.__all__ if name.endswith("Loss") and name not in BASES]
+
+
+@pytest.mark.parametrize("value", NO_OPTION)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_option_is_asked_nothing_before_its_type(loss, value):
+    for option in options_of(loss):
+        with pytest.raises((TypeError, ValueError), match=rf"^{option}: "):
+            loss(**needed(loss) | {option: NO_OPTION[value]})
+
+
 def numbers():
     """The losses' options that are numbers by default."""
     for name in fastloss.__all__:
@@ -279,11 +334,12 @@ def numbers():
 
 @pytest.mark.parametrize(("loss", "option"), list(numbers()))
 def test_numbers_out_of_range_are_named(loss, option):
-    needed = {"beta": [1.0, 1.0]} if loss is fastloss.WeightedCrossEntropyLoss else {}
     for value in (math.nan, math.inf, -1):
         if (option, value) != ("epsilon", -1):  # of PolyLoss, which has any sign
             with pytest.raises(ValueError, match=f"^{option}: got {value}"):
-                loss(**needed, **{option: value})
+                loss(**needed(loss), **{option: value})
+    with pytest.raises(ValueError, match=f"^{option}: got True, expected"):
+        loss(**needed(loss), **{option: True})
 
 
 def test_label_check_on_every_back_end(each_backend):

@@ -206,6 +206,18 @@ def test_nan_and_infinite_logits_are_not_hidden(back_end, activation, name):
             assert make(name, activation)(logits, labels).isnan()
 
 
+@every_name
+def test_the_default_device_does_not_matter(name):
+    """Which may be a GPU when the tensors of a call lie on the CPU."""
+    logits, labels = batch()
+    loss = make(name)
+    for back_end in ("reference", "numba"):
+        with fastloss.backend(back_end):
+            expected = value_and_gradient(loss, logits, labels)
+            with torch.device("meta"):
+                same(value_and_gradient(loss, logits, labels), expected)
+
+
 # Arguments that are not read
 
 

@@ -1,5 +1,6 @@
 """The losses: their options, against plain PyTorch versions and torch's own."""
 
+import inspect
 import itertools
 
 import oracle
@@ -23,6 +24,16 @@ def test_every_loss_has_a_row():
 
 
 # Against the plain versions
+
+
+def test_defaults_are_those_of_the_plain_versions():
+    """Also of options whose default no test of values uses, such as large balls."""
+    for name, plain_version in plain.KNOWN.items():
+        wanted = inspect.signature(plain_version).parameters
+        for option, parameter in inspect.signature(loss_class(name)).parameters.items():
+            defaults = [parameter.default, wanted[option].default] if option in wanted else [None]
+            if None not in defaults and parameter.empty not in defaults:
+                assert defaults[0] == defaults[1], (name, option)
 
 
 def check_plain(row, activation, logits, target, weight=None, call=None, options=None, **build):
@@ -304,4 +315,5 @@ def test_half_precision_modules_keep_their_weights():
 def test_modules_move_their_weights():
     weight = [0.1, 0.2, 0.7]
     loss = fastloss.ExpLogLoss(class_weight=weight, class_frequency=weight).to("meta")
+    assert not loss.state_dict()  # what is not learned is no state
     assert {buffer.device.type for buffer in loss.buffers()} == {"meta"}

@@ -74,6 +74,8 @@ def test_options_of_lovasz(activation, option):
     labels[labels == 1] = 2
     for row in RANKED[5:9]:
         check_plain(row, activation, logits, labels, options=option)
+        if "include_background" in option:
+            check_plain(row, activation, logits[:, :2], labels.clamp(max=1), options=option)
 
 
 @pytest.mark.parametrize(("activation", "channels"), ACTIVATIONS)
@@ -137,6 +139,13 @@ def test_a_class_of_one_voxel_is_present_and_no_sample_is_no_loss():
     close(fastloss.LovaszLoss()(logits, labels), table[0, :2].mean())
     for loss in (fastloss.LovaszLoss(), fastloss.LovaszLoss(per_sample=True), fastloss.TopKLoss()):
         assert loss(logits[:0], labels[:0]) == 0
+
+
+def test_more_classes_than_the_labels_can_tell(each_backend):
+    """Class 256 is none of bytes, though 256 wraps to 0 there."""
+    logits, labels = torch.randn(1, 260, 4), torch.tensor([[0, 4, 255, 0]], dtype=torch.uint8)
+    found, expected = (fastloss.LovaszLoss(classes="all")(logits, y) for y in (labels, labels.short()))
+    assert torch.equal(found, expected)
 
 
 def test_large_volume_of_many_blocks_and_parts():
@@ -397,11 +406,12 @@ def test_wrong_inputs(each_backend, loss):
 
 
 @one_of_each
-def test_bad_labels_are_no_class(each_backend, loss):
-    logits, labels = oracle.make("softmax", 3, (4, 5))
+@pytest.mark.parametrize(("activation", "channels"), [("softmax", 3), ("sigmoid", 3), (None, 3), (None, 6)])
+def test_bad_labels_are_no_class(each_backend, activation, channels, loss):
+    logits, labels = oracle.make(activation, channels, (4, 5))
     labels[1, 2] = 7
-    target = oracle.one_hot(labels, 3)
-    expected = value_and_gradient(loss(validate=False), logits, target)
-    found = value_and_gradient(loss(validate=False), logits, labels)
+    target = oracle.one_hot(labels, channels)
+    expected = value_and_gradient(loss(activation=activation, validate=False), logits, target)
+    found = value_and_gradient(loss(activation=activation, validate=False), logits, labels)
     close(found[0], expected[0])
     oracle.assert_close(found[1], expected[1], 1e-6)

@@ -172,6 +172,14 @@ def test_nothing_in_the_denominator_is_a_perfect_overlap():
             assert value == 0 and not slope.any()
 
 
+def test_a_pair_where_nothing_counts():
+    logits, labels = oracle.make("softmax", 3, (6, 7))
+    for loss in (fastloss.DiceLoss, fastloss.MCCLoss, fastloss.SensitivitySpecificityLoss, fastloss.SoftDiceCLDiceLoss):
+        value, slope = value_and_gradient(loss(smooth=(0.1, 0.3), ignore_index=9), logits, torch.full_like(labels, 9))
+        assert value == 0 and not slope.any()
+    assert fastloss.MCCLoss(smooth=2**63 - 1)(logits, labels).isfinite()
+
+
 @pytest.mark.parametrize("smooth", [(1.0,), (1.0, 2.0, 3.0), [], "ab", ("a", "b"), (1.0, -1.0), (float("nan"), 1.0)])
 def test_what_is_no_smoothing_is_named(smooth):
     for loss in (fastloss.DiceLoss, fastloss.MCCLoss, fastloss.UnifiedFocalLoss, fastloss.SoftCLDiceLoss):

@@ -29,12 +29,19 @@ _REFERENCE = (
     "-k",
     "reference and (ends or impossible or dtypes or confident or alone or dense or saturation or focal)",
 )
-_RANKED = ("tests/losses/test_ranked.py", "-k", "reference or exact")
+_RANKED = "losses/test_ranked.py"
 _PLAN = "kernels/test_plan_codes.py"
 _SUMS = "kernels/test_sums.py"
 _PRODUCTS = "kernels/test_products.py"
 _GPU = "kernels/gpu/test_gpu_interpreter.py"
 _GPU_PRODUCTS = "kernels/gpu/test_gpu_products.py"
+_BALLS = ("tests/losses/test_stencil.py", "-k", "ball")
+_STENCIL = "losses/test_stencil.py"
+_CLDICE = ("tests/losses/test_stencil.py", "-k", "numba and cldice and (equals or number)")
+_STRUCTURE = ("tests/losses/test_stencil.py", "-k", "numba and structural and (equals or ignored)")
+_GPU_STENCIL = _of("kernels/gpu/test_gpu_stencil.py", "test_equals_the_reference")
+_EQUAL = _of(_STENCIL, "test_of_equal_probabilities_each_keeps_its_derivative[triton]")
+_EQUAL_EXTREMES = "test_equal_extremes_share_their_derivative"
 _SLOPES = _of("losses/test_soft_labels.py", "test_slopes_where_p_is_the_target")
 _OF_ZERO = "test_an_error_of_zero_has_no_gradient"
 _FIELDS = ("tests/distance/test_distance.py", "tests/distance/test_distance_fields.py", "-k", "not two_thousand")
@@ -43,6 +50,14 @@ MUTATIONS: list[Mutation] = [
     *_mutations(
         "fastloss/losses/spatial/boundary.py",
         ("self.alpha == 2  #", "self.alpha >= 2  #", _of("losses/test_boundary.py", "test_hausdorff_equals_monai")),
+    ),
+    *_mutations(
+        "fastloss/precompute.py",
+        (
+            "if key not in _NOT_IN_MAPS)",
+            'if key not in (*_NOT_IN_MAPS, "ignore_index"))',
+            ("tests/test_precompute.py", "-k", "not workers"),
+        ),
     ),
     *_mutations(
         "kernels/reference/sums.py",
@@ -68,12 +83,41 @@ MUTATIONS: list[Mutation] = [
         ("return torch.where(self.y >= 1, -1.0, side)", "return (side)", (*_SLOPES, "-k", "reference")),
     ),
     *_mutations(
+        "kernels/reference/stencils.py",
+        (
+            "own = gradient - dot * at_high / at_high.sum(space, keepdim=True).clamp_min(1)",
+            "own = gradient - dot * at_high",
+            _of(_STENCIL, f"{_EQUAL_EXTREMES}[reference]"),
+        ),
+        (
+            "slope = coefficient + _cross(slope)",
+            "slope = _cross(slope)",
+            _of(_STENCIL, f"{_EQUAL_EXTREMES}[reference]"),
+        ),
+    ),
+    *_mutations(
         "kernels/ranking.py",
-        ("* k).floor()", "* k).round()", _RANKED),
-        (".sort(descending=True, stable=True)", ".sort(descending=True)", _RANKED),
-        ("share = left / tied.sum().clamp_min(1)", "share = torch.ones_like(left)", _RANKED),
-        ("(w > 0).to(w))", "torch.zeros_like(w))", _RANKED),
-        ("valid = (losses >= 0) | losses.isnan()", "valid = losses >= 0", _RANKED),
+        (
+            "* k).floor()",
+            "* k).round()",
+            _of(_RANKED, "test_labels_with_ignored_and_masked_voxels[reference-bool-softmax-3-dice_topk-k=0.3]"),
+        ),
+        (
+            ".sort(descending=True, stable=True)",
+            ".sort(descending=True)",
+            _of(_RANKED, "test_equal_errors_rank_in_the_order_of_the_voxels"),
+        ),
+        (
+            "share = left / tied.sum().clamp_min(1)",
+            "share = torch.ones_like(left)",
+            _of(_RANKED, "test_ties_at_the_threshold_share[reference]"),
+        ),
+        ("(w > 0).to(w))", "torch.zeros_like(w))", _of(_RANKED, "test_table_of_lovasz")),
+        (
+            "valid = (losses >= 0) | losses.isnan()",
+            "valid = losses >= 0",
+            _of(_RANKED, "test_not_a_number_is_not_hidden"),
+        ),
     ),
     *_mutations(
         "kernels/layout.py",
@@ -86,31 +130,50 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/balls.py",
-        ("_squares(near) <= radius**2", "_squares(near) < radius**2", ("tests/losses/test_stencil.py", "-k", "ball")),
+        ("_squares(near) <= radius**2", "_squares(near) < radius**2", _BALLS),
         (
             "min(max(radii), size - 1) for size in self.space]  # beyond",
             "min(max(radii), size) for size in self.space]  # beyond",
-            ("tests/losses/test_stencil.py", "-k", "ball"),
+            _BALLS,
+        ),
+        (
+            "torch.searchsorted(self.radii, inner.contiguous())",
+            "torch.searchsorted(self.radii, inner.contiguous(), right=True)",
+            ("tests/losses/test_stencil.py", "-k", "equals_the_plain and hard and reference"),
         ),
     ),
     *_mutations(
         "kernels/cpu/sums_code.py",
         ("_FOLD = 32 ", "_FOLD = 64 ", _of(_PLAN, "test_equal_logits_of_a_new_network")),
-        ("self.bits = 8 * lanes.size // FEW", "self.bits = 7", _of(_PLAN, "test_one_class_everywhere")),
+        ("self.bits = 8 * lanes.size // FEW", "self.bits = 7", _of(_PLAN, "test_equal_logits_of_a_new_network")),
         (
             "elif not term.p or not block.others:  # else 0 already",
             "elif not block.others:",
             _of(_SUMS, "test_many_classes[numba-softmax-17]"),
         ),
         (
+            "loss = lanes.absolute(block.weigh(loss))",
+            "loss = block.weigh(loss)",
+            ("tests/losses/test_ranked.py", "-k", "numba and (saturated or number or errors_equal or all_voxels)"),
+        ),
+        (
             "return loss if block.counted is None",
             "return loss if block.counted is not None",
-            _of("losses/test_ranked.py", "test_ties_at_the_threshold_share[numba]"),
+            _of(_RANKED, "test_ties_at_the_threshold_share[numba]"),
         ),
     ),
     *_mutations(
         "kernels/cpu/products.py",
-        ('if factor in "lm" else x', 'if factor in "l" else x', _of(_PRODUCTS, "test_products")),
+        (
+            'if factor in "lm" else x',
+            'if factor in "l" else x',
+            _of(_PRODUCTS, "test_powers_of_logarithms_are_of_at_least_epsilon"),
+        ),
+        (
+            'fcmp_ordered("<=", self.get(factor), self.lanes.reals(EPSILON))',
+            'fcmp_ordered("<", self.get(factor), self.lanes.reals(0))',
+            _of(_PRODUCTS, "test_powers_of_logarithms_are_of_at_least_epsilon"),
+        ),
         (
             "if power < 1:\n            clamped",
             "if power < 0:\n            clamped",
@@ -139,6 +202,35 @@ MUTATIONS: list[Mutation] = [
             "clamped = self.lanes.at_least(x, EPSILON)",
             "clamped = self.lanes.at_least(x, 1e-6)",
             _of("losses/test_extremes.py", "test_saturation_on_every_back_end[numba]"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/forms.py",
+        ("labels <= 255  #", "labels <= 256  #", _of(_PLAN, "test_labels_that_are_no_class")),
+    ),
+    *_mutations(
+        "kernels/cpu/classes.py",
+        (
+            "kept.put(0, self.lanes.reals(-math.inf))",
+            "kept.put(0, self.lanes.zero)",
+            _of(_PLAN, "test_a_constant_in_all_logits_changes_nothing"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/coefficients.py",
+        ('if group.asks("1", "r"):', 'if group.asks("r"):', _of(_PLAN, "test_dense_targets_under_softmax")),
+        (
+            'everywhere = group.asks("1") or (group.asks("r") and group.asks("y", "y2"))',
+            "everywhere = True",
+            _of(_SUMS, "test_a_class_that_is_impossible_is_not_there"),
+        ),
+    ),
+    *_mutations(
+        "kernels/cpu/lanes.py",
+        (
+            'return self.builder.fcmp_ordered("<", a, self.reals(b))',
+            'return self.builder.fcmp_unordered("<", a, self.reals(b))',
+            _of(_SUMS, "test_nan_is_not_hidden[numba]"),
         ),
     ),
     *_mutations(
@@ -189,18 +281,18 @@ MUTATIONS: list[Mutation] = [
         (
             "max(1, math.floor(k *",
             "max(1, math.ceil(k *",
-            _of("losses/test_ranked.py", "test_selection_is_exact"),
+            _of(_RANKED, "test_selection_is_exact"),
         ),
-        ("left = min(of, n)", "left = of", _of("losses/test_ranked.py", "test_more_voxels_than_count")),
+        ("left = min(of, n)", "left = of", _of(_RANKED, "test_more_voxels_than_count")),
         (
             "ends - counts - 1, shift, prefix)",
             "ends - counts, shift, prefix)",
-            _of("losses/test_ranked.py", "test_selection_is_exact"),
+            _of(_RANKED, "test_selection_is_exact"),
         ),
         (
             "if keys[j] > threshold else share",
             "if keys[j] >= threshold else share",
-            _of("losses/test_ranked.py", "test_ties_at_the_threshold_share[numba]"),
+            _of(_RANKED, "test_ties_at_the_threshold_share[numba]"),
         ),
     ),
     *_mutations(
@@ -219,7 +311,7 @@ MUTATIONS: list[Mutation] = [
         (
             "union * (union + 1.0)",
             "union * union",
-            _of("losses/test_ranked.py", "test_sum_of_the_parts[numba]", "test_every_variant"),
+            _of(_RANKED, "test_sum_of_the_parts[numba]", "test_every_variant"),
         ),
     ),
     *_mutations(
@@ -238,6 +330,37 @@ MUTATIONS: list[Mutation] = [
     *_mutations(
         "kernels/cpu/threads.py",
         ("or _Threads.forked or size", "or size", ("tests/passes/test_ops.py", "-k", "fork")),
+    ),
+    *_mutations(
+        "kernels/cpu/hausdorff.py",
+        (
+            "at_largest = -dot * step.scale / max(1.0, high)",
+            "at_largest = -dot * step.scale",
+            _of(_STENCIL, f"{_EQUAL_EXTREMES}[numba]"),
+        ),
+        ("total -= smallest * values.size", "pass", _of(_STENCIL, f"{_EQUAL_EXTREMES}[numba]")),
+    ),
+    *_mutations(
+        "kernels/cpu/skeleton.py",
+        ("x[i] = zero if d <= zero else d", "x[i] = d if d > zero else zero", _CLDICE),
+        ("ready = max(0, start - 1)", "ready = start", _CLDICE),
+        ("rest[i] *= one - residue[i]", "rest[i] = one - residue[i]", _CLDICE),
+    ),
+    *_mutations(
+        "kernels/cpu/structure.py",
+        ("x[i] = x[i] / w[i] if w[i] > 0 else zero", "x[i] = x[i] / w[i]", _STRUCTURE),
+        ("out[i] += k * w[i] * (v[i] + d * d)", "out[i] += k * w[i] * (d * d)", _STRUCTURE),
+        ("shift = (t - taps.size // 2) * stride", "shift = (taps.size // 2 - 1 - t) * stride", _STRUCTURE),
+    ),
+    *_mutations(
+        "kernels/cpu/balls.py",
+        ("furthest = max(furthest, reach[ball])", "furthest = reach[ball]", _BALLS),
+        (
+            "for side in range(2 if away > 0 else 1):\n                places",
+            "for side in range(2):\n                places",
+            _BALLS,
+        ),
+        ("inside = 0 <= y < lines", "inside = 0 < y < lines", _BALLS),
     ),
     *_mutations(
         "kernels/gpu/tiles.py",
@@ -263,7 +386,7 @@ MUTATIONS: list[Mutation] = [
         (
             "tl.where(p < EPSILON, EPSILON, p)",
             "tl.where(p < 0.0, EPSILON, p)",
-            _of(_GPU, "test_impossible_classes_and_huge_logits"),
+            _of(_PRODUCTS, "test_powers_of_logarithms_are_of_at_least_epsilon[triton]"),
         ),
         ("log, guess - guess * (total * guess - 1.0)", "log, guess * 1.00001", _of(_GPU, "test_channels")),
     ),
@@ -278,12 +401,12 @@ MUTATIONS: list[Mutation] = [
         (
             "tl.where(log <= EPSILON, 0.0, EXPONENT * lowered)",
             "EXPONENT * lowered",
-            _of(_GPU_PRODUCTS, "test_saturated_logits"),
+            _of(_PRODUCTS, "test_powers_of_logarithms_are_of_at_least_epsilon[triton]"),
         ),
         (
             "others = tl.where(p > 0.5, rest_quiet[0], rest_total[0] - rest[0])",
             "others = rest_total[0] - rest[0]",
-            (*_of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits"), "tests/kernels/gpu/test_gpu_properties.py"),
+            _of(_SUMS, "test_confident_wrong_predictions_keep_their_gradient[triton-softmax]"),
         ),
     ),
     *_mutations(
@@ -292,7 +415,7 @@ MUTATIONS: list[Mutation] = [
         (
             'rest = rest + tl.where(tl.abs(top) < -lowest, 0.0, float("nan"))',
             "rest = rest + 0.0",
-            _of(_GPU, "test_not_a_number_is_not_hidden", "test_impossible_classes_and_huge_logits"),
+            _of(_GPU, "test_a_softmax_of_infinities_is_not_a_number"),
         ),
         (
             "q = tl.where(z == top, rest * reciprocal, 1.0 - p)",
@@ -312,12 +435,72 @@ MUTATIONS: list[Mutation] = [
             "coefficients[..., other] = grad_sums[..., k]",
             _of(_GPU_PRODUCTS, "test_a_product_asked_for_twice_and_its_share"),
         ),
-        ("return wanted, -(-tiles // wanted)", "return wanted, tiles // wanted", _of(_GPU, "test_dimensions")),
+        (
+            "return wanted, -(-tiles // wanted)",
+            "return wanted, tiles // wanted",
+            _of(_GPU, "test_every_tile_has_a_program"),
+        ),
+    ),
+    *_mutations(
+        "kernels/gpu/unrolled.py",
+        (
+            "if 0 < TERMS[k].l < 1:",
+            "if TERMS[k].l > 9:",
+            _of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits"),
+        ),
+    ),
+    *_mutations(
+        "kernels/gpu/voxels.py",
+        (
+            "tl.where(counted, tl.abs(value), -1.0)",
+            "tl.where(counted, value, -1.0)",
+            ("tests/losses/test_ranked.py", "-k", "triton and (saturated or number or errors_equal or all_voxels)"),
+        ),
+        (
+            "            value = tl.where(counted, value, 0.0)\n",
+            "",
+            _of("kernels/gpu/test_gpu_ranked.py", "test_values"),
+        ),
+    ),
+    *_mutations(
+        "kernels/gpu/ranked.py",
+        (
+            "labels = target if channels <= 100 or",
+            "labels = target if channels <= 300 or",
+            _of(_RANKED, "test_more_classes_than_the_labels_can_tell[triton]"),
+        ),
+    ),
+    *_mutations(
+        "kernels/gpu/neighbours.py",
+        ("smaller = other < value", "smaller = other <= value", _EQUAL),
+        ("larger = other > value", "larger = other >= value", _EQUAL),
+        ("inside = inside & (at < size - STEP)", "inside = inside & (at <= size - STEP)", _GPU_STENCIL),
+        ("tl.where(largest, 1.0, (value - low) * scale)", "(value - low) * scale", _GPU_STENCIL),
+        (
+            "total += tl.where(there, tl.load(x + base + place, there, other=0) - low, 0.0)",
+            "total += tl.load(x + base + place, there, other=0) - low",
+            _of(_STENCIL, f"{_EQUAL_EXTREMES}[triton]"),
+        ),
+    ),
+    *_mutations(
+        "kernels/gpu/stencils.py",
+        (
+            "-dot * scale / at_high.clamp_min(1)",
+            "-dot * scale",
+            _of(_STENCIL, f"{_EQUAL_EXTREMES}[triton]"),
+        ),
+        (
+            "(partial[..., 2].sum(1, dtype=torch.float64) - v.voxels * low.double())",
+            "partial[..., 2].sum(1, dtype=torch.float64)",
+            _of(_STENCIL, f"{_EQUAL_EXTREMES}[triton]"),
+        ),
+        ("counted = None if mask is None else mask != 0  #", "counted = mask  #", _GPU_STENCIL),
     ),
     *_mutations(
         "csrc/planner.hpp",
         ("kLargestStep = 181 / (kReach + 1)", "kLargestStep = 260 / (kReach + 1)", _FIELDS),
         ("label_bytes > 4)", "label_bytes > 8)", _FIELDS),
+        ("metric.greatest_square >= static_cast<double>(kFar<std::int32_t>)", "false", _FIELDS),
         ("label_bytes <= 2 &&", "label_bytes <= 4 &&", _FIELDS),
     ),
     *_mutations(
@@ -328,6 +511,7 @@ MUTATIONS: list[Mutation] = [
             "static_cast<std::int64_t>(steps) - 1 : lines.length",
             _FIELDS,
         ),
+        ("any(empty) ? kFar<T> : most(greatest)", "most(greatest)", _FIELDS),
         ("kFar<std::uint16_t> = 0x7fff", "kFar<std::uint16_t> = 0xffff", _FIELDS),
     ),
     *_mutations(
@@ -348,7 +532,12 @@ MUTATIONS: list[Mutation] = [
         "csrc/plane.hpp",
         ("static_cast<double>(greatest_) < 0x1p24 &&", "", _FIELDS),
         ("std::frexp(unit, &exponent) == 0.5 &&", "std::frexp(unit, &exponent) > 0 &&", _FIELDS),
+        ("        clear_rows(plane.rows);\n        greatest_", "        greatest_", _FIELDS),
         ("(found.in_all & kNoSite) != kNoSite", "(found.in_any & kNoSite) != kNoSite", _FIELDS),
+    ),
+    *_mutations(
+        "csrc/worker.hpp",
+        ("voxel_at<Voxel>(plane.mask + plane.grid.offset(flat - away)) == 0;", "true;", _FIELDS),
     ),
     *_mutations(
         "csrc/steps.hpp",

@@ -1,4 +1,4 @@
-"""Mutations of a Python file by cosmic-ray's operators: those that change what the code means, in a random order."""
+"""Mutations of a Python file, in a random order. A sign, a border, a constant: what people get wrong."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import MutationVisitor
-from cosmic_ray.operators.operator import Operator
-from cosmic_ray.plugins import get_operator, operator_names
-from parso.python.tree import Keyword
-
-# A sign, a border, a constant: what people get wrong. That a tensor cannot be shifted proves nothing.
-_CHOSEN = re.compile(
-    r"core/(ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_Mul|Pow_Mul|BitOr_BitAnd|BitAnd_BitOr)"
-    r"|ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Eq_LtE|Eq_GtE|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Lt_GtE|GtE_Lt|Gt_LtE|LtE_Gt"
-    r"|Is_IsNot|IsNot_Is)"
-    r"|ReplaceUnaryOperator_Delete_(USub|Not|Invert)|AddNot|ReplaceTrueWithFalse|ReplaceFalseWithTrue"
-    r"|ReplaceAndWithOr|ReplaceOrWithAnd|ReplaceBreakWithContinue|ReplaceContinueWithBreak"
-    r"|NumberReplacer|ZeroIterationForLoop)"
-)
+_BINARY = {
+    ast.Add: ("+", "-"),
+    ast.Sub: ("-", "+"),
+    ast.Mult: ("*", "/"),
+    ast.Div: ("/", "*"),
+    ast.FloorDiv: ("//", "*"),
+    ast.Mod: ("%", "*"),
+    ast.Pow: ("**", "*"),
+    ast.BitOr: ("|", "&"),
+    ast.BitAnd: ("&", "|"),
+}
+_COMPARED = {
+    ast.Eq: ("==", "!=", "<=", ">="),
+    ast.NotEq: ("!=", "=="),
+    ast.Lt: ("<", "<=", ">="),
+    ast.LtE: ("<=", "<", ">"),
+    ast.Gt: (">", ">=", "<="),
+    ast.GtE: (">=", ">", "<"),
+    ast.Is: ("is", "is not"),
+    ast.IsNot: ("is not", "is"),
+}
+_JOINED = {ast.And: ("and", "or"), ast.Or: ("or", "and")}
+_BETWEEN = re.compile(rb"(?:[\s)\\]|#[^\n]*\n)*")  # a left operand and its operator
 
 
 @dataclass(frozen=True)
@@ -43,60 +51,12 @@ class Mutant:
         return self.file, self.where, self.old, self.new
 
 
-class DropCall(Operator):
-    """Leaves out a statement that is a call, such as a check."""
-
-    def mutation_positions(self, node):
-        if node.type == "simple_stmt" and node.children[0].type == "atom_expr":
-            yield node.start_pos, node.end_pos
-
-    def mutate(self, node, index):
-        node.children[0] = Keyword("pass", node.start_pos, node.get_first_leaf().prefix)
-        return node
-
-    @classmethod
-    def examples(cls):
-        return ()
-
-
-class DropKeyword(Operator):
-    """Leaves out an argument that is given by name."""
-
-    def mutation_positions(self, node):
-        for child in self._keywords(node):
-            yield child.start_pos, child.end_pos
-
-    def mutate(self, node, index):
-        place = node.children.index(self._keywords(node)[index])
-        del node.children[max(place - 1, 0) : place + 1 + (place == 0)]  # with the comma
-        return node
-
-    @staticmethod
-    def _keywords(node):
-        if node.type != "arglist":
-            return []
-        return [child for child in node.children if child.type == "argument" and child.children[1] == "="]
-
-    @classmethod
-    def examples(cls):
-        return ()
-
-
 def mutants(file: str, text: str, seed: int) -> Iterator[Mutant]:
     """All mutants of a file, each once, in a random order: the first of them are a sample."""
-    tree = list(ast_nodes(get_ast(text)))
-    operators = [get_operator(name)() for name in operator_names() if _CHOSEN.fullmatch(name)]
-    places = []
-    for operator in (*operators, DropCall(), DropKeyword()):
-        count = sum(len(list(operator.mutation_positions(node))) for node in tree)
-        places += [(operator, occurrence) for occurrence in range(count)]
-    random.Random(f"{seed} {file}").shuffle(places)
-    seen = {_meaning(text), None}
-    for operator, occurrence in places:
-        mutated = MutationVisitor.mutate_code(text, operator, occurrence)
-        if (meaning := _meaning(mutated)) not in seen:
-            seen.add(meaning)
-            yield mutant(file, text, mutated)
+    edits = list(_Edits(text))
+    random.Random(f"{seed} {file}").shuffle(edits)
+    for start, end, new in edits:
+        yield mutant(file, text, (text.encode()[:start] + new + text.encode()[end:]).decode())
 
 
 def mutant(file: str, text: str, mutated: str) -> Mutant:
@@ -113,36 +73,87 @@ def mutant(file: str, text: str, mutated: str) -> Mutant:
     )
 
 
-class _Stripped(ast.NodeTransformer):
-    """Without annotations, strings that are statements, and what sets arguments by place and by name apart."""
+class _Edits:
+    """All (start, end, bytes to stand there) of a text's bytes, but for annotations, f-strings, and zip's ``strict``,
+    which only what is wrong elsewhere can make matter."""
 
-    def visit_arguments(self, node):
-        node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
-        node.defaults = [*node.defaults, *node.kw_defaults]
-        node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
-        return self.generic_visit(node)
+    def __init__(self, text: str):
+        self.bytes = text.encode()
+        self.lines = [0]
+        for line in self.bytes.splitlines(keepends=True):
+            self.lines.append(self.lines[-1] + len(line))
+        self.tree = ast.parse(text)
 
-    def visit_arg(self, node):
-        node.annotation = None
-        return node
+    def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
+        waiting: list[ast.AST] = [self.tree]
+        while waiting:
+            node = waiting.pop()
+            yield from self._of(node)
+            annotations = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+            children = [child for child in ast.iter_child_nodes(node) if child not in annotations]
+            left_out = isinstance(node, ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg == "strict")
+            waiting += [] if left_out else children
 
-    def visit_FunctionDef(self, node):
-        node.returns = None
-        return self.generic_visit(node)
+    def _of(self, node: ast.AST) -> Iterator[tuple[int, int, bytes]]:
+        match node:
+            case ast.BinOp():
+                yield from self._operators(node.left, _BINARY.get(type(node.op), ()))
+            case ast.Compare():
+                for left, op in zip([node.left, *node.comparators], node.ops, strict=False):
+                    yield from self._operators(left, _COMPARED.get(type(op), ()))
+            case ast.BoolOp():
+                for left in node.values[:-1]:
+                    yield from self._operators(left, _JOINED[type(node.op)])
+            case ast.UnaryOp(op=ast.USub() | ast.Not() | ast.Invert() as op):
+                yield self._start(node), self._start(node) + (3 if isinstance(op, ast.Not) else 1), b""
+            case ast.Constant(value=bool() as value):
+                yield *self._span(node), str(not value).encode()
+            case ast.Constant(value=int() | float() as value):
+                for other in (value + 1, value - 1):
+                    yield *self._span(node), repr(other).encode()
+            case ast.Break():
+                yield *self._span(node), b"continue"
+            case ast.Continue():
+                yield *self._span(node), b"break"
+            case ast.For():
+                yield *self._span(node.iter), b"[]"
+            case ast.Expr(value=ast.Call()):  # such as a check
+                yield *self._span(node), b"pass"
+            case ast.Call():
+                yield from self._keywords(node)
+        match node:
+            case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test):
+                if not isinstance(test, ast.Compare | ast.UnaryOp):  # whose operators are mutated
+                    start, end = self._span(test)
+                    yield start, end, b"not (" + self.bytes[start:end] + b")"
 
-    def visit_AnnAssign(self, node):
-        node.annotation = ast.Constant(None)
-        return self.generic_visit(node)
+    def _operators(self, left: ast.expr, names: tuple[str, ...]) -> Iterator[tuple[int, int, bytes]]:
+        """The first of the names, which follows ``left``, becomes each of the others."""
+        if names:
+            between = _BETWEEN.match(self.bytes, self._span(left)[1])
+            start = between.end()
+            found = re.compile(names[0].replace("*", r"\*").replace("|", r"\|").replace("+", r"\+").encode())
+            end = found.match(self.bytes, start).end()
+            for name in names[1:]:
+                yield start, end, name.encode()
 
-    def visit_Expr(self, node):
-        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+    def _keywords(self, call: ast.Call) -> Iterator[tuple[int, int, bytes]]:
+        """Each argument that is given by name goes, with its comma."""
+        arguments = sorted([*call.args, *call.keywords], key=self._start)
+        for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
+            if isinstance(argument, ast.keyword) and argument.arg not in (None, "strict"):
+                start, end = self._span(argument)
+                if following:
+                    end = self._start(following)
+                else:
+                    start = len(self.bytes[:start].rstrip().removesuffix(b","))
+                yield start, end, b""
 
+    def _span(self, node: ast.AST) -> tuple[int, int]:
+        return self._start(node), self.lines[node.end_lineno - 1] + node.end_col_offset
 
-def _meaning(text: str) -> str | None:
-    try:
-        return ast.dump(_Stripped().visit(ast.parse(text)))
-    except SyntaxError:
-        return None
+    def _start(self, node: ast.AST) -> int:
+        return self.lines[node.lineno - 1] + node.col_offset
 
 
 def _enclosing(lines: list[str], place: int) -> str:

@@ -6,23 +6,39 @@ _EXTREMES = "tests/losses/test_extremes.py"
 _VOXELS = "tests/kernels/test_voxel_losses.py"
 _BOUNDARY = "tests/losses/test_boundary.py"
 _NOT = "not triton and not compile and not saturated and not half_precision_errs"
-_INPUTS = f"(test_errors or wrong or portion or meta or options) and {_NOT}"
+_INPUTS = f"(test_errors or wrong or portion or meta or options or test_inputs) and {_NOT}"
+_ANY_DEVICE = tuple(
+    f"tests/passes/test_ops.py::{name}"
+    for name in ("test_every_operator_is_one_on_every_device", "test_sums_are_float64_where_a_device_has_it")
+)
 _TERMS = (
     f"(test_errors or reference or spellings or products_are or powers_are or shares or infinite or finite) and {_NOT}"
 )
 _METRICS = ("tests/metrics", "-k", "not slabs")
 _DISTANCES = ("tests/distance", "-k", "not thousand and not 31 and not memory and not gib")
 
+_STENCILS = (
+    _ERRORS,
+    "tests/losses/test_losses.py::test_defaults_are_those_of_the_plain_versions",
+    *("tests/losses/test_stencil.py", "-k"),
+)
+
 
 def _of_losses(names: str, *more: str) -> tuple[str, ...]:
     """Tests of the losses that pytest's expression names, and of ``more``; errors first."""
-    expression = f"(test_errors or {names}) and {_NOT} and not numba and not reference and not large"
+    expression = f"(test_errors or defaults or {names}) and {_NOT} and not numba and not reference and not large"
     return (_ERRORS, *more, _LOSSES, _EXTREMES, "-k", expression)
 
 
 TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/base.py": _of_losses(
-        "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or named",
+        "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or test_options"
+        " or one_spacing or two_maps or shares_the_pass or no_process_group",
+        *(
+            "tests/losses/test_options.py::" + name
+            for name in ("test_what_is_no_flag_is_named", "test_options_are_fixed")
+        ),
+        _BOUNDARY,
         "tests/passes/test_distributed.py::test_what_is_no_process_group_is_named",
     ),
     "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky"),
@@ -33,12 +49,24 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/unified.py": _of_losses("unified"),
     "fastloss/losses/ranked.py": ("tests/losses/test_ranked.py", "-k", f"{_NOT} and not large and not reference"),
     "fastloss/terms.py": ("tests/kernels/test_products.py", _ERRORS, "-k", _TERMS),
-    "fastloss/passes/inputs.py": (_ERRORS, "tests/losses/test_ranked.py", _LOSSES, "-k", _INPUTS),
+    "fastloss/passes/inputs.py": (
+        *(
+            _ERRORS,
+            "tests/losses/test_inputs.py",
+            "tests/losses/test_options.py",
+            "tests/losses/test_ranked.py",
+            _LOSSES,
+        ),
+        *("-k", _INPUTS),
+    ),
     "fastloss/losses/spatial/boundary.py": _of_losses("test_boundary or boundary or hausdorff or penalty", _BOUNDARY),
-    "fastloss/losses/spatial/fields.py": _of_losses("test_boundary or shape_aware", _BOUNDARY),
-    "fastloss/losses/spatial/hausdorff.py": ("tests/losses/test_stencil.py", "-k", f"(Hausdorff or eroded) and {_NOT}"),
-    "fastloss/losses/spatial/cldice.py": ("tests/losses/test_stencil.py", "-k", f"(CLDice or cldice) and {_NOT}"),
-    "fastloss/losses/spatial/structural.py": ("tests/losses/test_stencil.py", "-k", f"Structural and {_NOT}"),
+    "fastloss/losses/spatial/fields.py": _of_losses("test_boundary or shape_aware or device", _BOUNDARY, *_ANY_DEVICE),
+    "fastloss/losses/spatial/hausdorff.py": (
+        *_STENCILS,
+        f"(test_errors or defaults or hausdorff or eroded) and {_NOT}",
+    ),
+    "fastloss/losses/spatial/cldice.py": (*_STENCILS, f"(test_errors or defaults or cldice) and {_NOT}"),
+    "fastloss/losses/spatial/structural.py": (*_STENCILS, f"(test_errors or defaults or structural) and {_NOT}"),
     "fastloss/losses/deep_supervision.py": ("tests/losses/test_deep_supervision.py", "-k", _NOT),
     "fastloss/metrics/counts.py": _METRICS,
     "fastloss/metrics/inputs.py": _METRICS,
@@ -49,9 +77,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/passes/sums.py": (_ERRORS, "tests/passes/test_ops.py", "-k", f"{_NOT} and not opcheck and not thousand"),
     "fastloss/passes/ops.py": ("tests/passes/test_ops.py", _ERRORS, "-k", f"{_NOT} and not thousand and not racing"),
     "fastloss/passes/voxel_ops.py": (_VOXELS, "tests/losses/test_voxel_reduction.py", "-k", _NOT),
-    "fastloss/passes/ranked_ops.py": ("tests/passes/test_ranked_ops.py", "-k", _NOT),
-    "fastloss/passes/stencil_ops.py": ("tests/losses/test_stencil.py", "-k", f"{_NOT} and not plain and not balls"),
-    "fastloss/passes/distributed.py": ("tests/passes/test_distributed.py",),
+    "fastloss/passes/ranked_ops.py": ("tests/passes/test_ranked_ops.py", *_ANY_DEVICE, "-k", _NOT),
+    "fastloss/passes/stencil_ops.py": (
+        *("tests/losses/test_stencil.py", *_ANY_DEVICE),
+        *("-k", f"{_NOT} and not plain and not balls"),
+    ),
+    "fastloss/passes/distributed.py": ("tests/passes/test_distributed.py", *_ANY_DEVICE),
     "fastloss/precompute.py": ("tests/test_precompute.py",),
     "fastloss/accelerate/core.py": ("tests/accelerate/test_core.py", "-k", "not program and not overhead"),
     "fastloss/accelerate/monai.py": ("tests/accelerate/test_monai.py", "-k", "not numba"),

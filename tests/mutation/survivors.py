@@ -13,7 +13,7 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         _BASE,
         "__init__",
         "first = members[0]",
-        "first = members[ -1]",
+        "first = members[-1]",
     ): "What is taken of it is the same in all members.",
     (
         _BASE,
@@ -31,7 +31,7 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         _CONFUSION,
         "size_weights",
         "if never_zero(1 / omega):",
-        "if never_zero( 0 / omega):",
+        "if never_zero(0 / omega):",
     ): "The longer way, to the same value.",
     (
         "kernels/balls.py",
@@ -39,6 +39,18 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "self.reach = [min(max(radii), size - 1) for size in self.space]  # beyond it there is no voxel",
         "self.reach = [min(max(radii), size) for size in self.space]  # beyond it there is no voxel",
     ): "No two voxels are as far from one another as an axis is long.",
+    (
+        "kernels/gpu/voxels.py",
+        "write_value",
+        "value = tl.where(counted, tl.abs(value), -1.0)",
+        "value = tl.where(counted, value, -1.0)",
+    ): "A cross-entropy is negative only of a probability above 1.",
+    (
+        "csrc/planner.hpp",
+        "Plan",
+        "if (!metric.whole || metric.greatest_square >= static_cast<double>(kFar<std::int32_t>) || label_bytes > 4) {",
+        "if (!metric.whole || metric.greatest_square >= static_cast<double>(kFar<std::int32_t>) || label_bytes > 8) {",
+    ): "as_labels in distance/inputs.py leaves none of more than four bytes.",
     (
         "fastloss/passes/inputs.py",
         "check_inputs",

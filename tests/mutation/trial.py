@@ -16,7 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # What tests import and no mutant changes: loaded once, and shared with every trial by a fork.
-_PRELOADED = ("torch", "numba", "llvmlite.binding", "triton", "pytest", "hypothesis", "scipy.ndimage", "torch.testing")
+_PRELOADED = ("torch", "numba", "llvmlite.binding", "triton", "pytest", "hypothesis.extra.numpy", "scipy.ndimage")
+_PRELOADED += ("torch.testing", "monai.losses", "monai.metrics", "kornia.losses")
+_STEP = 0.02  # seconds from one look at a process to the next
 KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "timed out"
 
 
@@ -59,14 +61,16 @@ class Tree:
         """The extension is made of the tree's sources, without the time that optimising them takes."""
         (library,) = (self.root / "fastloss").glob("_C.*.so")
         original = library.read_bytes()
-        import pybind11
+        import torch
 
         flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-w", "-DFASTLOSS_BASELINE"]
         flags += ["-ffp-contract=off", "-fno-trapping-math", "-fno-signed-zeros", "-fno-math-errno"]
-        includes = [f"-I{folder}" for folder in (pybind11.get_include(), sysconfig.get_paths()["include"])]
+        pybind11 = Path(torch.__file__).parent / "include"
+        includes = [f"-I{folder}" for folder in (pybind11, sysconfig.get_paths()["include"])]
+        quiet = {"cwd": self.root, "check": True, "stderr": subprocess.DEVNULL}
         library.unlink()  # a process may have it mapped
         try:
-            subprocess.run(["c++", *flags, *includes, "csrc/bindings.cpp", "-o", library], cwd=self.root, check=True)
+            subprocess.run(["c++", *flags, *includes, "csrc/bindings.cpp", "-o", library], **quiet)
             yield
         finally:
             library.unlink(missing_ok=True)
@@ -82,7 +86,7 @@ class Tree:
         if not child:
             os.setsid()
             self._test(tests, cache)
-        status = _wait(child, time.monotonic() + seconds)
+        status = _wait(child, seconds)
         if own_cache:
             shutil.rmtree(cache, ignore_errors=True)
         if status is None:
@@ -103,19 +107,20 @@ class Tree:
             import pytest
 
             numba.config.reload_config()
-            status = pytest.main([*tests, "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"])
+            every = [] if "-k" in tests else ["-m", "slow or not slow"]  # of what is named, also what comes by turns
+            status = pytest.main([*tests, *every, "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"])
         finally:
             sys.stdout.flush()
             os._exit(int(status))
 
 
-def _wait(child: int, deadline: float) -> int | None:
+def _wait(child: int, seconds: float) -> int | None:
     """The child's exit status; None where it had to be ended."""
-    while time.monotonic() < deadline:
+    for _ in range(round(seconds / _STEP)):  # counted, as a clock goes on while both processes are stopped
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return status
-        time.sleep(0.02)
+        time.sleep(_STEP)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None

@@ -13,6 +13,7 @@ import oracle
 import pytest
 import torch
 from rows import one_of_each
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 import fastloss
@@ -31,6 +32,36 @@ def test_opcheck(backend):
     torch.library.opcheck(torch.ops.fastloss.voxel_sums, arguments)
     grad_sums = torch.randn(2, 3, len(TERMS), dtype=torch.float64)
     torch.library.opcheck(torch.ops.fastloss.voxel_sums_backward, (grad_sums, *arguments))
+
+
+def test_every_operator_is_one_on_every_device():
+    """Also on those that are not here."""
+    found = (name.partition("::") for name in torch._C._dispatch_get_all_op_names())
+    names = {name for library, _, name in found if library == "fastloss"}
+    assert {"voxel_sums", "topk_sums", "hausdorff_conv", "gather_sums", "distance_fields", "whole_labels"} <= names
+    for name in names:
+        assert torch.Tag.pt2_compliant_tag in getattr(torch.ops.fastloss, name).default.tags, name
+        for device in ("CPU", "CUDA", "MPS", "XPU"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastloss::{name}", device), (name, device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps", "xpu"])
+def test_sums_are_float64_where_a_device_has_it(device):
+    options, ops = ("softmax", [], False, 0), torch.ops.fastloss
+    with FakeTensorMode():
+        inputs = torch.empty(2, 3, 4, device=device), torch.empty(2, 4, dtype=torch.uint8, device=device)
+        found = (
+            ops.voxel_sums(*inputs, None, None, ["p"], *options, ""),
+            *ops.topk_sums(*inputs, None, 0.1, False, None, 0.0, ["p"], *options, "")[:3],
+            *ops.jaccard_extension(*inputs, None, False, *options, "")[:2],
+            ops.hausdorff_erosion(*inputs, None, *options, 2.0, 3, False, "")[0],
+            ops.cldice_sums(*inputs, None, *options, 3, 0, ""),
+        )
+        masks = torch.ones(2, 1, 4, dtype=torch.bool, device=device)
+        fields = ops.distance_fields([masks], torch.ones(1), 1, "mask", True, False, True)
+    assert fields[0].dtype == torch.float64 and fields[0].device.type == device
+    for sums in found:
+        assert sums.dtype == (torch.float32 if device == "mps" else torch.float64) and sums.device.type == device
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba", "triton"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...distance.inputs import Spacing, axes_of_spacing, has_channel_axis, numbers, spacing_per_axis
-from ...passes.inputs import Inputs, as_number, check_flag, check_inputs, check_maps, check_positive
+from ...passes.inputs import Inputs, as_number, check_flag, check_inputs, check_maps, check_positive, check_tensor
 from ..base import SumLoss, Sums, ratio
 from ..distribution import VoxelLoss
 from .fields import class_masks, contours, counted, fields_of, predicted_masks
@@ -50,7 +50,7 @@ class DistanceLoss(SumLoss):
         Returns:
             ``[B, C, *S]``, or ``[B, 1, *S]`` where one map serves all channels.
         """
-        if dtype not in (torch.float32, torch.float64):
+        if not (isinstance(dtype, torch.dtype) and dtype in (torch.float32, torch.float64)):
             raise TypeError(f"dtype: got {dtype!r}, expected torch.float32 or torch.float64")
         spacing = self.spacing if spacing is None else spacing
         target, dense = as_target(target, channels, axes_of_spacing(spacing))
@@ -301,8 +301,7 @@ class ShapeAwareLoss(_WeightedVoxelLoss):
 
 def as_target(target: Tensor, channels: int, axes: int | None) -> tuple[Tensor, bool]:
     """A target without its logits: labels ``[B, *S]`` and False, or ``[B, C, *S]`` and True; of ``axes``, if known."""
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target: got {type(target).__name__}, expected a torch.Tensor")
+    check_tensor(target, "target")
     channels = as_number(channels, "channels")
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise ValueError(f"channels: got {channels!r}, expected the number of the logits' channels, at least 1")

@@ -82,7 +82,8 @@ class SoftCLDiceLoss(SegmentationLoss):
         above, below = self.smooth_pair
         precision = ratio(sums["precision"] + above, sums["skeleton_p"] + below, 1.0)
         sensitivity = ratio(sums["sensitivity"] + above, sums["skeleton_y"] + below, 1.0)
-        return 1 - ratio(2 * precision * sensitivity, precision + sensitivity, 0.0)
+        value = 1 - ratio(2 * precision * sensitivity, precision + sensitivity, 0.0)
+        return value if above == below else torch.where(sums["p"] + sums["y"] == 0, 0.0, value)
 
 
 class SoftDiceCLDiceLoss(SoftCLDiceLoss):

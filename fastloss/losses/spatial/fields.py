@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...distance.inputs import Spacing, spacing_per_sample
 from ...distance.transforms import distance_field
-from ...passes.inputs import Inputs
+from ...passes.inputs import Inputs, check_has_values
 from ...terms import first_label
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
@@ -104,10 +104,12 @@ def fields_of(
 def _as_tensor(spacing: Spacing) -> Tensor:
     """The spacing as the operator takes it, which checks its values."""
     if isinstance(spacing, Tensor):
+        if not torch.compiler.is_compiling():
+            check_has_values(spacing, "spacing")
         return spacing.detach()
     try:
         return torch.as_tensor(1.0 if spacing is None else spacing, dtype=torch.float64, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"spacing: expected numbers in mm, got {spacing!r}") from error
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...passes.inputs import as_number, check_at_least_zero, check_count, check_flag
+from ...passes.inputs import as_number, check_at_least_zero, check_count, check_flag, check_iterable, check_power_of
 from ...passes.ops import forced_backend
 from ...passes.stencil_ops import squared_error_sums
 from ..base import SegmentationLoss, as_loss, ratio
@@ -79,6 +79,7 @@ class HausdorffErosionLoss(_SquaredErrorLoss):
     def __init__(self, *, alpha: float = 2.0, erosions: int = 10, **options: Any):
         check_at_least_zero(alpha=alpha)
         check_count(erosions=erosions)
+        check_power_of(erosions, alpha=alpha)
         super().__init__(**options)
         self.alpha = float(alpha)
         self.erosions = erosions
@@ -137,11 +138,13 @@ class HausdorffConvLoss(_SquaredErrorLoss):
         check_flag(hard=hard)
         super().__init__(**options)
         self.alpha = float(alpha)
-        self.radii, self.hard = [as_number(radius, "radii") for radius in radii], hard
+        self.hard, expected = hard, "one or more integers of at least 1"
+        self.radii = [as_number(radius, "radii") for radius in check_iterable(radii, "radii", expected)]
         if not self.radii:
-            raise ValueError("radii: got none, expected one or more integers of at least 1")
+            raise ValueError(f"radii: got none, expected {expected}")
         for radius in self.radii:
             check_count(radii=radius)
+            check_power_of(radius, alpha=alpha)
 
     def _stencil(self, channels: int) -> tuple[Any, ...]:
         return self.alpha, self.radii, self.hard, 0 if self.include_background or channels == 1 else 1

@@ -75,7 +75,8 @@ class StructuralSimilarityLoss(CrossEntropyLoss):
             raise TypeError("process_group: is no option of StructuralSimilarityLoss, whose structures are no sums")
         super().__init__(**options)
         self.terms = (*self.terms, "map*ce_pos", "map*ce_neg")
-        taps = [math.exp(-((i - window // 2) ** 2) / (2 * sigma**2)) for i in range(window)]
+        steps = [(i - window // 2) / sigma for i in range(window)]
+        taps = [math.exp(-step * step / 2) for step in steps]  # a square of its own: `**` raises where it is infinite
         self.taps = [tap / sum(taps) for tap in taps]
         self.threshold, self.stability, self.ce_weight = float(threshold), float(stability), float(ce_weight)
 

@@ -167,6 +167,22 @@ def test_not_a_number_is_not_hidden(channels, activation):
     assert problem.backward(gpu)[0, 1, 7].isnan()
 
 
+def test_every_tile_has_a_program():
+    """Also where they do not divide among the programs: 16 tiles, 13 of them for a program."""
+    terms = ("count", "p", "py", "y", "p2", "p2y", "ce_pos", "ce_neg")
+    assert (make_problem(18, (2000,), terms=terms).forward(gpu)[..., 0] == 2000).all()
+
+
+@pytest.mark.parametrize("channels", [20, 3])
+def test_a_softmax_of_infinities_is_not_a_number(channels):
+    """Of a logit of +inf, and of nothing but -inf: as torch's."""
+    for value, infinite in ((float("inf"), 1), (float("-inf"), slice(None))):
+        problem = make_problem(channels, (60,), terms=("p",))
+        problem.logits[0, infinite, 7] = value
+        sums = problem.forward(gpu)
+        assert sums[0].isnan().all() and sums[1].isfinite().all()
+
+
 @pytest.mark.parametrize("channels", [4, 20])
 def test_impossible_classes_and_huge_logits(channels):
     """Logits of -inf (a class ruled out), and of 1e8 and more: -log p stays exact."""
