@@ -109,26 +109,26 @@ def _binary(rng: random.Random) -> tuple[str, Call]:
 
 def _lovasz(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, rng.choice((2, 3, 4)))
-    logits = logits if rng.random() < 0.3 else logits.float()
+    logits = logits if rng.random() < 0.3 else draw_logits(rng, tuple(logits.shape), torch.float32)
     options: dict[str, Any] = {}
     if rng.random() < 0.3:
         options["weight"] = _vector(rng, logits.shape[1], logits.dtype)
     name, loss = _either(rng, "lovasz_softmax_loss", "LovaszSoftmaxLoss", options)
-    return name, Call(loss, (logits, _labels(rng, logits, None)))
+    return name, Call(loss, (logits, _labels(rng, logits, None)), ranked=True)
 
 
 def _hinge(rng: random.Random) -> tuple[str, Call]:
     logits = _logits(rng, 1)
-    logits = logits if rng.random() < 0.3 else logits.float()
+    logits = logits if rng.random() < 0.3 else draw_logits(rng, tuple(logits.shape), torch.float32)
     target = draw_dense(rng, (logits.shape[0], *logits.shape[2:]), rng.choice((torch.int64, torch.float32)), 0.0)
     name, loss = _either(rng, "lovasz_hinge_loss", "LovaszHingeLoss", {})
-    return name, Call(loss, (logits, target))
+    return name, Call(loss, (logits, target), ranked=True)
 
 
 def _hausdorff(rng: random.Random) -> tuple[str, Call]:
     cls, axes = rng.choice(((losses.HausdorffERLoss, (2,)), (losses.HausdorffERLoss3D, (3,))))
     logits = _logits(rng, rng.choice((2, 3)), axes)
-    logits = logits if rng.random() < 0.3 else logits.float()
+    logits = logits if rng.random() < 0.3 else draw_logits(rng, tuple(logits.shape), torch.float32)
     probabilities = logits.softmax(1)
     options = {
         "alpha": pick(rng, 2.0, 1.0),

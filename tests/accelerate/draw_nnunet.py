@@ -47,7 +47,7 @@ def draw(seed: int) -> tuple[str, Call]:
     rng = seeded(seed)
     kind = rng.choice((_soft_dice, _entropy, _topk, _dc_ce, _dc_ce, _dc_bce, _dc_topk, _counts, _deep))
     name, call = kind(rng)
-    call.autocast = rng.random() < 0.08
+    call.autocast, call.ranked = rng.random() < 0.08, "topk" in name.lower()
     call.tolerance = 1e-5  # sums in float32, of any dtype
     return name, call
 

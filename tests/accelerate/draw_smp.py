@@ -148,7 +148,7 @@ def _mcc(rng: random.Random) -> tuple[str, Call]:
 def _lovasz(rng: random.Random) -> tuple[str, Call]:
     mode = rng.choice(("multiclass", "multiclass", "binary", "multilabel"))
     logits = _logits(rng, 1 if mode == "binary" else rng.choice((2, 3, 4)))
-    logits = logits if rng.random() < 0.3 else logits.float()
+    logits = logits if rng.random() < 0.3 else draw_logits(rng, tuple(logits.shape), torch.float32)
     options: dict[str, Any] = {
         "mode": mode,
         "per_image": rng.random() < 0.4,
@@ -161,4 +161,4 @@ def _lovasz(rng: random.Random) -> tuple[str, Call]:
         )
     else:
         target = _masks(rng, logits, options["ignore_index"])
-    return "LovaszLoss", Call(losses.LovaszLoss(**options), (logits, target), tolerance=3e-4)
+    return "LovaszLoss", Call(losses.LovaszLoss(**options), (logits, target), tolerance=3e-4, ranked=True)

@@ -26,6 +26,7 @@ class Call:
     kwargs: dict = field(default_factory=dict)
     tolerance: float = 0.0  # at least this, where the peer itself is no better in any dtype
     autocast: bool = False  # in bfloat16, on the CPU
+    ranked: bool = False  # a loss that ranks voxels: of errors equal but for rounding either voxel may come first
     exact: Any = None  # the function in float64, where it is not the same
 
     def in_float64(self) -> "Call":
@@ -111,13 +112,22 @@ def _difference(call: Call, expected: Outcome, found: Outcome) -> str:
     for level, (a, b) in enumerate(zip(expected.gradients, found.gradients, strict=True)):
         if (a is None) != (b is None):
             return f"gradient {type(b)}, expected {type(a)}"
-        if a is not None and (text := difference_of(a, b, lambda level=level: _at(exact().gradients, level), coarse)):
+        if a is None:
+            continue
+        text = difference_of(a, b, lambda level=level: _at(exact().gradients, level), coarse)
+        if text and not (call.ranked and a.shape == b.shape and _few_voxels_differ(a, b, coarse)):
             return f"gradient: {text}"
     return ""
 
 
 def _kinds(values: torch.Tensor) -> str:
     return f"{int(values.isnan().sum())} NaN and {int(values.isinf().sum())} infinite of {values.numel()}"
+
+
+def _few_voxels_differ(a, b, coarse) -> bool:
+    """Whether at most two pairs of voxels may have changed places."""
+    apart = (a.double() - b.double()).abs() > coarse * a.double().abs().max()
+    return 0 < int(apart.any(1).sum()) <= 4
 
 
 def _at(gradients: tuple, level: int):
