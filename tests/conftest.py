@@ -38,6 +38,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+    torch._dynamo.reset()  # after eight compilations of the code that all losses share it would refuse more
 
 
 @pytest.fixture(params=["reference", "numba", "triton"])

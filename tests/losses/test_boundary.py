@@ -197,7 +197,6 @@ def test_two_maps_do_not_fit_in_one_pass():
 
 @every_distance
 def test_compiles_without_breaks_in_any_size(loss):
-    torch._dynamo.reset()
     ours = loss(ignore_index=255)
     compiled = torch.compile(ours, fullgraph=True, dynamic=True, backend="aot_eager")
     for size in (6, 9):

@@ -200,7 +200,6 @@ def test_bad_labels_are_named(each_backend, name):
 
 @every_loss
 def test_compiles_without_breaks(name):
-    torch._dynamo.reset()
     logits, labels = problem("softmax", 3, (5, 4))
     loss = loss_class(name)(ignore_index=255)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)

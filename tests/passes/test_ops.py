@@ -75,7 +75,6 @@ def test_opcheck_of_voxel_losses(backend, per_class):
 
 @pytest.mark.parametrize("per_class", [False, True])
 def test_voxel_losses_compile_without_breaks_and_with_dynamic_shapes(per_class):
-    torch._dynamo.reset()
     weight = torch.rand(3, dtype=torch.float64).requires_grad_()
 
     def loss(z, y):
@@ -95,7 +94,6 @@ def test_voxel_losses_compile_without_breaks_and_with_dynamic_shapes(per_class):
 
 
 def test_a_loss_of_each_voxel_compiles_and_has_first_derivatives_only():
-    torch._dynamo.reset()
     loss = fastloss.FocalLoss(alpha=0.3, reduction="voxel")
     logits, labels = oracle.make("softmax", 3, (5, 6))
     torch.testing.assert_close(torch.compile(loss, fullgraph=True)(logits, labels), loss(logits, labels))
@@ -111,7 +109,6 @@ def test_a_loss_of_each_voxel_compiles_and_has_first_derivatives_only():
 
 @pytest.mark.parametrize("loss_class", [fastloss.DiceCELoss, fastloss.CrossEntropyLoss, fastloss.TverskyLoss])
 def test_compiles_without_breaks_and_with_dynamic_shapes(loss_class):
-    torch._dynamo.reset()
     loss = loss_class(ignore_index=255)
     compiled = torch.compile(lambda z, y: loss(z * 2, y) * 3, fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(error_on_recompile=False):
@@ -131,7 +128,6 @@ def test_compiles_without_breaks_and_with_dynamic_shapes(loss_class):
 @one_of_each
 def test_every_loss_compiles_without_breaks(loss):
     """Traced alone: what a compiler makes of it is torch's own matter."""
-    torch._dynamo.reset()
     ours = loss(ignore_index=255)
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
     logits, labels = oracle.make("softmax", 3, (5, 4))
@@ -142,7 +138,6 @@ def test_every_loss_compiles_without_breaks(loss):
 
 
 def test_compiled_label_check_still_raises():
-    torch._dynamo.reset()
     logits, labels = oracle.make("softmax", 3, (5, 6))
     labels[1, 2, 3] = 7
     with pytest.raises(ValueError, match=r"label 7 at index \(1, 2, 3\)"):
