@@ -87,14 +87,14 @@ def write(folder, regions, ignore):
     (data / "dataset.json").write_text(json.dumps(description))
 
 
-def run(folder, *command, peers="", results="results"):
+def run(folder, *command, peers="", results="results", workers=0):
     """Runs a command in the environment of nnU-Net and gives what it prints."""
     environment = os.environ | {
         "nnUNet_raw": str(folder / "raw"),
         "nnUNet_preprocessed": str(folder / "preprocessed"),
         "nnUNet_results": str(folder / results),
         "nnUNet_extTrainer": str(folder / "trainers"),
-        "nnUNet_n_proc_DA": "0",
+        "nnUNet_n_proc_DA": str(workers),
         "OMP_NUM_THREADS": "1",
         "TRITON_INTERPRET": "",
     }
@@ -120,7 +120,7 @@ def test_training_and_prediction(tmp_path, regions, ignore):
     (tmp_path / "trainers").mkdir()
     (tmp_path / "trainers" / "toy_trainers.py").write_text(TRAINERS)
     shutil.copy(f"{shipped.__path__[0]}/fastloss_trainers.py", tmp_path / "trainers")
-    run(tmp_path, *PLAN, "-d", "901", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
+    run(tmp_path, *PLAN, "-d", "901", "-c", "3d_fullres", "-np", "1", "-npfp", "1", workers=1)
     train = (*TRAIN, "901", "3d_fullres", "0", "-device", "cpu")
     plain = run(tmp_path, *train, "-tr", "ToyTrainer")
     accelerated = run(tmp_path, *train, "-tr", "ToyTrainer", peers="nnunet", results="accelerated")
