@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..passes.inputs import Inputs, check_activation, check_inputs
+from ..passes.inputs import FLOATS, Inputs, check_activation, check_inputs
 from ..passes.sums import checked_sums_of_terms, checked_voxel_losses
 from .startup.hook import PEERS, installed_peers
 
@@ -387,7 +387,7 @@ def check_tensors(logits: Any, target: Any) -> None:
             raise Unserved("not a dense tensor")
     if not 3 <= logits.ndim <= 5:
         raise Unserved(f"{max(logits.ndim - 2, 0)} spatial axes")
-    if not logits.is_floating_point() or logits.dtype not in _FLOATS:
+    if logits.dtype not in FLOATS:
         raise Unserved(f"input of {logits.dtype}")
     if target.is_complex():
         raise Unserved(f"target of {target.dtype}")
@@ -399,7 +399,6 @@ def check_tensors(logits: Any, target: Any) -> None:
         raise Unserved("an empty input")
 
 
-_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 

@@ -9,14 +9,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ..passes.inputs import check_has_values, check_layout
+from ..passes.inputs import FLOATS, INTEGERS, check_has_values, check_layout
 
 MAX_AXES = 3
 Spacing = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor | None
 
-_INTEGRAL = {torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
-_INTEGRAL |= {torch.int8, torch.int16, torch.int32, torch.int64}
-_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_INTEGRAL = (*INTEGERS, torch.uint64)
 
 
 def as_voxels(mask: Any, spatial_axes: int | None, name: str) -> tuple[np.ndarray, int]:
@@ -149,7 +147,7 @@ def as_tensor(value: Any, name: str) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: expected a NumPy array or a torch tensor, got {type(value).__name__}")
     check_has_values(value, name)
-    if value.dtype not in _INTEGRAL | _FLOATS:
+    if value.dtype not in _INTEGRAL + FLOATS:
         raise TypeError(f"{name}: expected integers, bool or floats of 16 to 64 bits, got {value.dtype}")
     return value.detach().as_subclass(torch.Tensor)
 

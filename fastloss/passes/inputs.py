@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..terms import ACTIVATIONS, VALIDATE_ALL, VALIDATE_LABELS, VALIDATE_NOTHING
 from .values import whole_labels
 
-_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32)
 _MOST = 2**63 - 1  # of integers as scalars of tensors
 _validate_everywhere = os.environ.get("FASTLOSS_VALIDATE", "") == "1"
@@ -310,7 +310,7 @@ def check_inputs(
     """
     unsigned = isinstance(target, Tensor) and target.dtype == torch.uint64
     logits, target = _plain(logits, "logits"), _plain(target, "target")
-    if logits.dtype not in _FLOATS:
+    if logits.dtype not in FLOATS:
         raise TypeError(f"logits: got {logits.dtype}, expected float32, float64, float16 or bfloat16")
     if not 3 <= logits.ndim <= 5:
         raise ValueError(f"logits: got shape {list(logits.shape)}, expected [B, C, *S] with 1 to 3 spatial axes")
@@ -343,13 +343,13 @@ def as_int64(ignore: tuple[int, ...], unsigned: bool) -> tuple[int, ...]:
 
 
 def _yes_or_no(volume: Tensor) -> Tensor:
-    return volume if volume.dtype in _FLOATS or volume.dtype == torch.bool else volume != 0
+    return volume if volume.dtype in FLOATS or volume.dtype == torch.bool else volume != 0
 
 
 def check_maps(maps: Tensor, logits: Tensor) -> Tensor:
     """Distances that are known beforehand, ``[B, 1 or C, *S]``."""
     maps = _plain(maps, "maps")
-    if maps.dtype not in _FLOATS:
+    if maps.dtype not in FLOATS:
         raise TypeError(f"maps: got {maps.dtype}, expected a float tensor, as label_map gives it")
     return _volume(logits, maps, "maps", True)
 
@@ -387,13 +387,13 @@ def _plain(tensor: Tensor, name: str) -> Tensor:
 
 def _target(logits: Tensor, target: Tensor, mask: Tensor | None, level: int) -> tuple[Tensor, bool]:
     """The target in the operators' shape, and whether it is dense."""
-    if target.dtype not in _FLOATS + INTEGERS:
+    if target.dtype not in FLOATS + INTEGERS:
         raise TypeError(f"target: got {target.dtype}, expected integer or bool labels, or a float or bool dense target")
     _same_device(logits, target, "target")
     if target.requires_grad:
         raise ValueError("target: requires a gradient, which the losses do not compute; expected target.detach()")
     batch, channels, space = logits.shape[0], logits.shape[1], logits.shape[2:]
-    floating = target.dtype in _FLOATS
+    floating = target.dtype in FLOATS
     if target.shape == logits.shape and (floating or channels > 1):
         return _yes_or_no(target), True
     if not floating and target.shape == (batch, *space):
@@ -424,7 +424,7 @@ def _mask(logits: Tensor, mask: Tensor, channels: bool) -> Tensor:
 
 
 def _volume(logits: Tensor, volume: Tensor, name: str, channels: bool) -> Tensor:
-    if volume.dtype not in _FLOATS + INTEGERS:
+    if volume.dtype not in FLOATS + INTEGERS:
         raise TypeError(f"{name}: got {volume.dtype}, expected a bool, integer or float tensor")
     _same_device(logits, volume, name)
     if volume.requires_grad:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..terms import make_plan
-from .ops import NoForwardMode, apply_function, choose, choose_room, first_derivative_only, sum_dtype
+from .ops import NoForwardMode, apply_function, choose, choose_room, first_derivative_only, loss_dtype, sum_dtype
 from .values import check_values, check_weights, uncounted
 
 HINGE = "hinge"  # in place of an activation: the errors are the hinges of the logits
@@ -134,7 +134,7 @@ def _topk_sums_fake(logits: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tenso
         logits.new_empty((logits.shape[0], logits.shape[1], len(terms)), dtype=real),
         logits.new_empty((), dtype=real),
         logits.new_empty((), dtype=real),
-        logits.new_empty(shape, dtype=rank_dtype(logits)),
+        logits.new_empty(shape, dtype=loss_dtype(logits)),
     )
 
 
@@ -142,11 +142,6 @@ def _topk_sums_backward_fake(
     grad_sums: Tensor | None, grad_mean: Tensor | None, count: Tensor, weights: Tensor, logits: Tensor, *rest: Any
 ) -> Tensor:
     return torch.empty_like(logits)
-
-
-def rank_dtype(logits: Tensor) -> torch.dtype:
-    """Of what a ranked loss keeps of every voxel."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 for _key in _KEYS:
@@ -222,7 +217,7 @@ def _jaccard_extension_fake(
     real = sum_dtype(logits.device)
     batch, channels = logits.shape[:2]
     values = logits.new_empty((batch if per_sample else 1, channels), dtype=real)
-    slopes = logits.new_empty((channels, batch, *logits.shape[2:]), dtype=rank_dtype(logits))
+    slopes = logits.new_empty((channels, batch, *logits.shape[2:]), dtype=loss_dtype(logits))
     return values, torch.empty_like(values), slopes
 
 
