@@ -2,12 +2,13 @@
 
 from .accelerate.core import accelerate
 from .ahead import warmup
-from .losses.base import CompoundLoss, SegmentationLoss, SumLoss
+from .losses.base import CompoundLoss, SumLoss
 from .losses.compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
 from .losses.confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
 from .losses.deep_supervision import DeepSupervision
 from .losses.distribution import BalancedCrossEntropyLoss, CrossEntropyLoss, WeightedCrossEntropyLoss
 from .losses.focal import FocalLoss, PolyLoss
+from .losses.options import SegmentationLoss
 from .losses.ranked import DiceTopKLoss, LovaszHingeLoss, LovaszLoss, TopKLoss
 from .losses.region import DiceLoss, FocalTverskyLoss, JaccardLoss, LogCoshDiceLoss, TverskyLoss
 from .losses.spatial.boundary import BoundaryLoss, DistancePenaltyLoss, HausdorffDTLoss, ShapeAwareLoss

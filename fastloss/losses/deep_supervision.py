@@ -18,7 +18,7 @@ from ..passes.inputs import (
     weighted_sum,
 )
 from ..passes.ops import refuse_script
-from .base import CalledWithInput
+from .options import CalledWithInput
 
 
 class DeepSupervision(CalledWithInput):

@@ -18,7 +18,8 @@ from ..passes.inputs import (
     weighted_sum,
 )
 from ..passes.ops import by_term, forced_backend
-from .base import SegmentationLoss, Sums, as_loss
+from .base import Sums, as_loss
+from .options import SegmentationLoss
 from .region import DiceLoss
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import fastloss
 from fastloss import metrics
-from fastloss.losses.base import _ELSEWHERE
+from fastloss.losses.options import ELSEWHERE
 from fastloss.precompute import LabelMaps
 
 Z, Y = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 8, 12, dtype=torch.long)
@@ -200,7 +200,7 @@ def test_f11_logits_may_be_named_input(loss):
             loss(*tensors, input=Z, **named)
 
 
-@pytest.mark.parametrize("option", _ELSEWHERE)
+@pytest.mark.parametrize("option", ELSEWHERE)
 def test_f12_options_of_other_libraries_are_answered_with_ours(option):
     names = [name for name in fastloss.__all__ if name.endswith("Loss") and name != "SegmentationLoss"]
     classes = [getattr(fastloss, name) for name in names]
@@ -216,7 +216,7 @@ def test_f12_options_of_other_libraries_are_answered_with_ours(option):
 def test_f12b_what_the_answers_name_exists():
     """Options that a loss has, and classes."""
     names = {name for key in fastloss.__all__ if key.endswith("Loss") for name in option_names(getattr(fastloss, key))}
-    for text in _ELSEWHERE.values():
+    for text in ELSEWHERE.values():
         for word in text.replace("(", " ").replace(",", " ").split():
             if word.endswith("Loss"):
                 assert hasattr(fastloss, word)

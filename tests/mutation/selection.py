@@ -30,17 +30,20 @@ def _of_losses(names: str, *more: str) -> tuple[str, ...]:
     return (_ERRORS, *more, _LOSSES, _EXTREMES, "-k", expression)
 
 
-TESTS: dict[str, tuple[str, ...]] = {
-    "fastloss/losses/base.py": _of_losses(
-        "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or test_options"
-        " or one_spacing or two_maps or shares_the_pass or no_process_group",
-        *(
-            "tests/losses/test_options.py::" + name
-            for name in ("test_what_is_no_flag_is_named", "test_options_are_fixed")
-        ),
-        _BOUNDARY,
-        "tests/passes/test_distributed.py::test_what_is_no_process_group_is_named",
+_BASE = _of_losses(
+    "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or test_options"
+    " or one_spacing or two_maps or shares_the_pass or no_process_group",
+    *(
+        "tests/losses/test_options.py::" + name
+        for name in ("test_what_is_no_flag_is_named", "test_options_are_fixed")
     ),
+    _BOUNDARY,
+    "tests/passes/test_distributed.py::test_what_is_no_process_group_is_named",
+)
+
+TESTS: dict[str, tuple[str, ...]] = {
+    "fastloss/losses/base.py": _BASE,
+    "fastloss/losses/options.py": _BASE,
     "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky"),
     "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight"),
     "fastloss/losses/focal.py": _of_losses("focal or poly or limits", "tests/losses/test_identities.py"),

@@ -10,7 +10,8 @@ from torch import Tensor
 from ...passes.inputs import Smooth, check_fraction, check_natural, check_smooth
 from ...passes.ops import forced_backend
 from ...passes.stencil_ops import cldice_sums
-from ..base import SegmentationLoss, Sums, as_loss, ratio
+from ..base import Sums, as_loss, ratio
+from ..options import SegmentationLoss
 from ..region import one_minus_ratio
 
 _COLUMNS = ("py", "p", "precision", "skeleton_p", "sensitivity", "skeleton_y", "y")

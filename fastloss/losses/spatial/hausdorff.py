@@ -11,7 +11,8 @@ from torch import Tensor
 from ...passes.inputs import as_number, check_at_least_zero, check_count, check_flag, check_iterable, check_power_of
 from ...passes.ops import forced_backend
 from ...passes.stencil_ops import squared_error_sums
-from ..base import SegmentationLoss, as_loss, ratio
+from ..base import as_loss, ratio
+from ..options import SegmentationLoss
 
 
 class _SquaredErrorLoss(SegmentationLoss):

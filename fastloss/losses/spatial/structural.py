@@ -18,8 +18,9 @@ from ...passes.ops import forced_backend
 from ...passes.stencil_ops import structural_map
 from ...passes.sums import checked_sums_of_terms
 from ...terms import VALIDATE_NOTHING
-from ..base import SegmentationLoss, Sums, as_loss, ratio
+from ..base import Sums, as_loss, ratio
 from ..distribution import CrossEntropyLoss
+from ..options import SegmentationLoss
 
 
 class StructuralSimilarityLoss(CrossEntropyLoss):
