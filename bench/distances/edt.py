@@ -10,10 +10,9 @@ import numpy as np
 from bench.distances.masks import MASKS
 from bench.distances.peers import TRANSFORMS, Field, Transform
 from bench.machine import installed_version, machine, notes_on_others, watch_others
-from bench.timing import no_collection
+from bench.timing import SLOW_SECONDS, fastest, no_collection
 
 TOLERANCE = 1e-5  # relative; peers compute in float32
-SLOW_SECONDS = 1.0  # a peer that takes longer is timed in one round
 
 
 @dataclass(frozen=True)
@@ -37,34 +36,47 @@ def off(expected: np.ndarray, found: np.ndarray, mask: np.ndarray, transform: Tr
     return float((difference / np.maximum(np.abs(expected), 1e-6)).max(initial=0.0))
 
 
-def first_calls(case: EdtCase, mask: np.ndarray) -> tuple[dict[str, Field], dict[str, float], dict[str, float]]:
-    """The installed transforms, the seconds of a first call, and the differences from fastloss's field."""
-    calls: dict[str, Field] = {}
-    seconds, differences = {}, {}
+@dataclass
+class Called:
+    """An installed transform at its best."""
+
+    call: Field
+    way: str  # the input and settings that were fastest
+    seconds: float  # of a first call
+    difference: float  # from fastloss's field, the largest of all ways
+
+
+def first_calls(case: EdtCase, mask: np.ndarray) -> dict[str, Called]:
+    """Every installed transform, each way of calling it tried."""
+    found: dict[str, Called] = {}
     expected = None
     for transform in TRANSFORMS[case.kind]:
         if transform.package and not installed_version(transform.package):
             continue
-        call = transform.make(mask, case.spacing, case.threads)
-        begin = time.perf_counter()
-        field = call()
-        seconds[transform.title] = time.perf_counter() - begin
-        expected = field if expected is None else expected
-        differences[transform.title] = off(expected, field, mask, transform)
-        calls[transform.title] = call
-    return calls, seconds, differences
+        ways = transform.make(mask, case.spacing, case.threads)
+        seconds, differences = {}, []
+        for way, call in ways.items():
+            begin = time.perf_counter()
+            field = call()
+            seconds[way] = time.perf_counter() - begin
+            expected = field if expected is None else expected
+            differences.append(off(expected, field, mask, transform))
+        best = fastest(ways)
+        # NaN is the largest difference there is, which max() would pass over
+        found[transform.title] = Called(ways[best], best, seconds[best], float(np.max(differences)))
+    return found
 
 
-def interleaved(calls: dict[str, Field], seconds: dict[str, float], repeats: int) -> dict[str, list[float]]:
+def interleaved(called: dict[str, Called], repeats: int) -> dict[str, list[float]]:
     """Milliseconds of all calls in turn; a slow one takes part in the first round only."""
-    samples: dict[str, list[float]] = {title: [] for title in calls}
+    samples: dict[str, list[float]] = {title: [] for title in called}
     with no_collection():
         for number in range(repeats):
-            for title, call in calls.items():
-                if number > 0 and seconds[title] > SLOW_SECONDS:
+            for title, transform in called.items():
+                if number > 0 and transform.seconds > SLOW_SECONDS:
                     continue
                 begin = time.perf_counter()
-                call()
+                transform.call()
                 samples[title].append((time.perf_counter() - begin) * 1e3)
     return samples
 
@@ -72,7 +84,8 @@ def interleaved(calls: dict[str, Field], seconds: dict[str, float], repeats: int
 def measure(case: EdtCase) -> dict:
     """A row: medians of all transforms, how many times faster fastloss is, and the differences found."""
     mask = MASKS[case.mask](case.size)
-    calls, seconds, differences = first_calls(case, mask)
+    called = first_calls(case, mask)
+    differences = {title: transform.difference for title, transform in called.items()}
     row = {
         "kind": case.kind,
         "shape": [case.size] * 3,
@@ -82,6 +95,7 @@ def measure(case: EdtCase) -> dict:
         "repeats": case.repeats,
         "device": "cpu",
         "differences": differences,
+        "ways": {title: transform.way for title, transform in called.items()},
         "median_ms": {},
         "rounds": {},
         "faster": {},
@@ -94,7 +108,7 @@ def measure(case: EdtCase) -> dict:
         row["refused"] = ", ".join(wrong)
         return row
     with watch_others() as watched:
-        samples = interleaved(calls, seconds, case.repeats)
+        samples = interleaved(called, case.repeats)
     row["median_ms"] = {title: statistics.median(times) for title, times in samples.items()}
     row["rounds"] = {title: len(times) for title, times in samples.items()}
     ours = row["median_ms"]["fastloss"]

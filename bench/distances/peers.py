@@ -6,74 +6,98 @@ from dataclasses import dataclass
 import numpy as np
 
 Field = Callable[[], np.ndarray]
+Ways = dict[str, Field]
 
 
 @dataclass(frozen=True)
 class Transform:
-    """`make(mask, spacing, threads)` gives the call to be timed, whose field `comparable` brings to fastloss's."""
+    """`make(mask, spacing, threads)` gives calls by the dtype, order and settings, inputs made before the clock starts.
+
+    The fastest of them is timed, and its field brought to fastloss's by `comparable`.
+    """
 
     title: str
     package: str | None  # None: fastloss itself
-    make: Callable[[np.ndarray, tuple[float, ...], int], Field]
+    make: Callable[[np.ndarray, tuple[float, ...], int], Ways]
     comparable: Callable[[np.ndarray], np.ndarray] = lambda field: field
     outside_only: bool = False  # measures to another boundary inside: only the outside is compared
 
 
-def fastloss_edt(mask, spacing, threads) -> Field:
+def fastloss_edt(mask, spacing, threads) -> Ways:
     """fastloss.distance.edt"""
     from fastloss.distance import edt
 
-    return lambda: edt(mask, spacing, threads=threads)
+    return {"bool": lambda: edt(mask, spacing, threads=threads)}
 
 
-def fastloss_signed(mask, spacing, threads) -> Field:
+def fastloss_signed(mask, spacing, threads) -> Ways:
     """fastloss.distance.signed_edt"""
     from fastloss.distance import signed_edt
 
-    return lambda: signed_edt(mask, spacing, threads=threads)
+    return {"bool": lambda: signed_edt(mask, spacing, threads=threads)}
 
 
-def edt_edt(mask, spacing, threads) -> Field:
+def _edt_ways(name: str, mask, spacing, threads) -> Ways:
+    import edt
+
+    function = getattr(edt, name)
+
+    def way(dtype, order: str, parallel: int) -> Field:
+        given = np.asarray(mask, dtype, order)
+        return lambda: function(given, anisotropy=spacing, parallel=parallel)
+
+    ways = {np.dtype(dtype).name: way(dtype, "C", threads) for dtype in (np.uint8, bool, np.uint16, np.uint32)}
+    ways["uint8, Fortran order"] = way(np.uint8, "F", threads)
+    if threads > 1:
+        ways |= {f"{np.dtype(dtype).name}, parallel=1": way(dtype, "C", 1) for dtype in (np.uint8, bool)}
+    return ways
+
+
+def edt_edt(mask, spacing, threads) -> Ways:
     """edt.edt, which takes no account of the volume's edge by default."""
-    import edt
-
-    return lambda: edt.edt(mask, anisotropy=spacing, parallel=threads)
+    return _edt_ways("edt", mask, spacing, threads)
 
 
-def edt_sdf(mask, spacing, threads) -> Field:
+def edt_sdf(mask, spacing, threads) -> Ways:
     """edt.sdf"""
-    import edt
-
-    return lambda: edt.sdf(mask, anisotropy=spacing, parallel=threads)
+    return _edt_ways("sdf", mask, spacing, threads)
 
 
-def scipy_edt(mask, spacing, threads) -> Field:
+def scipy_edt(mask, spacing, threads) -> Ways:
     """scipy.ndimage.distance_transform_edt, which knows one thread."""
-    from scipy import ndimage
+    from scipy.ndimage import distance_transform_edt
 
-    return lambda: ndimage.distance_transform_edt(mask, spacing)
+    out, labels = np.empty(mask.shape), mask.astype(np.int8)
+
+    def into_memory() -> np.ndarray:
+        distance_transform_edt(labels, spacing, distances=out)
+        return out
+
+    return {"bool": lambda: distance_transform_edt(mask, spacing), "int8, into given memory": into_memory}
 
 
-def scipy_signed(mask, spacing, threads) -> Field:
+def scipy_signed(mask, spacing, threads) -> Ways:
     """Both sides by SciPy, one after the other."""
-    from scipy import ndimage
-
-    other = ~mask
-    return lambda: ndimage.distance_transform_edt(other, spacing) - ndimage.distance_transform_edt(mask, spacing)
+    outside, inside = scipy_edt(~mask, spacing, threads), scipy_edt(mask, spacing, threads)
+    return {way: lambda way=way: outside[way]() - inside[way]() for way in outside}
 
 
-def signed_maurer(mask, spacing, threads) -> Field:
+def signed_maurer(mask, spacing, threads) -> Ways:
     """SimpleITK's SignedMaurerDistanceMap; images made and read outside of the call."""
     import SimpleITK
 
-    image = SimpleITK.GetImageFromArray(mask.astype(np.uint8))
-    image.SetSpacing([float(mm) for mm in reversed(spacing)])
     maurer = SimpleITK.SignedMaurerDistanceMapImageFilter()
     maurer.SetSquaredDistance(False)
     maurer.SetUseImageSpacing(True)
     maurer.SetInsideIsPositive(False)
     maurer.SetNumberOfThreads(threads)
-    return lambda: maurer.Execute(image)
+
+    def way(dtype) -> Field:
+        image = SimpleITK.GetImageFromArray(mask.astype(dtype))
+        image.SetSpacing([float(mm) for mm in reversed(spacing)])
+        return lambda: maurer.Execute(image)
+
+    return {np.dtype(dtype).name: way(dtype) for dtype in (np.uint8, np.int16, np.uint32)}
 
 
 def array_of_image(image) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The table of distance transforms."""
 
 import statistics
+from collections import Counter
 
 from rich.markup import escape
 from rich.table import Table
@@ -38,5 +39,12 @@ def summary(rows: list[dict]) -> str:
         for peer in dict.fromkeys(peer for row in rows if row["kind"] == kind for peer in row["faster"]):
             factors = [row["faster"][peer] for row in rows if row["kind"] == kind and peer in row["faster"]]
             mean = statistics.geometric_mean(factors)
-            lines.append(f"{kind} against {peer}: geometric mean {mean:.1f}x, least {min(factors):.1f}x")
+            head = f"{kind} against {peer}: geometric mean {mean:.1f}x, least {min(factors):.1f}x"
+            lines.append(head + used(rows, kind, peer))
     return "\n".join(lines)
+
+
+def used(rows: list[dict], kind: str, peer: str) -> str:
+    """The inputs and settings at which a peer was fastest, and in how many rows."""
+    ways = Counter(row["ways"][peer] for row in rows if row["kind"] == kind and peer in row["faster"])
+    return "; given " + ", ".join(f"{way} ({count})" for way, count in ways.most_common())

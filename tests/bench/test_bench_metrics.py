@@ -29,6 +29,7 @@ def test_rows_of_the_json(tmp_path, shape):
     assert [row["kind"] for row in rows] == ["surface", "overlap"]
     for row in rows:
         assert max(row["differences"].values()) < 1e-5 and not row["refused"]
+        assert row["monai_given"] in ("float32", "uint8", "bool", "int32") and row["monai_given"] in output
         assert row["faster"] == pytest.approx(row["monai_ms"] / row["fastloss_ms"])
 
 
