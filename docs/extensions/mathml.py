@@ -7,8 +7,8 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.errors import ExtensionError
 
 
-def converted(node, as_block: bool) -> str:
-    tex = node.astext().replace(r"\_", "_")  # which LaTeX's text needs, and docutils takes for two characters
+def converted(node, tex: str, as_block: bool) -> str:
+    tex = tex.replace(r"\_", "_")  # which LaTeX's text needs, and docutils takes for two characters
     tex = re.sub(r"\\([bB]ig)(?=[(\[|])", r"\\\1l", tex)  # docutils knows left and right ones
     tex = re.sub(r"\\([bB]ig)(?=[)\]])", r"\\\1r", tex)
     try:
@@ -18,12 +18,14 @@ def converted(node, as_block: bool) -> str:
 
 
 def inline(translator, node) -> None:
-    translator.body.append(converted(node, as_block=False))
+    translator.body.append(converted(node, node.astext(), as_block=False))
     raise SkipNode
 
 
 def block(translator, node) -> None:
-    translator.body.append(f'<div class="math">{converted(node, as_block=True)}</div>\n')
+    """Parts that are apart by a wide space go below each other where they do not fit beside each other."""
+    parts = "".join(converted(node, part, as_block=True) for part in node.astext().split(r"\qquad"))
+    translator.body.append(f'<div class="math">{parts}</div>\n')
     raise SkipNode
 
 
