@@ -1,5 +1,6 @@
 # make bench [QUICK=1]   the main job: train on a real MRI volume, then the speed table
 # make test | lint | types | wheel | clean
+# make docs                   the documentation site, in build/docs
 # make valgrind               the C++ extension through Python, a minute under valgrind (Debian's package valgrind)
 # make fuzz [MINUTES=10] [SEED=N]   random inputs of every kind against plain formulas and brute force
 # make mutate [FILES="base csrc/"] [BUDGET=10] [SEED=N]   mutations of the sources that the tests should notice: those
@@ -29,7 +30,7 @@ constraints := $(VENV)/constraints.txt
 pins := $(TORCH:%=torch==%) $(NUMPY:%=numpy==%) $(NUMBA:%=numba==%)
 sources := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: bench test lint types wheel sanitize valgrind fuzz mutate clean
+.PHONY: bench test lint types docs wheel sanitize valgrind fuzz mutate clean
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed-bench
@@ -49,6 +50,9 @@ lint: $(VENV)/installed-dev
 
 types: $(VENV)/installed-dev
 	$(python) -m mypy
+
+docs: $(VENV)/installed-docs
+	$(python) -m sphinx -W --keep-going -q -b html docs build/docs
 
 wheel: $(VENV)/installed-dev
 	rm -rf dist

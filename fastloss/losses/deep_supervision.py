@@ -25,7 +25,7 @@ class DeepSupervision(CalledWithInput):
     r"""A weighted sum of a loss over logits of several resolutions, against one target of full resolution.
 
     .. math:: \sum_i \lambda_i\, L(z_i, y[\ldots, ::f_i]), \qquad
-        \lambda_i = 2^{-i} / \textstyle\sum_j 2^{-j} \text{ by default}
+        \lambda_i = 2^{-i} / \sum_j 2^{-j} \text{ by default}
 
     A coarse level reads every f-th voxel of target and mask through their strides: nothing is resized or copied. The
     factor f may differ from axis to axis. Of n voxels a level has n/f, rounded up as strided convolutions do: 13 voxels

@@ -212,8 +212,7 @@ class LovaszLoss(_LovaszExtension):
     beyond the inputs: the gradient, and a float32 number for every logit; while it ranks, eight bytes a voxel besides.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what was expected; for a soft target, which is no
-        set of voxels.
+        ValueError, TypeError: X
 
     Source: Berman et al. 2018, arXiv:1705.08790. Not in the survey.
     """
@@ -266,8 +265,7 @@ class LovaszHingeLoss(_LovaszExtension):
     target. Memory beyond the inputs as for :class:`LovaszLoss`.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what was expected; for a soft target, which is no
-        set of voxels.
+        ValueError, TypeError: X
 
     Source: Berman et al. 2018, arXiv:1705.08790, section 3.1; ``lovasz_hinge`` of the authors' code. Not in the survey.
     """

@@ -20,12 +20,12 @@ class Summary(NamedTuple):
 
 
 class Accumulator:
-    """Means of tables over the batches of a data set.
+    """Means of tables over the batches of a data set::
 
-    scores = Accumulator()
-    for prediction, labels in batches:
-        scores.update(dice=confusion_counts(prediction, labels, classes=4).dice())
-    scores.compute()["dice"].mean                                       # [C]
+        scores = Accumulator()
+        for prediction, labels in batches:
+            scores.update(dice=confusion_counts(prediction, labels, classes=4).dice())
+        scores.compute()["dice"].mean                                   # [C]
 
     Args:
         process_group: None, ``"world"`` or a group of ``torch.distributed``, over whose processes the data set is

@@ -57,7 +57,7 @@ class DistanceLoss(SumLoss):
         return self.map_of(target, dense, channels, dtype, spacing)
 
     def map_of(self, target: Tensor, dense: bool, channels: int, dtype: torch.dtype, spacing: Spacing) -> Tensor:
-        """:meth:`label_map` of a checked target."""
+        """:meth:`.label_map` of a checked target."""
         raise NotImplementedError(f"{type(self).__name__} has no map_of")
 
     def complete(self, maps: Tensor | None, inputs: Inputs, spacing: Spacing) -> Tensor:
@@ -65,7 +65,7 @@ class DistanceLoss(SumLoss):
         return self.map_for(inputs, spacing) if maps is None else maps
 
     def map_for(self, inputs: Inputs, spacing: Spacing) -> Tensor:
-        """:meth:`label_map` for the inputs of a pass."""
+        """:meth:`.label_map` for the inputs of a pass."""
         dtype = torch.float64 if inputs.logits.dtype == torch.float64 else torch.float32
         return self.map_of(inputs.target, inputs.dense, inputs.logits.shape[1], dtype, spacing)
 
@@ -104,7 +104,7 @@ class BoundaryLoss(DistanceLoss):
         spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None. A call takes another.
         **options: those of :class:`fastloss.SegmentationLoss`.
 
-    ``maps`` (float32 ``[B, C, *S]``, from :meth:`label_map`) is φ: a training step then computes no distance.
+    ``maps`` (float32 ``[B, C, *S]``, from :meth:`.label_map`) is φ: a training step then computes no distance.
 
     Source: Kervadec et al. 2019, arXiv:1812.07032, eq. 5, divided by the number of voxels.
     """
@@ -141,7 +141,7 @@ class HausdorffDTLoss(DistanceLoss):
         spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None. A call takes another.
         **options: those of :class:`fastloss.SegmentationLoss`.
 
-    ``maps`` (float32 ``[B, C, *S]``, from :meth:`label_map` or that of :class:`BoundaryLoss`) is the signed distance.
+    ``maps`` (float32 ``[B, C, *S]``, from :meth:`.label_map` or that of :class:`BoundaryLoss`) is the signed distance.
 
     Source: Karimi and Salcudean 2019, arXiv:1904.10030, eq. 8 and 9.
     """
@@ -209,7 +209,7 @@ class DistancePenaltyLoss(_WeightedVoxelLoss):
             :class:`fastloss.SegmentationLoss`. ``reduction="none"`` is the table ``[B, C]`` of sums over voxels,
             ``"voxel"`` the loss of each voxel. A dense target under softmax has the regions of its largest channel.
 
-    ``maps`` (float32, ``[B, 1, *S]``, or ``[B, C, *S]`` for independent channels, from :meth:`label_map`) is 1 + Φ: a
+    ``maps`` (float32, ``[B, 1, *S]``, or ``[B, C, *S]`` for independent channels, from :meth:`.label_map`) is 1 + Φ: a
     training step then computes no distance.
 
     Source: Caliva et al. 2019, arXiv:1908.03679.
@@ -259,7 +259,7 @@ class ShapeAwareLoss(_WeightedVoxelLoss):
         spacing: size of a voxel in mm, one number or one for each spatial axis; 1 where None. A call takes another.
         **options: as those of :class:`DistancePenaltyLoss`.
 
-    ``maps`` (float32 ``[B, C, *S]``, from :meth:`label_map`) is the distance to the true contours, 0 where a class has
+    ``maps`` (float32 ``[B, C, *S]``, from :meth:`.label_map`) is the distance to the true contours, 0 where a class has
     none: a training step then computes no distance.
 
     Source: Al Arif, Knapp and Slabaugh 2017, "Shape-aware deep convolutional neural network for vertebrae
