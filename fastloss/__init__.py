@@ -2,6 +2,8 @@
 
 from .accelerate.core import accelerate
 from .ahead import warmup
+from .lazy.head import lazy_head
+from .lazy.logits import LazyLogits
 from .losses.base import CompoundLoss, SumLoss
 from .losses.compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
 from .losses.confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
@@ -42,6 +44,7 @@ __all__ = [
     "HausdorffDTLoss",
     "HausdorffErosionLoss",
     "JaccardLoss",
+    "LazyLogits",
     "LogCoshDiceLoss",
     "LovaszHingeLoss",
     "LovaszLoss",
@@ -61,6 +64,7 @@ __all__ = [
     "accelerate",
     "backend",
     "gather_sums",
+    "lazy_head",
     "voxel_losses",
     "voxel_sums",
     "warmup",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..lazy.logits import LazyLogits
 from ..passes.distributed import check_process_group, gathered_sums
 from ..passes.inputs import Factors, Inputs, check_factors, check_iterable, weighted_sum
 from ..passes.ops import by_term
@@ -40,7 +41,7 @@ def _has_zero(values: Any) -> bool:
     return any(map(_has_zero, values)) if isinstance(values, list) else values == 0
 
 
-def as_loss(value: Tensor, logits: Tensor) -> Tensor:
+def as_loss(value: Tensor, logits: Tensor | LazyLogits) -> Tensor:
     """A loss in its dtype: float32, or float64 for float64 logits."""
     return value if logits.dtype == torch.float64 else value.to(torch.float32)
 
@@ -60,16 +61,18 @@ class SumLoss(SegmentationLoss):
             that of the samples of all its processes, as one with all of them has it: the sums are gathered, one small
             message a call. Its gradient is for a trainer that averages over processes, as DistributedDataParallel does.
 
-    Shapes: logits ``[B, C, *S]``, target ``[B, *S]``, ``[B, 1, *S]`` or dense ``[B, C, *S]``; the loss is a scalar,
-    or ``[B, C]`` (``[1, C]`` with ``batch``; without the background's column if that is dropped) for
-    ``reduction="none"``. It is float32, or float64 for float64 logits. Where every voxel is ignored, and for an
-    empty batch, it is 0 with a zero gradient.
+    Shapes: logits ``[B, C, *S]``, or :class:`fastloss.LazyLogits`, which are made chunk by chunk (but as a whole for
+    ``reduction="voxel"``), target ``[B, *S]``, ``[B, 1, *S]`` or dense ``[B, C, *S]``; the loss is a scalar, or
+    ``[B, C]`` (``[1, C]`` with ``batch``; without the background's column if that is dropped) for ``reduction="none"``.
+    It is float32, or float64 for float64 logits. Where every voxel is ignored, and for an empty batch, it is 0 with a
+    zero gradient.
 
     Raises:
         ValueError, TypeError: naming the argument, what came and what was expected.
     """
 
     terms: tuple[str, ...] = ()
+    lazily = True
     channel_masks = True
     makes_map = False  # whether voxel_map gives the map of the terms "map*NAME", from distances, rather than the caller
 
@@ -108,7 +111,7 @@ class SumLoss(SegmentationLoss):
     @torch.jit.unused
     def forward(
         self,
-        logits: Tensor,
+        logits: Tensor | LazyLogits,
         target: Tensor,
         *,
         mask: Tensor | None = None,

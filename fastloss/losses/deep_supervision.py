@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..lazy.logits import LazyLogits
 from ..passes.inputs import (
     Factors,
     check_at_least_zero,
@@ -45,12 +46,12 @@ class DeepSupervision(CalledWithInput):
     With ``sampling="nearest-exact"`` and weights ``[4/7, 2/7, 1/7, 0]`` (the last 0, the others halved with a sum of 1)
     it has the numbers of nnU-Net, and with ``[1, 1/2, 1/4, ...]`` those of MONAI's ``DeepSupervisionLoss``.
 
-    Shapes: logits a sequence of ``[B, C, *S_i]``, or such levels of one size stacked, ``[B, levels, C, *S]``, as
-    MONAI's DynUNet has them. One tensor ``[B, C, *S]``, what most networks give in evaluation, is the loss itself,
-    without a weight. The target is ``[B, *S]``, ``[B, 1, *S]`` or dense ``[B, C, *S]``; mask and weight_map as the loss
-    takes them, of full resolution. Each of them may also be a sequence, one for each level and of its size, as
-    nnU-Net's loader gives targets. Where a tensor could be both, as a stack of 2D levels ``[B, levels, C, X, Y]`` with
-    a dense target ``[B, C, X, Y]``, it is one level: pass ``logits.unbind(1)``.
+    Shapes: logits a sequence of ``[B, C, *S_i]``, tensors or :class:`fastloss.LazyLogits`, or tensors of one size
+    stacked, ``[B, levels, C, *S]``, as MONAI's DynUNet has them. One tensor ``[B, C, *S]``, what most networks give in
+    evaluation, is the loss itself, without a weight. The target is ``[B, *S]``, ``[B, 1, *S]`` or dense ``[B, C, *S]``;
+    mask and weight_map as the loss takes them, of full resolution. Each of them may also be a sequence, one for each
+    level and of its size, as nnU-Net's loader gives targets. Where a tensor could be both, as a stack of 2D levels
+    ``[B, levels, C, X, Y]`` with a dense target ``[B, C, X, Y]``, it is one level: pass ``logits.unbind(1)``.
 
     Raises:
         ValueError, TypeError: naming the level and the sizes that do not fit, or a wrong number of weights or targets.
@@ -90,7 +91,7 @@ class DeepSupervision(CalledWithInput):
     @torch.jit.unused
     def forward(
         self,
-        logits: Tensor | Sequence[Tensor],
+        logits: Tensor | LazyLogits | Sequence[Tensor | LazyLogits],
         target: Tensor | Sequence[Tensor],
         *,
         mask: Tensor | Sequence[Tensor] | None = None,
@@ -105,9 +106,10 @@ class DeepSupervision(CalledWithInput):
             volumes["weight_map"] = weight_map
         for name, volume in volumes.items():
             _check_volume(name, volume)
-        if isinstance(logits, Tensor):
-            check_tensor(logits, "logits")
-            if not _is_stack(logits, target if isinstance(target, Tensor) else target[0]):
+        if isinstance(logits, (Tensor, LazyLogits)):
+            _check_level(logits, "logits")
+            first = target if isinstance(target, Tensor) else target[0]
+            if isinstance(logits, LazyLogits) or not _is_stack(logits, first):
                 only = {name: _of_levels(name, volume, 1, [()])[0] for name, volume in volumes.items()}
                 return self.loss(logits, only.pop("target"), **only)
             logits = logits.unbind(1)
@@ -115,7 +117,7 @@ class DeepSupervision(CalledWithInput):
         if not logits:
             raise TypeError("logits: got nothing, expected a sequence of tensors, one for each resolution")
         for i, level in enumerate(logits):
-            check_tensor(level, f"logits[{i}]")
+            _check_level(level, f"logits[{i}]")
         weights, used, parts = self.level_weights(len(logits)), [], []
         whole = next(((name, volume) for name, volume in volumes.items() if isinstance(volume, Tensor)), None)
         places = [()] * len(logits) if whole is None else _places(logits, *whole, self.sampling)
@@ -127,7 +129,7 @@ class DeepSupervision(CalledWithInput):
             own = {name: volume[i] for name, volume in read.items()}
             left_out = not isinstance(weight, Tensor) and weight == 0
             used.append(1.0 if left_out else weight)
-            parts.append(level[:0].sum() if left_out else self.loss(level, own.pop("target"), **own))
+            parts.append(_nothing(level) if left_out else self.loss(level, own.pop("target"), **own))
         return weighted_sum(used, parts)
 
     def level_weights(self, levels: int) -> Factors:
@@ -141,6 +143,16 @@ class DeepSupervision(CalledWithInput):
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}, sampling={self.sampling!r}"
+
+
+def _check_level(level: object, name: str) -> None:
+    if not isinstance(level, LazyLogits):
+        check_tensor(level, name)
+
+
+def _nothing(level: Tensor | LazyLogits) -> Tensor:
+    """0, with a gradient of zero."""
+    return level.nothing() if isinstance(level, LazyLogits) else level[:0].sum()
 
 
 def _check_volume(name: str, volume: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..lazy.logits import LazyLogits
 from ..passes.inputs import (
     Inputs,
     as_number,
@@ -142,6 +143,7 @@ class SegmentationLoss(CalledWithInput):
     """
 
     reductions: tuple[str, ...] = ("mean", "sum", "none")
+    lazily = False  # whether lazy logits are made chunk by chunk
     channel_masks = False  # whether each of the channels may have a mask of its own
     class_weight: Tensor | None
     _class_vectors: tuple[str, ...] = ()
@@ -200,9 +202,13 @@ class SegmentationLoss(CalledWithInput):
         self._class_vectors = (*self._class_vectors, name)
 
     @torch.jit.unused
-    def inputs(self, logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None = None) -> Inputs:
+    def inputs(
+        self, logits: Tensor | LazyLogits, target: Tensor, mask: Tensor | None, weight_map: Tensor | None = None
+    ) -> Inputs:
         """The checked tensors of a call."""
         refuse_script(self)
+        if isinstance(logits, LazyLogits) and not self.lazily:
+            logits = logits.tensor(type(self).__name__)
         tensors = (logits, target, mask, weight_map)
         return check_inputs(*tensors, self.activation, self.ignore_index, self.validate, self.channel_masks)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..lazy.logits import LazyLogits
 from .inputs import Segmentations, check_segmentations
 
 
@@ -53,7 +54,7 @@ def _ratio(hits: Tensor, misses: Tensor) -> Tensor:
 
 
 def confusion_counts(
-    prediction: Tensor,
+    prediction: Tensor | LazyLogits,
     target: Tensor,
     *,
     classes: int | None = None,
@@ -67,8 +68,9 @@ def confusion_counts(
 
     Args:
         prediction: a tensor, or a NumPy array, as all that follow. With ``classes`` labels, ``[B, *S]`` or
-            ``[B, 1, *S]``, bool or any integer dtype; with ``activation`` logits ``[B, C, *S]`` of any float dtype;
-            with neither bool masks ``[B, C, *S]``. 1 to 3 spatial axes, any strides.
+            ``[B, 1, *S]``, bool or any integer dtype; with ``activation`` logits ``[B, C, *S]`` of any float dtype,
+            or :class:`fastloss.LazyLogits`, which are made slab by slab; with neither bool masks ``[B, C, *S]``. 1 to 3
+            spatial axes, any strides.
         target: labels ``[B, *S]`` or ``[B, 1, *S]``, bool, any integer dtype, or whole numbers as floats; or, where the
             prediction has C > 1 channels, masks ``[B, C, *S]``, bool or integers (true where not 0), or 0 and 1 as
             floats. For C = 1 the labels are 0 and 1. A volume of a batch of several sizes has a call of its own, its
@@ -96,7 +98,7 @@ def confusion_counts(
 
 
 def confusion_matrix(
-    prediction: Tensor,
+    prediction: Tensor | LazyLogits,
     target: Tensor,
     *,
     classes: int | None = None,

@@ -6,12 +6,13 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ..distance.inputs import MAX_AXES, Spacing, as_tensor, axes_of_spacing, has_channel_axis, whole_number
+from ..lazy.logits import LazyLogits
 from ..passes.inputs import as_flag, as_int64, check_choice, check_ignore_index
 
 Place = tuple[slice, ...]  # of the first one or two spatial axes
@@ -89,7 +90,10 @@ class Segmentations:
             labels = volume[sample][place]
             whole = (labels == labels.round()) & labels.isfinite() if labels.is_floating_point() else None
             return labels.long(), None if whole is None else ~whole
-        part = volume[sample][(slice(None), *place)]
+        if isinstance(volume, LazyLogits):
+            part = volume.window((slice(sample, sample + 1), *place))[0]
+        else:
+            part = volume[sample][(slice(None), *place)]
         if not part.dtype.is_floating_point:
             return part.bool(), None
         if volume is self.target:
@@ -150,7 +154,7 @@ def _index(found: tuple[int, ...], sample: int, place: Place) -> tuple[int, ...]
 
 
 def check_segmentations(
-    prediction: Tensor,
+    prediction: Tensor | LazyLogits,
     target: Tensor,
     classes: int | None,
     activation: str | None,
@@ -167,7 +171,12 @@ def check_segmentations(
                 f"samples; for volumes of several sizes make a call for each, {name}[i][None], and let "
                 "fastloss.metrics.Accumulator take the tables"
             )
-    prediction, target = as_tensor(prediction, "prediction"), as_tensor(target, "target")
+    if isinstance(prediction, LazyLogits) and not prediction.channels_last:
+        prediction = cast(Tensor, prediction.detach())
+    else:
+        real = prediction.tensor("a metric") if isinstance(prediction, LazyLogits) else prediction
+        prediction = as_tensor(real, "prediction")
+    target = as_tensor(target, "target")
     classes = None if classes is None else whole_number(classes, "classes", "None")
     if spatial_axes is not None:
         spatial_axes = whole_number(spatial_axes, "spatial_axes", "None")

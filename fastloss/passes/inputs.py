@@ -7,12 +7,13 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..lazy.logits import LazyLogits
 from ..terms import ACTIVATIONS, VALIDATE_ALL, VALIDATE_LABELS, VALIDATE_NOTHING
 from .values import whole_labels
 
@@ -25,7 +26,7 @@ _validate_everywhere = os.environ.get("FASTLOSS_VALIDATE", "") == "1"
 class Inputs(NamedTuple):
     """The checked tensors of a pass, in the shapes that the operators take."""
 
-    logits: Tensor  # [B, C, *S]
+    logits: Tensor  # [B, C, *S]; LazyLogits for sums, which have what is asked of a tensor
     target: Tensor  # [B, *S] labels, or [B, C, *S]
     mask: Tensor | None  # [B, *S], or [B, C, *S] where each channel has its own
     weight_map: Tensor | None  # [B, 1 or C, *S]
@@ -287,7 +288,7 @@ def validation_level(validate: bool | None, device: torch.device) -> int:
 
 
 def check_inputs(
-    logits: Tensor,
+    logits: Tensor | LazyLogits,
     target: Tensor,
     mask: Tensor | None,
     weight_map: Tensor | None,
@@ -300,7 +301,7 @@ def check_inputs(
     become integers, and integers of a dense target or a mask, which become bool: whether they are not 0.
 
     Args:
-        logits: ``[B, C, *S]`` with 1 to 3 spatial axes.
+        logits: ``[B, C, *S]`` with 1 to 3 spatial axes; lazy ones come through as they are.
         target: labels ``[B, *S]`` or ``[B, 1, *S]``, or a dense target ``[B, C, *S]``.
         mask: ``[B, *S]``, ``[B, 1, *S]``, or, if ``channel_masks`` allows it and there is no softmax, ``[B, C, *S]``.
         weight_map: ``[B, *S]``, ``[B, 1, *S]`` or ``[B, C, *S]``.
@@ -309,7 +310,11 @@ def check_inputs(
         validate: None, True or False.
     """
     unsigned = isinstance(target, Tensor) and target.dtype == torch.uint64
-    logits, target = _plain(logits, "logits"), _plain(target, "target")
+    target = _plain(target, "target")
+    if isinstance(logits, LazyLogits) and not logits.channels_last:
+        logits = cast(Tensor, logits)
+    else:
+        logits = _plain(logits.tensor("a loss") if isinstance(logits, LazyLogits) else logits, "logits")
     if logits.dtype not in FLOATS:
         raise TypeError(f"logits: got {logits.dtype}, expected float32, float64, float16 or bfloat16")
     if not 3 <= logits.ndim <= 5:

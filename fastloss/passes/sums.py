@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..lazy.logits import LazyLogits
 from ..terms import MAP_PREFIX, check_terms
 from . import ops, voxel_ops
 from .inputs import Inputs, as_number, check_activation, check_finite, check_flag, check_ignore_index, check_inputs
+from .lazy_ops import lazy_sums
 
 
 def voxel_sums(
-    logits: Tensor,
+    logits: Tensor | LazyLogits,
     target: Tensor,
     terms: Sequence[str] = ("p", "py", "y"),
     *,
@@ -32,7 +34,8 @@ def voxel_sums(
     :mod:`fastloss.terms` for the terms. Backward is one more fused pass; nothing of the logits' size is kept.
 
     Args:
-        logits: ``[B, C, *S]``, 1 to 3 spatial axes, float32, float64, float16 or bfloat16, any strides.
+        logits: ``[B, C, *S]``, 1 to 3 spatial axes, float32, float64, float16 or bfloat16, any strides; or
+            :class:`fastloss.LazyLogits`, which are made chunk by chunk.
         target: labels ``[B, *S]`` or ``[B, 1, *S]`` (bool or any integer dtype, read in place; whole numbers as floats
             are taken as ``[B, 1, *S]`` where C > 1, and copied), or a dense target ``[B, C, *S]``: soft labels (float),
             multi-label or one-hot (bool, or integers: whatever is not 0 is 1).
@@ -63,7 +66,7 @@ def voxel_sums(
 
 
 def voxel_losses(
-    logits: Tensor,
+    logits: Tensor | LazyLogits,
     target: Tensor,
     terms: Mapping[str, float | Sequence[float] | Tensor],
     *,
@@ -88,7 +91,8 @@ def voxel_losses(
     ``{"focal_pos(2.0)": 1, "focal_neg(2.0)": 1}`` is MONAI's ``FocalLoss(reduction="none")``.
 
     Args:
-        logits, target, activation, ignore_index, mask, weight_map, validate: see :func:`voxel_sums`.
+        logits, target, activation, ignore_index, mask, weight_map, validate: see :func:`voxel_sums`; of lazy logits the
+            real ones are made.
         terms: for the name of each term its coefficient: a number, one for each channel ``[C]``, or ``[B, C]``. A
             tensor that requires a gradient gets one, by one more fused pass.
         per_class: whether the value of each class is kept apart.
@@ -135,6 +139,8 @@ def checked_voxel_losses(
     inputs: Inputs, coefficients: Mapping[str, Tensor], activation: str, per_class: bool
 ) -> Tensor:
     """:func:`voxel_losses` of checked inputs, options and coefficients."""
+    if isinstance(inputs.logits, LazyLogits):
+        inputs = inputs._replace(logits=inputs.logits.tensor("a loss of each voxel"))
     (batch, channels), dtype = inputs.logits.shape[:2], ops.sum_dtype(inputs.logits.device)
     logits, target, mask, weight_map, options = _arguments(inputs, tuple(coefficients), activation)
     columns = [value.to(logits.device, dtype).expand(batch, channels) for value in coefficients.values()]
@@ -143,11 +149,14 @@ def checked_voxel_losses(
 
 def checked_sums(inputs: Inputs, terms: tuple[str, ...], activation: str) -> Tensor:
     """:func:`voxel_sums` of checked inputs and options."""
-    return ops.sums(*_arguments(inputs, terms, activation))
+    logits, *others = _arguments(inputs, terms, activation)
+    return (lazy_sums if isinstance(logits, LazyLogits) else ops.sums)(logits, *others)
 
 
 def checked_sums_of_terms(inputs: Inputs, terms: tuple[str, ...], activation: str) -> tuple[Tensor, ...]:
     """The same, ``[B, C]`` for each term; those of the target alone have no gradient."""
+    if isinstance(inputs.logits, LazyLogits):
+        return ops.by_term(checked_sums(inputs, terms, activation), terms)
     return ops.sums_of_terms(*_arguments(inputs, terms, activation))
 
 

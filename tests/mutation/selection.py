@@ -33,10 +33,7 @@ def _of_losses(names: str, *more: str) -> tuple[str, ...]:
 _BASE = _of_losses(
     "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or test_options"
     " or one_spacing or two_maps or shares_the_pass or no_process_group",
-    *(
-        "tests/losses/test_options.py::" + name
-        for name in ("test_what_is_no_flag_is_named", "test_options_are_fixed")
-    ),
+    *("tests/losses/test_options.py::" + name for name in ("test_what_is_no_flag_is_named", "test_options_are_fixed")),
     _BOUNDARY,
     "tests/passes/test_distributed.py::test_what_is_no_process_group_is_named",
 )

@@ -12,7 +12,7 @@ from ...distance.inputs import Spacing, axes_of_spacing, has_channel_axis, numbe
 from ...passes.inputs import Inputs, as_number, check_flag, check_inputs, check_maps, check_positive, check_tensor
 from ..base import SumLoss, Sums, ratio
 from ..distribution import VoxelLoss
-from .fields import class_masks, contours, counted, fields_of, predicted_masks
+from .fields import class_masks, contours, counted, fields_of, predicted_labels, predicted_masks
 
 
 class DistanceLoss(SumLoss):
@@ -281,7 +281,7 @@ class ShapeAwareLoss(_WeightedVoxelLoss):
         channels = logits.shape[1]
         classes = self.exclusive(channels)
         if classes:
-            predicted = class_masks(logits.max(1)[1], False, channels, ())  # argmax is 14 times slower on the CPU
+            predicted = class_masks(predicted_labels(logits), False, channels, ())
         else:
             predicted = predicted_masks(logits, self.activation)
         predicted = counted(predicted, inputs)

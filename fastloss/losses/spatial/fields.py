@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...distance.inputs import Spacing, spacing_per_sample
 from ...distance.transforms import distance_field
+from ...lazy.logits import LazyLogits
 from ...passes.inputs import Inputs, check_has_values
 from ...terms import first_label
 
@@ -137,10 +138,21 @@ def counted(masks: Tensor, inputs: Inputs) -> Tensor:
 
 def predicted_masks(logits: Tensor, activation: str) -> Tensor:
     """bool ``[B, C, *S]``: where p > 1/2."""
+    if isinstance(logits, LazyLogits):
+        masks = torch.empty(logits.shape, dtype=torch.bool, device=logits.device)
+        for box, chunk in logits.chunks():
+            masks[(box[0], slice(None), *box[1:])] = predicted_masks(chunk, activation)
+        return masks
     z = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     if activation == "softmax":
         return z.softmax(1) > 0.5
     return z > (0.0 if activation == "sigmoid" else 0.5)
+
+
+def predicted_labels(logits: Tensor) -> Tensor:
+    """The channel of the largest logit, int64 ``[B, *S]``."""
+    # of tensors argmax is 14 times slower on the CPU
+    return logits.argmax(1) if isinstance(logits, LazyLogits) else logits.max(1)[1]
 
 
 def contours(masks: Tensor) -> Tensor:

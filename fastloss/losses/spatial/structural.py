@@ -54,7 +54,7 @@ class StructuralSimilarityLoss(CrossEntropyLoss):
     """
 
     reductions = SegmentationLoss.reductions  # a structure is none of a voxel
-    channel_masks = False
+    lazily = channel_masks = False
 
     def __init__(
         self,

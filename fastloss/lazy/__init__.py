@@ -1,0 +1,1 @@
+"""Logits that are made chunk by chunk where a pass needs them, and never as a whole."""

@@ -1,0 +1,137 @@
+"""The chunks of logits: which boxes of a volume they are, their values, and where the gradient of one goes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Box = tuple[slice, ...]
+"""Samples, then a range of each spatial axis."""
+
+UNIT = 16384  # voxels: what the CPU's pass gives a thread at a time
+
+
+class Maker(NamedTuple):
+    """How logits are made of features: by the weight and the bias of a 1x1 convolution."""
+
+    dtype: torch.dtype  # of the logits
+    chunk_bytes: int
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether a voxel's logits are made of its features alone."""
+        return True
+
+    def shape(self, features: Tensor, weight: Tensor | None) -> tuple[int, ...]:
+        """``[B, C, *S]`` of the logits."""
+        channels = features.shape[1] if weight is None else weight.shape[0]
+        return (features.shape[0], channels, *features.shape[2:])
+
+
+class Gradients(NamedTuple):
+    """Of features, weight and bias; None where not asked for. Those of weight and bias are sums over all chunks, in
+    float32, of float64 in float64."""
+
+    features: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+def default_chunk_bytes(features: Tensor) -> int:
+    """Half of the features, within limits: a small part of what is kept anyway, and enough for all threads."""
+    most = 2**26 if features.device.type == "cpu" else 2**28
+    return min(max(features.numel() * features.element_size() // 2, 2**24), most)
+
+
+def boxes(batch: int, space: Sequence[int], channels: int, maker: Maker) -> Iterator[Box]:
+    """Parts of a batch in order, each without gaps in the memory of a sample: its logits and their gradient take
+    ``chunk_bytes``, or one voxel."""
+    sizes = (batch, *space)
+    voxels = maker.chunk_bytes // (2 * channels * maker.dtype.itemsize)
+    if voxels > UNIT:
+        voxels -= voxels % UNIT
+    steps = []
+    for axis, size in enumerate(sizes):
+        step = min(max(1, voxels // max(1, math.prod(sizes[axis + 1 :]))), max(1, size))
+        if step % UNIT and size:
+            step = -(-size // -(-size // step))  # parts of about one size
+        steps.append(step)
+    starts = (range(0, size, step) for size, step in zip(sizes, steps, strict=True))
+    for start in itertools.product(*starts):
+        yield tuple(slice(a, min(a + step, size)) for a, step, size in zip(start, steps, sizes, strict=True))
+
+
+def cut(volume: Tensor | None, box: Box, space: int) -> Tensor | None:
+    """The part of ``[B, *S]`` or ``[B, C, *S]``, a view."""
+    if volume is None:
+        return None
+    return volume[box] if volume.ndim == space + 1 else volume[(box[0], slice(None), *box[1:])]
+
+
+def make_chunk(maker: Maker, features: Tensor, weight: Tensor | None, bias: Tensor | None, box: Box) -> Tensor:
+    """The logits ``[b, C, *box]``."""
+    part = features[(box[0], slice(None), *box[1:])].to(maker.dtype)
+    return part if weight is None else _convolve(part, weight.to(maker.dtype), bias)
+
+
+def _convolve(part: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The 1x1 convolution, by the library's matrix product."""
+    found = part.new_empty((part.shape[0], weight.shape[0], *part.shape[2:]))
+    column = None if bias is None else bias.to(part.dtype).unsqueeze(1)
+    for x, out in zip(part.flatten(2), found.flatten(2), strict=True):
+        if column is None:
+            torch.mm(weight, x, out=out)
+        else:
+            torch.addmm(column, weight, x, out=out)
+    return found
+
+
+def no_gradients(features: Tensor, weight: Tensor | None, bias: Tensor | None, wanted: Sequence[bool]) -> Gradients:
+    """Of zeros."""
+    total = torch.float64 if features.dtype == torch.float64 else torch.float32
+    sums = [
+        torch.zeros_like(x, dtype=total) if x is not None and asked else None
+        for x, asked in zip((weight, bias), wanted[1:], strict=True)
+    ]
+    return Gradients(_dense_like(features) if wanted[0] else None, *sums)
+
+
+def _dense_like(features: Tensor) -> Tensor:
+    """Of memory in which a box of one sample has no gaps."""
+    kept = torch.empty_like(features)
+    return kept if kept.is_contiguous() or kept.movedim(1, -1).is_contiguous() else features.new_empty(features.shape)
+
+
+def add_adjoint(
+    maker: Maker, gradient: Tensor, features: Tensor, weight: Tensor | None, box: Box, gradients: Gradients
+) -> None:
+    """Adds what the gradient of a chunk's logits gives."""
+    place = (box[0], slice(None), *box[1:])
+    if weight is None:
+        if gradients.features is not None:
+            gradients.features[place] = gradient
+        return
+    _back_through(gradient, features[place], weight.to(maker.dtype), gradients, place)
+
+
+def _back_through(
+    gradient: Tensor, part: Tensor, weight: Tensor, gradients: Gradients, place: tuple[slice, ...]
+) -> None:
+    """Of the 1x1 convolution."""
+    if gradients.bias is not None:
+        gradients.bias.add_(gradient.flatten(2).sum((0, 2), dtype=gradients.bias.dtype))
+    for sample, (of_logits, x) in enumerate(zip(gradient.flatten(2), part.flatten(2), strict=True)):
+        if gradients.features is not None:
+            out = gradients.features[place][sample].flatten(1)
+            if out.dtype == of_logits.dtype:
+                torch.mm(weight.t(), of_logits, out=out)
+            else:
+                out.copy_(weight.t() @ of_logits)
+        if gradients.weight is not None:
+            total = gradients.weight.dtype
+            gradients.weight.addmm_(of_logits.to(total), x.to(total).t())
