@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -64,6 +65,13 @@ def boxes(batch: int, space: Sequence[int], channels: int, maker: Maker) -> Iter
     starts = (range(0, size, step) for size, step in zip(sizes, steps, strict=True))
     for start in itertools.product(*starts):
         yield tuple(slice(a, min(a + step, size)) for a, step, size in zip(start, steps, sizes, strict=True))
+
+
+@contextmanager
+def making(device: torch.device) -> Iterator[None]:
+    """Where chunks are made: as they are written, without a gradient or another dtype of torch's own."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def cut(volume: Tensor | None, box: Box, space: int) -> Tensor | None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .chunks import Maker, boxes, make_chunk
+from .chunks import Maker, boxes, make_chunk, making
 
 _log = logging.getLogger("fastloss")
 
@@ -138,13 +138,13 @@ class LazyLogits:
     def chunks(self) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
         """The real logits, part by part, without a gradient: ranges of samples and axes, and ``[b, C, *part]``."""
         batch, channels, *space = self.maker.shape(self.features, self.weight)
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with making(self.device):
             for box in boxes(batch, space, channels, self.maker):
                 yield box, make_chunk(self.maker, self.features, self.weight, self.bias, box)
 
     def window(self, box: tuple[slice, ...]) -> Tensor:
         """The real logits of a box alone, ``[b, C, *box]``, without a gradient: ranges of samples and spatial axes."""
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with making(self.device):
             return make_chunk(self.maker, self.features, self.weight, self.bias, box)
 
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:

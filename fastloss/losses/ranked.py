@@ -67,6 +67,8 @@ class TopKLoss(SegmentationLoss):
     Raises:
         ValueError, TypeError: naming the argument, what came and what was expected.
 
+    Of lazy logits (:class:`fastloss.LazyLogits`) the real ones are made.
+
     Source: nnU-Net's ``TopKLoss`` (Isensee et al. 2021), with k in percent there; Wu et al. 2016, arXiv:1605.06885.
     Not in the survey.
     """
@@ -103,6 +105,8 @@ class DiceTopKLoss(SegmentationLoss):
         topk_weight: λ_K, likewise.
         activation, ignore_index, class_weight, validate: of both parts.
         **options: ``smooth``, ``squared``, ``soft_label``, ``include_background``, ``batch`` of :class:`DiceLoss`.
+
+    Of lazy logits (:class:`fastloss.LazyLogits`) the real ones are made.
 
     Source: nnU-Net's ``DC_and_topk_loss`` (Isensee et al. 2021), whose Dice loss is this one's minus 1. Not in the
     survey.
@@ -214,6 +218,8 @@ class LovaszLoss(_LovaszExtension):
     Raises:
         ValueError, TypeError: X
 
+    Of lazy logits (:class:`fastloss.LazyLogits`) the real ones are made.
+
     Source: Berman et al. 2018, arXiv:1705.08790. Not in the survey.
     """
 
@@ -266,6 +272,8 @@ class LovaszHingeLoss(_LovaszExtension):
 
     Raises:
         ValueError, TypeError: X
+
+    Of lazy logits (:class:`fastloss.LazyLogits`) the real ones are made.
 
     Source: Berman et al. 2018, arXiv:1705.08790, section 3.1; ``lovasz_hinge`` of the authors' code. Not in the survey.
     """

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lazy.chunks import Box, Gradients, Maker, add_adjoint, boxes, cut, make_chunk, no_gradients
+from ..lazy.chunks import Box, Gradients, Maker, add_adjoint, boxes, cut, make_chunk, making, no_gradients
 from ..lazy.logits import LazyLogits
 from ..terms import VALIDATE_ALL, make_plan
 from .ops import NoForwardMode, apply_function, choose, first_derivative_only, sum_dtype
@@ -103,7 +103,7 @@ def _lazy_sums(*arguments: Any) -> Tensor:
     features = call.made_of[0]
     size = (*call.shape[:2], len(call.plan.terms))
     sums = torch.zeros(size, dtype=sum_dtype(features.device), device=features.device)
-    with torch.autocast(features.device.type, enabled=False):
+    with making(features.device):
         for box, logits, parts in call.chunks():
             bad_labels: bool | int = True
             if hasattr(call.module, "forward_with_bad_labels"):
@@ -123,7 +123,7 @@ def _lazy_sums_backward(grad_sums: Tensor, wanted: Sequence[bool], *arguments: A
     rows = gradients
     if gradients.features is not None:
         rows = gradients._replace(features=call.row(gradients.features))
-    with torch.autocast(features.device.type, enabled=False):
+    with making(features.device):
         for box, logits, parts in call.chunks():
             gradient = call.module.backward(grad_sums[box[0]], logits, *parts, call.plan)
             add_adjoint(call.maker, gradient, call.row(features), weight, box, rows)

@@ -47,6 +47,8 @@ class SoftCLDiceLoss(SegmentationLoss):
     Raises:
         ValueError, TypeError: naming the argument, what came and what was expected.
 
+    Of lazy logits (:class:`fastloss.LazyLogits`) the real ones are made.
+
     Source: Shit et al. 2021, arXiv:2003.07311, and its code.
     """
 
@@ -96,6 +98,8 @@ class SoftDiceCLDiceLoss(SoftCLDiceLoss):
         cldice_weight: α, from 0 to 1.
         iterations, smooth: of :class:`SoftCLDiceLoss`; ε is that of both.
         **options: see :class:`SoftCLDiceLoss`.
+
+    Of lazy logits (:class:`fastloss.LazyLogits`) the real ones are made.
 
     Source: Shit et al. 2021, arXiv:2003.07311 (their ``soft_dice_cldice``).
     """

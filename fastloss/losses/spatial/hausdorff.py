@@ -71,6 +71,8 @@ class HausdorffErosionLoss(_SquaredErrorLoss):
     Raises:
         ValueError, TypeError: naming the argument, what came and what was expected.
 
+    Of lazy logits (:class:`fastloss.LazyLogits`) the real ones are made.
+
     Source: survey, section II-M (Jadon 2020, arXiv:2006.14822); Karimi & Salcudean 2019, arXiv:1904.10030. Equals
     kornia's ``HausdorffERLoss`` and ``HausdorffERLoss3D`` of the probabilities with ``include_background=True``.
     """
@@ -121,6 +123,8 @@ class HausdorffConvLoss(_SquaredErrorLoss):
 
     Raises:
         ValueError, TypeError: naming the argument, what came and what was expected.
+
+    Of lazy logits (:class:`fastloss.LazyLogits`) the real ones are made.
 
     Source: survey, section II-M (Jadon 2020, arXiv:2006.14822); Karimi & Salcudean 2019, arXiv:1904.10030.
     """

@@ -49,6 +49,8 @@ class StructuralSimilarityLoss(CrossEntropyLoss):
             :class:`fastloss.SegmentationLoss`. ``reduction="sum"`` has the numerators, ``"none"`` their table
             ``[B, C]``.
 
+    Of lazy logits (:class:`fastloss.LazyLogits`) the real ones are made.
+
     Source: survey, section II-N (Jadon 2020, arXiv:2006.14822, eq. 24-27); Zhao et al. 2019, Correlation maximized
     structural similarity loss for semantic segmentation, arXiv:1910.08711.
     """
