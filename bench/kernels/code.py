@@ -122,12 +122,18 @@ def faults(variant: Variant | StencilVariant, constants: dict, fact: dict) -> li
         found.append("spills")
     if not 0 < fact["registers"] <= MOST_REGISTERS[fact["target"]]:
         found.append("registers")
-    if variant.wide and widths.get("LDG.128", 0) < constants.get("CHUNK", 1):
-        found.append("narrow loads of the logits")
-    # one loss a voxel, of a tile whose channels lie with several threads, is left to whom the reduction leaves it
-    store = "STG.64" if variant.direction in ("losses", "totals") and "ROWS" in constants else "STG.128"
-    if variant.wide and variant.direction != "forward" and {w for w in widths if w.startswith("STG")} != {store}:
-        found.append("narrow stores")
+    if variant.wide:
+        size = variant.options["dtype"].itemsize
+        vector = constants.get("VECTOR", 16 // size)  # voxels of a thread
+        if widths.get(f"LDG.{min(128, 8 * size * vector)}", 0) < constants.get("CHUNK", constants.get("PIECES", 1)):
+            found.append("narrow loads of the logits")
+        # one loss a voxel, of a tile whose channels lie with several threads, is left to whom the reduction leaves it
+        if variant.direction in ("losses", "totals") and "ROWS" in constants:
+            vector = 2
+        size = size if variant.direction == "backward" else max(4, size)
+        store = {f"STG.{min(128, 8 * size * vector)}"}
+        if variant.direction != "forward" and {w for w in widths if w.startswith("STG")} != store:
+            found.append("narrow stores")
     return found
 
 

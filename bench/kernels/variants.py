@@ -188,8 +188,10 @@ def add_essentials(add) -> None:
     """The losses' unions of terms, and one of each family and layout."""
     for union in ("dice and cross-entropy", "focal", "dice and focal", "exponential logarithmic", "combo"):
         add("softmax", 4, BF16, union)
-    add("softmax", 16, BF16)
-    add("softmax", 40, BF16, "dice and focal")
+    for channels in (16, 40, 118):
+        add("softmax", channels, BF16)
+    add("softmax", 32, torch.float32, "dice and focal", mask="weight", map_channels=1)
+    add("softmax", 1400, BF16, "dice and focal")
     add("softmax", 3, torch.float32, "dice and focal", mask="weight", map_channels=1)
     add("softmax", 3, torch.float64, "exponential logarithmic")
     for union, (activation, channels) in itertools.product(
@@ -209,12 +211,15 @@ def add_product(add) -> None:
         add(activation, channels, torch.float64)
         add(activation, channels, BF16, ignore=(0, 255), mask="bool")
         add(activation, channels, torch.float32, mask="weight", map_channels=1)
-    for channels, dtype in itertools.product((2, 5, 8, 12, 16, 150), (BF16, torch.float32)):
-        add("softmax", channels, dtype)
+    for channels, dtype in itertools.product((2, 5, 8, 12, 16, 20, 22, 24, 32, 64, 118, 256), (BF16, torch.float32)):
+        for union in ("dice and cross-entropy", "focal"):
+            add("softmax", channels, dtype, union)
+    for channels in (12, 24, 118):
+        add("softmax", channels, BF16, dense=True)
     for union in UNIONS:
         for activation, channels, dtype in (
-            *itertools.product(("softmax",), (2, 3, 4, 5), (BF16, torch.float32)),
-            ("softmax", 40, BF16),
+            *itertools.product(("softmax",), (2, 4, 5), (BF16, torch.float32)),
+            *itertools.product(("softmax",), (10, 16, 40), (BF16,)),
             ("sigmoid", 4, BF16),
         ):
             add(activation, channels, dtype, union)

@@ -23,11 +23,15 @@ from . import rows, unrolled
 WARPS = 4
 INTERPRETED_WARPS = 16  # the interpreter's time is a matter of programs and operations, not of elements
 VECTOR_BYTES = 16  # the widest load of a thread
-UNROLLED_REGISTERS = 192  # for a thread's share of the channels and the sums
+UNROLLED_REGISTERS = {8: 144, 4: 176, 2: 176}  # for a thread's share of the channels and the sums, by voxels
 CHUNK_REGISTERS = 84  # the same where channels are independent
-POWER_REGISTERS = 8  # of these, what a term with a power takes besides
-PROGRAMS = 512  # at least: one wave on the largest devices, at four programs a multiprocessor
-MAX_TILES = 64  # keeps a program far below 2^22 voxels: counts stay exact in float32
+POWER_REGISTERS = 8  # of these, what a term with a fractional power takes besides
+HELD_REGISTERS = 96  # the same where threads share the channels of a voxel
+HELD_WARPS, HELD_VECTOR = 8, 4  # most warps of a program, and voxels of a thread, there
+COSTLY_REGISTERS = 3  # of these, what a term with a fractional power, or with -log(1-p), takes besides
+SECTOR = 32  # bytes that memory gives at once
+PROGRAMS = 512  # of WARPS, at least: one wave on the largest devices, at four programs a multiprocessor
+MAX_VOXELS = 2**16  # of a program, far below 2^24: counts stay exact in float32
 
 
 class Field(NamedTuple):
@@ -105,7 +109,7 @@ def forward_launch(
     tile = _tile(logits, channels, terms, plan)
     # The partial sums, written and read once, stay below 1 % of the bytes of the logits.
     least = -(-800 * terms // (tile.voxels * logits.element_size()))
-    tiles, programs = _split(voxels, batch * tile.chunks, tile.voxels, least)
+    tiles, programs = _split(voxels, batch, tile, least)
     partial = torch.empty((batch, programs, channels, terms), dtype=_real(logits), device=logits.device)
     fields, constants = _inputs(logits, target, mask, weight_map, plan, tile)
     args = (*fields, partial, voxels, programs, tiles)
@@ -125,7 +129,7 @@ def backward_launch(
     batch, channels = logits.shape[:2]
     voxels = logits[0, 0].numel()
     tile = _tile(logits, channels, len(plan.terms), plan)
-    tiles, programs = _split(voxels, batch * tile.chunks, tile.voxels, 1)
+    tiles, programs = _split(voxels, batch, tile, 1)
     grad = torch.empty_like(logits)
     terms, coefficients = _sloped(plan, grad_sums)
     coefficients = coefficients.to(_real(logits)).contiguous()
@@ -164,34 +168,62 @@ class _Tile(NamedTuple):
     constants: dict[str, int]
 
 
-def _tile(logits: Tensor, channels: int, terms: int, plan: Plan) -> _Tile:
+def _tile(logits: Tensor, channels: int, terms: int, plan: Plan, hold: bool = True) -> _Tile:
     """The tile, and with it the kernel, by the registers that a thread would need."""
     vector = max(1, VECTOR_BYTES // logits.element_size())
-    lanes = _warp_size() * _warps()
     double = logits.dtype == torch.float64
-    powers = sum(map(_has_power, plan.terms))
-    if plan.activation != "softmax":  # whose channels come one after another: whole powers need nothing of their own
-        fractional = sum(any(getattr(term, factor) % 1 for factor in FACTORS) for term in plan.terms)
-        needed = vector + terms + POWER_REGISTERS * fractional
-        chunk = _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * needed)))
-    elif not double and channels * _registers(vector, terms, powers, plan.dense) <= UNROLLED_REGISTERS:
-        chunk = channels
-    else:
-        block = vector * _warp_size()
-        return _Tile(block, 1, {"CHANNELS": channels, "ROWS": _warps(), "BLOCK": block})
-    constants = {"CHANNELS": channels, "CHUNK": chunk, "LANES": lanes, "VECTOR": vector}
+    if plan.activation != "softmax":  # whose channels come one after another
+        needed = vector + terms + POWER_REGISTERS * sum(map(_fractional, plan.terms))
+        return _unrolled(vector, channels, _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * needed))))
+    for narrower, most in UNROLLED_REGISTERS.items():
+        needed = channels * (narrower + _registers(narrower, terms, plan))
+        if not double and narrower <= vector and needed <= most:
+            return _unrolled(narrower, channels, channels)
+    held = _held(min(vector, HELD_VECTOR), channels, terms, plan, logits.element_size()) if hold else None
+    return held or _reread(vector, channels)
+
+
+def _registers(vector: int, terms: int, plan: Plan) -> int:
+    """What a channel of a softmax takes of a thread."""
+    costly = sum(bool(term.m) or _fractional(term) for term in plan.terms)
+    return vector * (1 + plan.dense + _apart(plan)) + terms + COSTLY_REGISTERS * costly
+
+
+def _fractional(term: Term) -> bool:
+    return any(getattr(term, factor) % 1 for factor in FACTORS)
+
+
+def _apart(plan: Plan) -> bool:
+    """Whether a term is a function of 1 - p, which is a sum of its own."""
+    return any(term.q or term.m or term.d or term.l % 1 for term in plan.terms)
+
+
+def _unrolled(vector: int, channels: int, chunk: int) -> _Tile:
+    lanes = _warp_size() * _warps()
+    constants = {"CHANNELS": channels, "CHUNK": chunk, "LANES": lanes, "VECTOR": vector, "num_warps": _warps()}
     return _Tile(vector * lanes, -(-channels // chunk), constants)
 
 
-def _has_power(term: Term) -> bool:
-    """Whether it is more than a factor to a whole power."""
-    exponents = [getattr(term, factor) for factor in FACTORS]
-    return len(exponents) - exponents.count(0) > 1 or any(exponent % 1 for exponent in exponents)
+def _reread(vector: int, channels: int) -> _Tile:
+    block = vector * _warp_size()
+    return _Tile(block, 1, {"CHANNELS": channels, "ROWS": _warps(), "BLOCK": block, "num_warps": _warps()})
 
 
-def _registers(vector: int, terms: int, powers: int, dense: bool) -> int:
-    """What a channel of a softmax takes of a thread."""
-    return 2 * ((1 + dense) * vector + terms) + POWER_REGISTERS * powers
+def _held(vector: int, channels: int, terms: int, plan: Plan, size: int) -> _Tile | None:
+    """Held channels in as few rows as can be, since each computes anew what the channels of a voxel share."""
+    rows = {}
+    for narrower in (vector, vector // 2):
+        most = HELD_REGISTERS // (max(1, size // 4) * _registers(narrower, terms, plan))
+        rows[narrower] = triton.next_power_of_2(-(-channels // max(1, most)))
+    vector = min(rows, key=rows.get)
+    lanes = max(SECTOR // (size * vector), _warp_size() // rows[vector])
+    warps = rows[vector] * lanes // _warp_size()
+    if warps > HELD_WARPS:
+        return None
+    block = lanes * vector * (_warps() // WARPS) ** 2  # interpreted, 16 times as wide
+    constants = {"CHANNELS": channels, "ROWS": rows[vector], "BLOCK": block, "VECTOR": vector}
+    constants |= {"PIECES": -(-channels // rows[vector]), "APART": _apart(plan), "num_warps": warps}
+    return _Tile(block, 1, constants)
 
 
 def _chunk(channels: int, limit: int) -> int:
@@ -201,11 +233,11 @@ def _chunk(channels: int, limit: int) -> int:
     return next((n for n in range(limit, limit // 2, -1) if channels % n == 0), limit)
 
 
-def _split(voxels: int, columns: int, block: int, least: int) -> tuple[int, int]:
+def _split(voxels: int, batch: int, tile: _Tile, least: int) -> tuple[int, int]:
     """Tiles a program walks, and programs a sample and chunk."""
-    tiles = -(-voxels // block)
-    wanted = max(least, tiles * columns // PROGRAMS)
-    wanted = min(wanted, MAX_TILES)
+    tiles = -(-voxels // tile.voxels)
+    wanted = max(least, tiles * batch * tile.chunks * tile.constants["num_warps"] // (PROGRAMS * _warps()))
+    wanted = max(1, min(wanted, MAX_VOXELS // tile.voxels))
     return wanted, -(-tiles // wanted)
 
 
@@ -257,7 +289,7 @@ def _axes(tensor: Tensor, first: int) -> int:
 
 def _launch(kernel: Any, grid: tuple[int], args: tuple, constants: dict[str, Any], tile: _Tile) -> Launch:
     # The fusion of multiply and add is asked for by name: its default differs between versions of Triton.
-    options = {**constants, **tile.constants, "num_warps": _warps(), "enable_fp_fusion": True}
+    options = {**constants, **tile.constants, "enable_fp_fusion": True}
     return Launch(kernel, grid, args, options)
 
 

@@ -44,16 +44,16 @@ def values_launch(
     without terms ``"errors"``, ``"hinges"``, ``"p"`` or ``"squares"``."""
     batch, channels = logits.shape[:2]
     voxels = logits[0, 0].numel()
-    tile = gpu._tile(logits, channels, max(1, len(terms)), plan)
-    apart = plan.activation != "softmax"
-    chunks = 1 if apart and what == "totals" else tile.chunks
-    tiles, programs = gpu._split(voxels, batch * chunks, tile.voxels, 1)
+    tile = gpu._tile(logits, channels, max(1, len(terms)), plan, hold=False)
+    if plan.activation != "softmax" and what == "totals":
+        tile = tile._replace(chunks=1)
+    tiles, programs = gpu._split(voxels, batch, tile, 1)
     fields, constants = gpu._inputs(logits, target, mask, weight_map, plan, tile)
     constants |= {"WHAT": what, "TERMS": terms, "AXES": (*constants["AXES"], gpu._axes(out, 2))}
     if "ROWS" not in tile.constants:
-        constants["SPAN"] = channels if chunks == 1 else tile.constants["CHUNK"]
+        constants["SPAN"] = channels if tile.chunks == 1 else tile.constants["CHUNK"]
     if coefficients is not None:
         coefficients = coefficients.to(gpu._real(logits)).contiguous()
     args = (*fields, coefficients, gpu._field(out, True), voxels, programs, tiles)
     kernel = kernels.values_rows if "ROWS" in tile.constants else kernels.values_unrolled
-    return gpu._launch(kernel, (batch * chunks * programs,), args, constants, tile), out
+    return gpu._launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), out

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from .math import probability
-from .rows import probability_rows, softmax_rows
+from .rows import load_coefficients, read_rows, row_parts, softmax_rows
 from .tiles import combine, of_channel, offsets, read, read_truth, weigh, within
 from .unrolled import softmax_channel, softmax_parts
 
@@ -46,17 +46,6 @@ def write_value(
     elif SELECT:
         value = tl.where(counted, value, 0.0)
     tl.store(out.pointer + place + of_channel(out, channel), value, inside)
-
-
-@triton.jit
-def load_coefficients(coefficients, sample, channel, COUNT: tl.constexpr, CHANNELS: tl.constexpr):
-    """Those of a channel's terms; absent ones stay so."""
-    found = ()
-    if coefficients is not None:
-        for k in tl.static_range(COUNT):
-            at = coefficients + (sample * CHANNELS + channel) * COUNT + k
-            found = found + (tl.load(at, channel < CHANNELS, other=0),)
-    return found
 
 
 @triton.jit
@@ -200,7 +189,8 @@ def values_rows(
         for start in range(0, CHANNELS, ROWS):
             channel = start + tl.arange(0, ROWS)[:, None]
             present = inside & (channel < CHANNELS)
-            parts = probability_rows(logits, softmax, place, channel, inside, counted, SELECT, CHANNELS, REAL)
+            z = read_rows(logits, place, channel, inside, counted, softmax[0], SELECT, CHANNELS, REAL)
+            parts = row_parts(z, softmax)
             truth = read_truth(
                 target, truth_place, channel, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
             )

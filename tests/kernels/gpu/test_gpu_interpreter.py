@@ -53,7 +53,8 @@ def test_activation_target_and_weights(activation, dense, weights):
     check(make_problem(3, activation=activation, dense=dense, target_dtype=dtype, **options))
 
 
-CHANNELS = [(c, "softmax") for c in (2, 5, 16, 17, 40)] + [(c, a) for c in (1, 2, 17) for a in ("sigmoid", "none")]
+SOFTMAX, APART = (2, 5, 9, 16, 17, 40, 150, 1400), (1, 2, 17)
+CHANNELS = [(c, "softmax") for c in SOFTMAX] + [(c, a) for c in APART for a in ("sigmoid", "none")]
 
 
 @pytest.mark.parametrize(("channels", "activation"), CHANNELS)

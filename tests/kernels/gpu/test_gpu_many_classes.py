@@ -1,0 +1,83 @@
+"""Softmaxes of many classes in the Triton back end: by every kernel, and which kernel is for how many classes."""
+
+import pytest
+import torch
+import triton.language as tl
+from test_gpu_interpreter import (  # noqa: F401  (collected here once more)
+    check,
+    gpu,
+    poisoned_memory,
+    test_a_softmax_of_infinities_is_not_a_number,
+    test_elements_past_two_to_the_31st,
+    test_impossible_classes_and_huge_logits,
+    test_layouts_give_the_same_bits,
+    test_not_a_number_is_not_hidden,
+    test_voxels_of_weight_zero_may_hold_anything,
+    test_weights_over_many_channels,
+)
+
+from bench.kernels.problems import DICE_CE, make_problem
+from bench.kernels.variants import UNIONS
+
+pytestmark = [pytest.mark.by_turns(5), pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy's, on infinities
+
+
+@pytest.fixture(autouse=True, params=["held", "read again"])
+def kernel(request, monkeypatch):
+    """Has every softmax run by the kernels of rows, with logits held in registers, or without."""
+    monkeypatch.setattr(gpu, "UNROLLED_REGISTERS", {})
+    if request.param == "read again":
+        monkeypatch.setattr(gpu, "HELD_WARPS", 0)
+    return request.param
+
+
+def family(channels, terms=DICE_CE, dtype=torch.float32, **options):
+    """The kernel that a softmax gets, and its constants."""
+    problem = make_problem(channels, (8,), "softmax", dtype, terms, batch=1, **options)
+    launch, _ = gpu.forward_launch(*problem[:5])
+    return launch.kernel.__name__, launch.constants
+
+
+@pytest.mark.parametrize("terms", ["dice and focal", "combo", "a user's", "soft labels"])
+@pytest.mark.parametrize("channels", [2, 3, 7, 33])
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_unions_of_terms(terms, channels, dense, dtype):
+    """The number of classes no multiple of the rows; labels in the rows past the last class."""
+    target_dtype = torch.float32 if dense else torch.int16
+    options = {"dense": dense, "target_dtype": target_dtype, "mask": "weight", "map_channels": channels if dense else 1}
+    check(make_problem(channels, (3, 7, 13), "softmax", dtype, UNIONS[terms], batch=1, **options), double=1e-9)
+
+
+@pytest.mark.parametrize("terms", [("ce_neg", "focal_pos(2.0)", "y*q^0.5"), ("log_power_pos(0.3)",)])
+def test_several_leading_classes(terms, kernel):
+    """1 - p of a class that leads, with and without others as high, and where all others are far below."""
+    problem = make_problem(6, (60,), terms=terms, batch=1)
+    problem.target[:] = torch.arange(60) % 6
+    problem.logits[:] = problem.logits.round().clamp(-3, 3)
+    problem.logits[..., ::3] = -30.0
+    problem.logits[:, 1, ::3] = 0.0
+    problem.logits[:, 2:4, ::6] = 0.0
+    check(problem, single=2e-6)
+
+
+def test_which_kernel(kernel, monkeypatch):
+    """As many classes as a thread's registers hold are unrolled, then come rows, at last what is read again."""
+    monkeypatch.undo()
+    found = {channels: family(channels, dtype=torch.bfloat16) for channels in (4, 8, 16, 25, 118, 256, 1400)}
+    assert [name for name, _ in found.values()] == ["forward_unrolled"] * 3 + ["forward_rows"] * 4
+    assert [found[channels][1]["VECTOR"] for channels in (4, 8, 16)] == [8, 4, 2]
+    for channels in (25, 118, 256):
+        constants = found[channels][1]
+        assert (constants["PIECES"] - 1) * constants["ROWS"] < channels <= constants["PIECES"] * constants["ROWS"]
+        assert constants["PIECES"] * (constants["VECTOR"] + 4) <= gpu.HELD_REGISTERS
+    assert "PIECES" not in found[1400][1]
+    assert family(4, dtype=torch.float64)[1]["PIECES"] == 4
+
+
+def test_voxel_numbers_of_64_bits(kernel):
+    problem = make_problem(7, (3, 7, 13), terms=DICE_CE, batch=1)
+    launch, partial = gpu.forward_launch(*problem[:5])
+    launch.constants["INDEX"] = tl.int64
+    launch.run()
+    assert torch.equal(partial.sum(1, dtype=torch.float64), problem.forward(gpu))
