@@ -8,7 +8,7 @@ as ``asked``.
 from collections import defaultdict
 
 import numpy as np
-from fastloss.kernels.gpu import sums as gpu
+from fastloss.kernels.gpu import geometry
 from triton.runtime import interpreter
 
 from bench.kernels.variants import Variant, print_each_wide
@@ -60,7 +60,7 @@ class Counter:
 
 def traffic(variant: Variant, shape: tuple[int, ...]) -> dict:
     """Bytes a voxel: moved, asked for, compulsory; and the share of the partial sums in a volume of that shape."""
-    gpu.INTERPRETED_WARPS = gpu.WARPS  # tiles as on a GPU
+    geometry.INTERPRETED_WARPS = geometry.WARPS  # tiles as on a GPU
     few = variant.options["channels"] <= FEW_CHANNELS
     problem, launch, out = variant.launch(variant.problem(batch=1, shape=(16, 16, 32) if few else (8, 8, 32)))
     with Counter() as counter:

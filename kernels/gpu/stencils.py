@@ -19,6 +19,7 @@ from fastloss.terms import Plan, Term, first_label
 from ..balls import Balls, Fits, weigh_errors
 from . import neighbours
 from . import sums as gpu
+from .geometry import WARPS
 from .ranked import voxel_weight
 from .sums import backward as backward_of_sums
 from .values import values_launch
@@ -71,7 +72,7 @@ class Volumes:
         sizes = (self.voxels, *self.grid) if grid else (self.voxels,)
         constants |= {"AXES": self.axes} if grid and "AXIS" not in constants else {}
         options = {"BLOCK": BLOCK, "INDEX": tl.int32 if self.voxels < 2**31 - 2**16 else tl.int64}
-        options |= {"num_warps": gpu.WARPS, "enable_fp_fusion": True}
+        options |= {"num_warps": WARPS, "enable_fp_fusion": True}
         gpu.Launch(kernel, (self._programs, x.shape[0]), (x, *args, *sizes), {**constants, **options}).run()
 
     def partial(self, x: Tensor, columns: int) -> Tensor:

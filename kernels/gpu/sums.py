@@ -7,31 +7,17 @@ follows from shapes, dtypes and strides (never from timings), so the same call g
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Any, NamedTuple, get_type_hints
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastloss.terms import FACTORS, Plan, Term
+from fastloss.terms import Plan, Term
 
 from ..layout import labels_within, spatial_layout
 from . import rows, unrolled
-
-WARPS = 4
-INTERPRETED_WARPS = 16  # the interpreter's time is a matter of programs and operations, not of elements
-VECTOR_BYTES = 16  # the widest load of a thread
-UNROLLED_REGISTERS = {8: 144, 4: 176, 2: 176}  # for a thread's share of the channels and the sums, by voxels
-CHUNK_REGISTERS = 84  # the same where channels are independent
-POWER_REGISTERS = 8  # of these, what a term with a fractional power takes besides
-HELD_REGISTERS = 96  # the same where threads share the channels of a voxel
-HELD_WARPS, HELD_VECTOR = 8, 4  # most warps of a program, and voxels of a thread, there
-COSTLY_REGISTERS = 3  # of these, what a term with a fractional power, or with -log(1-p), takes besides
-SECTOR = 32  # bytes that memory gives at once
-PROGRAMS = 512  # of WARPS, at least: one wave on the largest devices, at four programs a multiprocessor
-MAX_VOXELS = 2**16  # of a program, far below 2^24: counts stay exact in float32
+from .geometry import Tile, choose_tile, interpreted, split
 
 
 class Field(NamedTuple):
@@ -61,10 +47,6 @@ class Launch(NamedTuple):
         device = (first.pointer if isinstance(first, Field) else first).device
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
             self.kernel[self.grid](*self.args, **self.constants)
-
-
-def interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def unavailable(device: torch.device) -> str:
@@ -106,10 +88,10 @@ def forward_launch(
     """The forward kernel's call and the partial sums ``[B, T, C, K]`` that it fills."""
     batch, channels, terms = *logits.shape[:2], len(plan.terms)
     voxels = logits[0, 0].numel()
-    tile = _tile(logits, channels, terms, plan)
+    tile = choose_tile(logits, terms, plan)
     # The partial sums, written and read once, stay below 1 % of the bytes of the logits.
     least = -(-800 * terms // (tile.voxels * logits.element_size()))
-    tiles, programs = _split(voxels, batch, tile, least)
+    tiles, programs = split(voxels, batch, tile, least)
     partial = torch.empty((batch, programs, channels, terms), dtype=_real(logits), device=logits.device)
     fields, constants = _inputs(logits, target, mask, weight_map, plan, tile)
     args = (*fields, partial, voxels, programs, tiles)
@@ -126,10 +108,9 @@ def backward_launch(
     plan: Plan,
 ) -> tuple[Launch, Tensor]:
     """The backward kernel's call and the gradient that it fills."""
-    batch, channels = logits.shape[:2]
-    voxels = logits[0, 0].numel()
-    tile = _tile(logits, channels, len(plan.terms), plan)
-    tiles, programs = _split(voxels, batch, tile, 1)
+    batch, voxels = logits.shape[0], logits[0, 0].numel()
+    tile = choose_tile(logits, len(plan.terms), plan)
+    tiles, programs = split(voxels, batch, tile, 1)
     grad = torch.empty_like(logits)
     terms, coefficients = _sloped(plan, grad_sums)
     coefficients = coefficients.to(_real(logits)).contiguous()
@@ -160,89 +141,8 @@ def _sloped(plan: Plan, grad_sums: Tensor) -> tuple[tuple[Sloped, ...], Tensor]:
     return tuple(terms), coefficients
 
 
-class _Tile(NamedTuple):
-    """A program's tile: ``voxels`` of them, and the compile-time constants that say how it is laid out."""
-
-    voxels: int
-    chunks: int
-    constants: dict[str, int]
-
-
-def _tile(logits: Tensor, channels: int, terms: int, plan: Plan, hold: bool = True) -> _Tile:
-    """The tile, and with it the kernel, by the registers that a thread would need."""
-    vector = max(1, VECTOR_BYTES // logits.element_size())
-    double = logits.dtype == torch.float64
-    if plan.activation != "softmax":  # whose channels come one after another
-        needed = vector + terms + POWER_REGISTERS * sum(map(_fractional, plan.terms))
-        return _unrolled(vector, channels, _chunk(channels, max(1, CHUNK_REGISTERS // ((1 + double) * needed))))
-    for narrower, most in UNROLLED_REGISTERS.items():
-        needed = channels * (narrower + _registers(narrower, terms, plan))
-        if not double and narrower <= vector and needed <= most:
-            return _unrolled(narrower, channels, channels)
-    held = _held(min(vector, HELD_VECTOR), channels, terms, plan, logits.element_size()) if hold else None
-    return held or _reread(vector, channels)
-
-
-def _registers(vector: int, terms: int, plan: Plan) -> int:
-    """What a channel of a softmax takes of a thread."""
-    costly = sum(bool(term.m) or _fractional(term) for term in plan.terms)
-    return vector * (1 + plan.dense + _apart(plan)) + terms + COSTLY_REGISTERS * costly
-
-
-def _fractional(term: Term) -> bool:
-    return any(getattr(term, factor) % 1 for factor in FACTORS)
-
-
-def _apart(plan: Plan) -> bool:
-    """Whether a term is a function of 1 - p, which is a sum of its own."""
-    return any(term.q or term.m or term.d or term.l % 1 for term in plan.terms)
-
-
-def _unrolled(vector: int, channels: int, chunk: int) -> _Tile:
-    lanes = _warp_size() * _warps()
-    constants = {"CHANNELS": channels, "CHUNK": chunk, "LANES": lanes, "VECTOR": vector, "num_warps": _warps()}
-    return _Tile(vector * lanes, -(-channels // chunk), constants)
-
-
-def _reread(vector: int, channels: int) -> _Tile:
-    block = vector * _warp_size()
-    return _Tile(block, 1, {"CHANNELS": channels, "ROWS": _warps(), "BLOCK": block, "num_warps": _warps()})
-
-
-def _held(vector: int, channels: int, terms: int, plan: Plan, size: int) -> _Tile | None:
-    """Held channels in as few rows as can be, since each computes anew what the channels of a voxel share."""
-    rows = {}
-    for narrower in (vector, vector // 2):
-        most = HELD_REGISTERS // (max(1, size // 4) * _registers(narrower, terms, plan))
-        rows[narrower] = triton.next_power_of_2(-(-channels // max(1, most)))
-    vector = min(rows, key=rows.get)
-    lanes = max(SECTOR // (size * vector), _warp_size() // rows[vector])
-    warps = rows[vector] * lanes // _warp_size()
-    if warps > HELD_WARPS:
-        return None
-    block = lanes * vector * (_warps() // WARPS) ** 2  # interpreted, 16 times as wide
-    constants = {"CHANNELS": channels, "ROWS": rows[vector], "BLOCK": block, "VECTOR": vector}
-    constants |= {"PIECES": -(-channels // rows[vector]), "APART": _apart(plan), "num_warps": warps}
-    return _Tile(block, 1, constants)
-
-
-def _chunk(channels: int, limit: int) -> int:
-    """How many channels a program takes: a divisor of all of them where one is near the limit."""
-    if channels <= limit:
-        return channels
-    return next((n for n in range(limit, limit // 2, -1) if channels % n == 0), limit)
-
-
-def _split(voxels: int, batch: int, tile: _Tile, least: int) -> tuple[int, int]:
-    """Tiles a program walks, and programs a sample and chunk."""
-    tiles = -(-voxels // tile.voxels)
-    wanted = max(least, tiles * batch * tile.chunks * tile.constants["num_warps"] // (PROGRAMS * _warps()))
-    wanted = max(1, min(wanted, MAX_VOXELS // tile.voxels))
-    return wanted, -(-tiles // wanted)
-
-
 def _inputs(
-    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan, tile: _Tile
+    logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Tensor | None, plan: Plan, tile: Tile
 ) -> tuple[list[Field | None], dict[str, Any]]:
     """The four input fields and the constants that describe them."""
     by_channel = mask is not None and mask.ndim == logits.ndim
@@ -287,7 +187,7 @@ def _axes(tensor: Tensor, first: int) -> int:
     return 3 if n0 > 1 else 2 if n1 > 1 else 1
 
 
-def _launch(kernel: Any, grid: tuple[int], args: tuple, constants: dict[str, Any], tile: _Tile) -> Launch:
+def _launch(kernel: Any, grid: tuple[int], args: tuple, constants: dict[str, Any], tile: Tile) -> Launch:
     # The fusion of multiply and add is asked for by name: its default differs between versions of Triton.
     options = {**constants, **tile.constants, "enable_fp_fusion": True}
     return Launch(kernel, grid, args, options)
@@ -295,11 +195,3 @@ def _launch(kernel: Any, grid: tuple[int], args: tuple, constants: dict[str, Any
 
 def _real(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
-def _warps() -> int:
-    return INTERPRETED_WARPS if interpreted() else WARPS
-
-
-def _warp_size() -> int:
-    return 32 if interpreted() else triton.runtime.driver.active.get_current_target().warp_size

@@ -11,59 +11,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .math import LOG2_E, minus_log_clamped, normalise, probability
+from .math import probability
 from .products import plus, product_value, quiet, through_channel, through_softmax, uncoupled
+from .softmax import softmax_channel, softmax_parts
 from .tiles import offsets, read, read_truth, slopes, weigh, within, write
-
-
-@triton.jit
-def softmax_parts(
-    logits, place, inside, counted, TERMS: tl.constexpr, SELECT: tl.constexpr, CHANNELS: tl.constexpr,
-    REAL: tl.constexpr,
-):  # fmt: skip
-    """Per channel z - max, exp(z - max) and the others' sum of it; the log of the sum; its reciprocal."""
-    z = ()
-    highest = 0.0
-    for c in tl.static_range(CHANNELS):
-        z = z + (read(logits, place, c, inside, counted, SELECT, REAL),)
-        highest = z[0] if c == 0 else tl.maximum(highest, z[c])
-    below = ()
-    power = ()
-    before = (tl.zeros_like(highest),)  # sums of the channels before one, and (last first) of those after it
-    after = before
-    for c in tl.static_range(CHANNELS):
-        below = below + (z[c] - highest,)
-        power = power + (tl.exp2(below[c] * LOG2_E),)
-        before = before + (power[0] if c == 0 else before[c] + power[c],)
-    # 1 - p comes from the other channels: the difference would leave no digits where p is nearly 1.
-    others = ()
-    for c in tl.static_range(CHANNELS):
-        after = after + (after[c] + power[CHANNELS - 1 - c],)
-    for c in tl.static_range(CHANNELS):
-        others = others + (before[c] + after[CHANNELS - 1 - c],)
-    rest = ()
-    for k in tl.static_range(len(TERMS)):
-        if 0 < TERMS[k].l < 1:  # only then are all digits of -log p needed near p = 1
-            rest = (lowest(others, CHANNELS),)
-    log_total, reciprocal = normalise(before[CHANNELS], rest)
-    return below, power, others, log_total, tl.where(counted, reciprocal, 0.0)
-
-
-@triton.jit
-def lowest(values, COUNT: tl.constexpr):
-    """The lowest of a tuple, elementwise: of the others' sums, that of the channel that leads."""
-    least = values[0]
-    for i in tl.static_range(COUNT - 1):
-        least = tl.minimum(least, values[i + 1])
-    return least
-
-
-@triton.jit
-def softmax_channel(c: tl.constexpr, below, power, others, log_total, reciprocal):
-    """p, 1 - p, -log p and -log(1-p) of one channel."""
-    p = power[c] * reciprocal
-    q = others[c] * reciprocal
-    return p, q, log_total - below[c], minus_log_clamped(q, -p)
 
 
 @triton.jit

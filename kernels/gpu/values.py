@@ -9,6 +9,7 @@ from fastloss.terms import Plan, Term
 
 from . import sums as gpu
 from . import voxels as kernels
+from .geometry import choose_tile, split
 
 
 def voxel_losses(
@@ -44,10 +45,10 @@ def values_launch(
     without terms ``"errors"``, ``"hinges"``, ``"p"`` or ``"squares"``."""
     batch, channels = logits.shape[:2]
     voxels = logits[0, 0].numel()
-    tile = gpu._tile(logits, channels, max(1, len(terms)), plan, hold=False)
+    tile = choose_tile(logits, max(1, len(terms)), plan, hold=False)
     if plan.activation != "softmax" and what == "totals":
         tile = tile._replace(chunks=1)
-    tiles, programs = gpu._split(voxels, batch, tile, 1)
+    tiles, programs = split(voxels, batch, tile, 1)
     fields, constants = gpu._inputs(logits, target, mask, weight_map, plan, tile)
     constants |= {"WHAT": what, "TERMS": terms, "AXES": (*constants["AXES"], gpu._axes(out, 2))}
     if "ROWS" not in tile.constants:

@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 
 from .math import probability
-from .rows import load_coefficients, read_rows, row_parts, softmax_rows
+from .rows import load_coefficients
+from .softmax import read_rows, row_parts, softmax_channel, softmax_parts, softmax_rows
 from .tiles import combine, of_channel, offsets, read, read_truth, weigh, within
-from .unrolled import softmax_channel, softmax_parts
 
 
 @triton.jit

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import triton.language as tl
+from fastloss.kernels.gpu import geometry
 from test_gpu_interpreter import (  # noqa: F401  (collected here once more)
     check,
     gpu,
@@ -25,9 +26,9 @@ pytestmark = [pytest.mark.by_turns(5), pytest.mark.filterwarnings("ignore::Runti
 @pytest.fixture(autouse=True, params=["held", "read again"])
 def kernel(request, monkeypatch):
     """Has every softmax run by the kernels of rows, with logits held in registers, or without."""
-    monkeypatch.setattr(gpu, "UNROLLED_REGISTERS", {})
+    monkeypatch.setattr(geometry, "UNROLLED_REGISTERS", {})
     if request.param == "read again":
-        monkeypatch.setattr(gpu, "HELD_WARPS", 0)
+        monkeypatch.setattr(geometry, "HELD_WARPS", 0)
     return request.param
 
 
@@ -70,7 +71,7 @@ def test_which_kernel(kernel, monkeypatch):
     for channels in (25, 118, 256):
         constants = found[channels][1]
         assert (constants["PIECES"] - 1) * constants["ROWS"] < channels <= constants["PIECES"] * constants["ROWS"]
-        assert constants["PIECES"] * (constants["VECTOR"] + 4) <= gpu.HELD_REGISTERS
+        assert constants["PIECES"] * (constants["VECTOR"] + 4) <= geometry.HELD_REGISTERS
     assert "PIECES" not in found[1400][1]
     assert family(4, dtype=torch.float64)[1]["PIECES"] == 4
 
