@@ -35,6 +35,7 @@ _SUMS = "kernels/test_sums.py"
 _PRODUCTS = "kernels/test_products.py"
 _GPU = "kernels/gpu/test_gpu_interpreter.py"
 _GPU_PRODUCTS = "kernels/gpu/test_gpu_products.py"
+_GPU_MANY = "kernels/gpu/test_gpu_many_classes.py"
 _BALLS = ("tests/losses/test_stencil.py", "-k", "ball")
 _STENCIL = "losses/test_stencil.py"
 _CLDICE = ("tests/losses/test_stencil.py", "-k", "numba and cldice and (equals or number)")
@@ -410,22 +411,45 @@ MUTATIONS: list[Mutation] = [
         ),
     ),
     *_mutations(
-        "kernels/gpu/rows.py",
-        ("axis=0)[None, :] - 1.0)", "axis=0)[None, :])", _of(_GPU, "test_weights_over_many_channels")),
+        "kernels/gpu/softmax.py",
+        ("axis=0)[None, :] - 1.0)", "axis=0)[None, :])", _of(_GPU_MANY, "test_weights_over_many_channels")),
         (
             'rest = rest + tl.where(tl.abs(top) < -lowest, 0.0, float("nan"))',
             "rest = rest + 0.0",
-            _of(_GPU, "test_a_softmax_of_infinities_is_not_a_number"),
+            _of(_GPU_MANY, "test_a_softmax_of_infinities_is_not_a_number"),
         ),
         (
-            "q = tl.where(z == top, rest * reciprocal, 1.0 - p)",
+            "q = tl.where(z - top == 0.0, rest * reciprocal, 1.0 - p)",
             "q = 1.0 - p",
             _of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits", "test_channels"),
         ),
         (
+            "rest += tl.floor(total - rest + 0.5) - 1.0",
+            "rest += 0.0",
+            _of(_GPU_MANY, "test_several_leading_classes"),
+        ),
+        (
+            "(tl.where(channel < CHANNELS, z[PIECES - 1], top),)",
+            "(z[PIECES - 1],)",
+            _of(_GPU_MANY, "test_unions_of_terms"),
+        ),
+        (
+            "if 0 < TERMS[k].l < 1:",
+            "if TERMS[k].l > 9:",
+            _of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits"),
+        ),
+    ),
+    *_mutations(
+        "kernels/gpu/rows.py",
+        (
             "row < tl.where(part * tiles < tile, CHANNELS, 0)",
             "row < CHANNELS",
-            _of(_GPU, "test_weights_over_many_channels", "test_same_bits_every_time_and_sample_by_sample"),
+            _of(_GPU_MANY, "test_weights_over_many_channels"),
+        ),
+        (
+            "(sums[i * COUNT + k] + value,)",
+            "(value,)",
+            _of(_GPU_MANY, "test_sums_go_on_from_tile_to_tile"),
         ),
     ),
     *_mutations(
@@ -435,18 +459,13 @@ MUTATIONS: list[Mutation] = [
             "coefficients[..., other] = grad_sums[..., k]",
             _of(_GPU_PRODUCTS, "test_a_product_asked_for_twice_and_its_share"),
         ),
+    ),
+    *_mutations(
+        "kernels/gpu/geometry.py",
         (
             "return wanted, -(-tiles // wanted)",
             "return wanted, tiles // wanted",
             _of(_GPU, "test_every_tile_has_a_program"),
-        ),
-    ),
-    *_mutations(
-        "kernels/gpu/unrolled.py",
-        (
-            "if 0 < TERMS[k].l < 1:",
-            "if TERMS[k].l > 9:",
-            _of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits"),
         ),
     ),
     *_mutations(

@@ -76,6 +76,14 @@ def test_which_kernel(kernel, monkeypatch):
     assert family(4, dtype=torch.float64)[1]["PIECES"] == 4
 
 
+def test_sums_go_on_from_tile_to_tile(kernel):
+    """Of as many tiles as a program walks, and several programs."""
+    problem = make_problem(40, (5000,), "softmax", torch.bfloat16, ("count", "p2", "y", "py"), batch=1)
+    launch, partial = gpu.forward_launch(*problem[:5])
+    assert launch.args[-1] > 1 and partial.shape[1] > 1
+    assert (problem.forward(gpu)[..., 0] == 5000).all()
+
+
 def test_voxel_numbers_of_64_bits(kernel):
     problem = make_problem(7, (3, 7, 13), terms=DICE_CE, batch=1)
     launch, partial = gpu.forward_launch(*problem[:5])
