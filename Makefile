@@ -5,6 +5,7 @@
 # make fuzz [MINUTES=10] [SEED=N]   random inputs of every kind against plain formulas and brute force
 # make mutate [FILES="base csrc/"] [BUDGET=10] [SEED=N]   mutations of the sources that the tests should notice: those
 #                             of files with one of these words in their path, so many of each file of fastloss/
+# make gpu-kit                a folder of wheels for `python3 bench/gpu/kit.py run gpu-kit` on a machine with a GPU
 # make sanitize               the C++ transforms alone, under AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 #
 # TORCH=2.12.1 NUMPY= NUMBA=           other versions than those of constraints.txt, whose other pins then fall away
@@ -30,7 +31,7 @@ constraints := $(VENV)/constraints.txt
 pins := $(TORCH:%=torch==%) $(NUMPY:%=numpy==%) $(NUMBA:%=numba==%)
 sources := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: bench test lint types docs wheel sanitize valgrind fuzz mutate clean
+.PHONY: bench test lint types docs wheel gpu-kit sanitize valgrind fuzz mutate clean
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed-bench
@@ -58,6 +59,9 @@ wheel: $(VENV)/installed-dev
 	rm -rf dist
 	$(python) -m build
 
+gpu-kit: $(python)
+	$(python) bench/gpu/kit.py fill gpu-kit
+
 # one set of row operations each, as all of them touch the same memory: the third, for AVX2, is what `test` runs
 cpp_flags := -std=c++17 -O1 -g -ffp-contract=off -fno-trapping-math -fno-signed-zeros -fno-math-errno -Wno-psabi -pthread
 sanitize:
@@ -78,7 +82,7 @@ valgrind: $(VENV)/installed-dev
 	! grep -B8 -A8 -F '_C.' build/valgrind.log
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fastloss/_C.*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist gpu-kit *.egg-info fastloss/_C.*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(python):
 	$(PYTHON) -m venv $(VENV)

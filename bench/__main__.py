@@ -5,6 +5,7 @@ import click
 from bench.accuracy.commands import accuracy
 from bench.distances.commands import edt_command, metrics_command
 from bench.endurance import endurance
+from bench.gpu.commands import gpu_command
 from bench.kernels.commands import kernels_command
 from bench.main_job import main_job
 from bench.speed.commands import memory, report_command, speed
@@ -17,7 +18,8 @@ def cli():
 
 
 SPEED = (memory, report_command, speed)
-for command in (accuracy, edt_command, endurance, kernels_command, main_job, metrics_command, *SPEED, train, volume):
+GPU = (gpu_command, kernels_command)
+for command in (accuracy, edt_command, endurance, *GPU, main_job, metrics_command, *SPEED, train, volume):
     cli.add_command(command)
 
 

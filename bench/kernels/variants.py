@@ -12,6 +12,9 @@ import triton.language as tl
 from fastloss.kernels.gpu import ranked as gpu_ranked
 from fastloss.kernels.gpu import sums as gpu
 from fastloss.kernels.gpu import values as gpu_values
+from fastloss.kernels.reference import ranked as reference_ranked
+from fastloss.kernels.reference import sums as reference
+from fastloss.kernels.reference import values as reference_values
 
 from bench.kernels.problems import DICE_CE, Problem, make_problem
 from fastloss.terms import NAMES, NAMES_WITH_POWER, make_plan
@@ -145,6 +148,19 @@ class Variant:
         if self.volume == "huge":
             launch.constants["INDEX"] = tl.int64
         return problem, launch, out
+
+
+def expected(variant: Variant, problem: Problem) -> torch.Tensor:
+    """What the variant's kernel should give, by the plain PyTorch back end in float64; of a forward the sums."""
+    what, doubled = variant.direction, problem.doubled()
+    if what in ("forward", "backward"):
+        return getattr(doubled, what)(reference)
+    if what in ("values", "totals"):
+        values = reference_values.voxel_losses(problem.grad_sums, *doubled[:5], what == "values")
+        return values if what == "values" else values.unsqueeze(1)
+    if what in ("errors", "hinges"):
+        return reference_ranked.voxel_errors(*doubled[:3], problem.plan, what == "hinges")[0]
+    return reference_ranked.voxel_losses(*doubled[:3], problem.plan, problem.plan.activation != "sigmoid")
 
 
 def variants(everything: bool = False) -> list[Variant]:
