@@ -29,10 +29,11 @@ def kernels_command(everything, targets, shape, bandwidth, json_file):
     tools, volume = tools_folder(), (shape[0], *shape[2:])
     work = jobs(targets or TARGETS, everything, volume, tools, torch.cuda.is_available())
     plain = [variant for variant in variants(everything) if variant.wide]
+    listed = ("traffic", "instructions", "timing")
     with progress() as bars:
         tasks = {
-            # of the code there are the stencils' kernels besides, which only the worker can list
-            job.title: bars.add_task(job.title, total=None if what.startswith("code") else len(plain), status="")
+            # of the code there are the stencils' kernels besides, which only the worker can list, as exacta's are
+            job.title: bars.add_task(job.title, total=len(plain) if what in listed else None, status="")
             for what, job in work.items()
         }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from bench.machine import ROOT, machine
+from bench.machine import ROOT, installed_version, machine
 from bench.output import machine_line, number, plain_table
 
 BANDWIDTH = 3.0  # TB/s of a copy, measured on an H100
@@ -59,6 +59,8 @@ def jobs(targets: list[str], everything: bool, shape: tuple[int, ...], tools, gp
     found["traffic"] = Job("traffic", "bench.kernels.traffic", (*flags, *volume), interpreted=True)
     if tools:
         found["instructions"] = Job("instructions", "bench.kernels.instructions", (str(tools), *flags, *volume))
+        if installed_version("exacta"):
+            found["exacta"] = Job("exacta", "bench.kernels.exacta", (str(tools), *volume))
     if gpu:
         found["timing"] = Job("timing", "bench.kernels.timing", (*flags, *volume))
     return found

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from bench.__main__ import cli
 from bench.kernels import measure as kernels
+from bench.kernels.instructions import tools_folder
 
 NAME = "forward softmax 4 bfloat16 dice and cross-entropy"
 TRAFFIC = {"name": NAME, "moved": 9.0, "asked": 9.0, "compulsory": 9.0, "partial": 0.002, "faults": []}
@@ -95,3 +96,19 @@ print(json.dumps([traffic(variant, (2, 64, 64, 64)) for variant in variants()[:2
         assert 1 <= row["moved"] / row["compulsory"] <= 1.02 and row["asked"] >= row["moved"] * 0.99
         assert row["faults"] == []
     assert 0 < forward["partial"] < 0.01
+
+
+def test_the_peers_kernels_are_counted_as_ours(monkeypatch):
+    """Where it is installed: in a process of its own, whose Triton compiles."""
+    monkeypatch.setattr(kernels, "installed_version", lambda package: "0.0.1a5" if package == "exacta" else None)
+    work = kernels.jobs(["sm_90"], False, (2, 64, 64, 64), "tools", False)
+    assert work["exacta"].arguments == ("tools", "--shape", "2,64,64,64")
+    monkeypatch.setattr(kernels, "installed_version", lambda package: None)
+    assert "exacta" not in kernels.jobs(["sm_90"], False, (2, 64, 64, 64), "tools", False)
+    pytest.importorskip("exacta")
+    folder = tools_folder()
+    if folder is None:
+        pytest.skip("no PTX executor (FASTLOSS_TOOLS names its folder)")
+    job = kernels.Job("exacta", "bench.kernels.exacta", (str(folder), "--shape", "1,32,32,32"))
+    rows = [kernels.predict(row, 32**3, 3.0) for row in job.rows()]
+    assert len(rows) == 12 and all(row["instructions"] > 50 and row["over_bandwidth"] >= 1 for row in rows)
