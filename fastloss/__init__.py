@@ -3,6 +3,7 @@
 from .accelerate.core import accelerate
 from .ahead import warmup
 from .lazy.head import lazy_head
+from .lazy.interpolate import interpolate
 from .lazy.logits import LazyLogits
 from .losses.base import CompoundLoss, SumLoss
 from .losses.compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
@@ -64,6 +65,7 @@ __all__ = [
     "accelerate",
     "backend",
     "gather_sums",
+    "interpolate",
     "lazy_head",
     "voxel_losses",
     "voxel_sums",

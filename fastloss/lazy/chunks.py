@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .resize import Resize, ranges_of, resized, resized_back
+
 Box = tuple[slice, ...]
 """Samples, then a range of each spatial axis."""
 
@@ -18,20 +20,38 @@ UNIT = 16384  # voxels: what the CPU's pass gives a thread at a time
 
 
 class Maker(NamedTuple):
-    """How logits are made of features: by the weight and the bias of a 1x1 convolution."""
+    """How logits are made of features: by the weight and the bias of a 1x1 convolution, by interpolation, or both."""
 
     dtype: torch.dtype  # of the logits
     chunk_bytes: int
+    size: tuple[int, ...] = ()  # the fields of a Resize, since an operator takes no such thing
+    mode: str = ""
+    align_corners: bool = False
+    scales: tuple[float, ...] = ()
+
+    @property
+    def resize(self) -> Resize:
+        return Resize(tuple(self.size), self.mode, self.align_corners, tuple(self.scales))
 
     @property
     def pointwise(self) -> bool:
         """Whether a voxel's logits are made of its features alone."""
-        return True
+        return not self.size
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """That of the interpolation, which is rounded once, at its end."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def shape(self, features: Tensor, weight: Tensor | None) -> tuple[int, ...]:
         """``[B, C, *S]`` of the logits."""
         channels = features.shape[1] if weight is None else weight.shape[0]
-        return (features.shape[0], channels, *features.shape[2:])
+        return (features.shape[0], channels, *(self.size or features.shape[2:]))
+
+    def convolves_first(self, features: Tensor) -> bool:
+        """Whether the convolution comes before the interpolation, with which it commutes, as shares add up to 1: where
+        there are fewer voxels."""
+        return math.prod(features.shape[2:]) <= math.prod(self.size)
 
 
 class Gradients(NamedTuple):
@@ -50,10 +70,12 @@ def default_chunk_bytes(features: Tensor) -> int:
 
 
 def boxes(batch: int, space: Sequence[int], channels: int, maker: Maker) -> Iterator[Box]:
-    """Parts of a batch in order, each without gaps in the memory of a sample: its logits and their gradient take
-    ``chunk_bytes``, or one voxel."""
+    """Parts of a batch in order, each without gaps in the memory of a sample: what is made of it takes about
+    ``chunk_bytes``, or is one voxel."""
     sizes = (batch, *space)
-    voxels = maker.chunk_bytes // (2 * channels * maker.dtype.itemsize)
+    # interpolation has two volumes besides, in its arithmetic
+    volumes = 2 * maker.dtype.itemsize + (0 if maker.pointwise else 2 * maker.arithmetic.itemsize)
+    voxels = maker.chunk_bytes // (channels * volumes)
     if voxels > UNIT:
         voxels -= voxels % UNIT
     steps = []
@@ -83,8 +105,18 @@ def cut(volume: Tensor | None, box: Box, space: int) -> Tensor | None:
 
 def make_chunk(maker: Maker, features: Tensor, weight: Tensor | None, bias: Tensor | None, box: Box) -> Tensor:
     """The logits ``[b, C, *box]``."""
-    part = features[(box[0], slice(None), *box[1:])].to(maker.dtype)
-    return part if weight is None else _convolve(part, weight.to(maker.dtype), bias)
+    weight = None if weight is None else weight.to(maker.dtype)
+    if maker.pointwise:
+        part = features[(box[0], slice(None), *box[1:])].to(maker.dtype)
+        return part if weight is None else _convolve(part, weight, bias)
+    space = features.shape[2:]
+    box = (*box, *(slice(0, size) for size in maker.size[len(box) - 1 :]))
+    part = features[(box[0], slice(None), *ranges_of(maker.resize, space, box[1:], maker.arithmetic))].to(maker.dtype)
+    first = maker.convolves_first(features)
+    if weight is not None and first:
+        part = _convolve(part, weight, bias)
+    part = resized(part.to(maker.arithmetic), maker.resize, space, box[1:]).to(maker.dtype)
+    return part if weight is None or first else _convolve(part, weight, bias)
 
 
 def _convolve(part: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -99,14 +131,19 @@ def _convolve(part: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return found
 
 
-def no_gradients(features: Tensor, weight: Tensor | None, bias: Tensor | None, wanted: Sequence[bool]) -> Gradients:
-    """Of zeros."""
+def no_gradients(
+    maker: Maker, features: Tensor, weight: Tensor | None, bias: Tensor | None, wanted: Sequence[bool]
+) -> Gradients:
+    """Of zeros; that of features without values, where each chunk has its own part of it."""
     total = torch.float64 if features.dtype == torch.float64 else torch.float32
     sums = [
         torch.zeros_like(x, dtype=total) if x is not None and asked else None
         for x, asked in zip((weight, bias), wanted[1:], strict=True)
     ]
-    return Gradients(_dense_like(features) if wanted[0] else None, *sums)
+    of_features = _dense_like(features) if wanted[0] else None
+    if of_features is not None and not maker.pointwise:
+        of_features.zero_()
+    return Gradients(of_features, *sums)
 
 
 def _dense_like(features: Tensor) -> Tensor:
@@ -116,30 +153,51 @@ def _dense_like(features: Tensor) -> Tensor:
 
 
 def add_adjoint(
-    maker: Maker, gradient: Tensor, features: Tensor, weight: Tensor | None, box: Box, gradients: Gradients
+    maker: Maker,
+    gradient: Tensor,
+    features: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    box: Box,
+    gradients: Gradients,
 ) -> None:
     """Adds what the gradient of a chunk's logits gives."""
-    place = (box[0], slice(None), *box[1:])
-    if weight is None:
-        if gradients.features is not None:
-            gradients.features[place] = gradient
+    if maker.pointwise:
+        place = (box[0], slice(None), *box[1:])
+        out = None if gradients.features is None else gradients.features[place]
+        if weight is not None:
+            _back_through(gradient, features[place], weight.to(maker.dtype), gradients, out)
+        elif out is not None:
+            out.copy_(gradient)
         return
-    _back_through(gradient, features[place], weight.to(maker.dtype), gradients, place)
+    space, first = features.shape[2:], maker.convolves_first(features)
+    place = (box[0], slice(None), *ranges_of(maker.resize, space, box[1:], maker.arithmetic))
+    if weight is not None and not first:
+        part = make_chunk(maker, features, None, None, box)
+        out = torch.empty_like(part)
+        _back_through(gradient, part, weight.to(maker.dtype), gradients, out)
+        gradient = out
+    gradient = resized_back(gradient.to(maker.arithmetic), maker.resize, space, box[1:]).to(maker.dtype)
+    if weight is not None and first:
+        part = features[place].to(maker.dtype)
+        out = torch.empty_like(part)
+        _back_through(gradient, part, weight.to(maker.dtype), gradients, out)
+        gradient = out
+    if gradients.features is not None:
+        gradients.features[place] += gradient  # chunks have voxels in common
 
 
-def _back_through(
-    gradient: Tensor, part: Tensor, weight: Tensor, gradients: Gradients, place: tuple[slice, ...]
-) -> None:
-    """Of the 1x1 convolution."""
+def _back_through(gradient: Tensor, part: Tensor, weight: Tensor, gradients: Gradients, out: Tensor | None) -> None:
+    """Of the 1x1 convolution: adds to weight and bias, and fills ``out`` with the gradient of the part."""
     if gradients.bias is not None:
         gradients.bias.add_(gradient.flatten(2).sum((0, 2), dtype=gradients.bias.dtype))
     for sample, (of_logits, x) in enumerate(zip(gradient.flatten(2), part.flatten(2), strict=True)):
-        if gradients.features is not None:
-            out = gradients.features[place][sample].flatten(1)
-            if out.dtype == of_logits.dtype:
-                torch.mm(weight.t(), of_logits, out=out)
+        if out is not None:
+            row = out[sample].flatten(1)
+            if row.dtype == of_logits.dtype:
+                torch.mm(weight.t(), of_logits, out=row)
             else:
-                out.copy_(weight.t() @ of_logits)
+                row.copy_(weight.t() @ of_logits)
         if gradients.weight is not None:
             total = gradients.weight.dtype
             gradients.weight.addmm_(of_logits.to(total), x.to(total).t())

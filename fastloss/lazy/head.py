@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..passes.inputs import as_number, check_count
 from .chunks import default_chunk_bytes
 from .logits import LazyLogits
+from .resize import NO_RESIZE
 
 Head = TypeVar("Head", bound=nn.Module)
 
@@ -26,9 +27,14 @@ class _LazyHead(nn.Module):
         found = self._lazy(input) if lazily else None
         return super().forward(input) if found is None else found
 
-    def _lazy(self, input: Tensor) -> LazyLogits | None:
+    def _lazy(self, input: Tensor | LazyLogits) -> LazyLogits | None:
         """None for what the layer itself does another way, or not at all."""
-        last = isinstance(self, nn.Linear)
+        last, resize = isinstance(self, nn.Linear), NO_RESIZE
+        if isinstance(input, LazyLogits):
+            if last or input.weight is not None or input.channels_last:
+                return None
+            resize = input.resize
+            input = input.features
         features, weight = input.movedim(-1, 1) if last and input.ndim > 2 else input, self.weight
         dtype, kind = features.dtype, features.device.type
         if torch.is_autocast_enabled(kind) and dtype != torch.float64:
@@ -40,7 +46,8 @@ class _LazyHead(nn.Module):
             return None
         # copies, as FSDP frees the parameters of a module after its forward
         copies = weight.flatten(1).clone(), None if self.bias is None else self.bias.clone()
-        return LazyLogits(features, *copies, dtype, self.lazy_chunk_bytes or default_chunk_bytes(features), last)
+        chunk_bytes = self.lazy_chunk_bytes or default_chunk_bytes(features)
+        return LazyLogits(features, *copies, dtype, chunk_bytes, resize, last)
 
     def undo_lazy_head(self) -> None:
         """Makes it what it was before :func:`fastloss.lazy_head`.

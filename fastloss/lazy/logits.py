@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .chunks import Maker, boxes, make_chunk, making
+from .resize import NO_RESIZE, Resize, interpolated
 
 _log = logging.getLogger("fastloss")
 
@@ -36,6 +37,7 @@ class LazyLogits:
         bias: ``[C]``, or None.
         dtype: of the logits: that in which the chunks are made.
         chunk_bytes: memory of a chunk, the logits and their gradient.
+        resize: the interpolation, if any, which :func:`fastloss.interpolate` gives.
         channels_last: whether the logits are ``[B, *S, C]``, as ``nn.Linear`` gives them.
     """
 
@@ -44,11 +46,17 @@ class LazyLogits:
     bias: Tensor | None
     dtype: torch.dtype
     chunk_bytes: int
+    resize: Resize = NO_RESIZE
     channels_last: bool = False
+
+    @classmethod
+    def of(cls, features: Tensor, weight: Tensor | None, bias: Tensor | None, maker: Maker) -> LazyLogits:
+        """Those that a maker makes."""
+        return cls(features, weight, bias, maker.dtype, maker.chunk_bytes, maker.resize)
 
     @property
     def maker(self) -> Maker:
-        return Maker(self.dtype, self.chunk_bytes)
+        return Maker(self.dtype, self.chunk_bytes, *self.resize)
 
     @property
     def shape(self) -> torch.Size:
@@ -100,12 +108,19 @@ class LazyLogits:
         if asked != "tensor" and not torch.compiler.is_compiling():
             _log.debug("fastloss: %s makes lazy logits real, %s %s", asked, self.dtype, list(self.shape))
         x = self.features.to(self.dtype)
-        if self.weight is not None:
-            with torch.autocast(self.device.type, enabled=False):
-                convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[self.ndim - 3]
-                kernel = self.weight.to(self.dtype).reshape(*self.weight.shape, *[1] * (self.ndim - 2))
-                x = convolve(x, kernel, None if self.bias is None else self.bias.to(self.dtype))
+        before = self.maker.pointwise or self.maker.convolves_first(self.features)
+        with torch.autocast(self.device.type, enabled=False):
+            x = self._convolved(x) if before else x
+            x = x if self.maker.pointwise else interpolated(x, self.resize)
+            x = x if before else self._convolved(x)
         return x.movedim(1, -1) if self.channels_last else x
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            return x
+        convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
+        kernel = self.weight.to(self.dtype).reshape(*self.weight.shape, *[1] * (x.ndim - 2))
+        return convolve(x, kernel, None if self.bias is None else self.bias.to(self.dtype))
 
     def permute(self, *dims: Any) -> Any:
         """As ``Tensor.permute``: lazy, where the channels go from the last axis to axis 1 or back."""
@@ -228,7 +243,7 @@ LazyLogits.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 def _flatten(lazy: LazyLogits) -> tuple[list[Any], Any]:
-    return [lazy.features, lazy.weight, lazy.bias], (lazy.dtype, lazy.chunk_bytes, lazy.channels_last)
+    return [lazy.features, lazy.weight, lazy.bias], (lazy.dtype, lazy.chunk_bytes, lazy.resize, lazy.channels_last)
 
 
 def _unflatten(parts: Any, context: Any) -> LazyLogits:

@@ -20,7 +20,7 @@ from .values import check_values
 _library = torch.library.Library("fastloss", "FRAGMENT")
 _INPUTS = (
     "Tensor features, Tensor? weight, Tensor? bias, Tensor target, Tensor? mask, Tensor? weight_map, "
-    "ScalarType dtype, int chunk_bytes, "
+    "ScalarType dtype, int chunk_bytes, SymInt[] size, str mode, bool align_corners, float[] scales, "
     "str[] terms, str activation, int[] ignore, bool dense, int validate, str backend"
 )
 _library.define(f"lazy_sums({_INPUTS}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
@@ -28,7 +28,7 @@ _library.define(
     f"lazy_sums_backward(Tensor grad_sums, bool[] wanted, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_TENSORS = 6
+_MAKER = slice(6, 6 + len(Maker._fields))  # among the arguments
 
 
 class _Call:
@@ -44,6 +44,10 @@ class _Call:
         weight_map: Tensor | None,
         dtype: torch.dtype,
         chunk_bytes: int,
+        size: Sequence[int],
+        mode: str,
+        align_corners: bool,
+        scales: Sequence[float],
         terms: Sequence[str],
         activation: str,
         ignore: Sequence[int],
@@ -51,7 +55,7 @@ class _Call:
         validate: int,
         backend: str,
     ):
-        self.maker = Maker(dtype, chunk_bytes)
+        self.maker = Maker(dtype, chunk_bytes, tuple(size), mode, align_corners, tuple(scales))
         self.made_of: tuple[Tensor, Tensor | None, Tensor | None] = features, weight, bias
         self.volumes = target, mask, weight_map
         self.plan = make_plan(tuple(terms), activation, tuple(ignore), dense)
@@ -85,7 +89,7 @@ class _Call:
         except ValueError:
             target, mask, _ = self.volumes
             if self.validate == VALIDATE_ALL:
-                whole = LazyLogits(*self.made_of, *self.maker).tensor()
+                whole = LazyLogits.of(*self.made_of, self.maker).tensor()
             else:  # of which only the shape is looked at
                 whole = logits.new_empty(1).expand(self.shape)
             check_values(whole, target, mask, self.plan, self.validate, True)
@@ -118,15 +122,15 @@ def _lazy_sums(*arguments: Any) -> Tensor:
 
 def _lazy_sums_backward(grad_sums: Tensor, wanted: Sequence[bool], *arguments: Any) -> tuple[Tensor, ...]:
     call = _Call(*arguments)
-    features, weight, _ = call.made_of
-    gradients = no_gradients(*call.made_of, wanted)
+    features, weight, bias = call.made_of
+    gradients = no_gradients(call.maker, *call.made_of, wanted)
     rows = gradients
     if gradients.features is not None:
         rows = gradients._replace(features=call.row(gradients.features))
     with making(features.device):
         for box, logits, parts in call.chunks():
             gradient = call.module.backward(grad_sums[box[0]], logits, *parts, call.plan)
-            add_adjoint(call.maker, gradient, call.row(features), weight, box, rows)
+            add_adjoint(call.maker, gradient, call.row(features), weight, bias, box, rows)
     return tuple(_found(gradients, call.made_of))
 
 
@@ -136,15 +140,18 @@ def _found(gradients: Gradients, made_of: Sequence[Tensor | None]) -> Iterator[T
         yield torch.empty(0) if gradient is None or like is None else gradient.to(like.dtype)
 
 
-def _lazy_sums_fake(features: Tensor, weight: Tensor | None, *rest: Any) -> Tensor:
-    terms = rest[_TENSORS]
-    shape = Maker(*rest[_TENSORS - 2 : _TENSORS]).shape(features, weight)
+def _lazy_sums_fake(*arguments: Any) -> Tensor:
+    features, weight = arguments[:2]
+    terms = arguments[_MAKER.stop]
+    shape = Maker(*arguments[_MAKER]).shape(features, weight)
     return features.new_empty((*shape[:2], len(terms)), dtype=sum_dtype(features.device))
 
 
 def _lazy_sums_backward_fake(grad_sums: Tensor, wanted: Sequence[bool], *arguments: Any) -> tuple[Tensor, ...]:
     features, weight, bias = arguments[:3]
-    return tuple(_found(no_gradients(features, weight, bias, wanted), (features, weight, bias)))
+    return tuple(
+        _found(no_gradients(Maker(*arguments[_MAKER]), features, weight, bias, wanted), (features, weight, bias))
+    )
 
 
 for _key in ("CPU", "CUDA", "MPS", "XPU"):
