@@ -17,6 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from bench.kernels.distances import distance_variants
 from bench.kernels.stencils import StencilVariant, stencil_variants
 from bench.kernels.variants import Variant, variants
 
@@ -145,7 +146,7 @@ def main() -> None:
     options = parser.parse_args()
     pretend(options.target)
     first, step = map(int, (options.turn or "0/1").split("/"))
-    for variant in [*variants(options.all), *stencil_variants()][first::step]:
+    for variant in [*variants(options.all), *stencil_variants(), *distance_variants(options.all)][first::step]:
         _, launch, _ = variant.launch(variant.problem())
         print(json.dumps(facts(options.target, variant, launch, compile_launch(launch))), flush=True)
 

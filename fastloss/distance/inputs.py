@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..passes.inputs import FLOATS, INTEGERS, check_has_values, check_layout
+from ..passes.ops import distances_in_triton
 
 MAX_AXES = 3
 Spacing = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor | None
@@ -17,12 +18,14 @@ Spacing = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | tor
 _INTEGRAL = (*INTEGERS, torch.uint64)
 
 
-def as_voxels(mask: Any, spatial_axes: int | None, name: str) -> tuple[np.ndarray, int]:
-    """The mask as an array in place, and how many of its last axes are spatial."""
+def as_voxels(mask: Any, spatial_axes: int | None, name: str) -> tuple[np.ndarray | torch.Tensor, int]:
+    """The mask in place, an array or a tensor for Triton, and how many of its last axes are spatial."""
+    in_triton = False
     if isinstance(mask, torch.Tensor):
         check_layout(mask, name)
-        if mask.device.type != "cpu":
-            raise ValueError(f"{name}: expected a CPU tensor, got one on {mask.device}")
+        in_triton = distances_in_triton(mask.device)
+        if mask.device.type != "cpu" and not in_triton:
+            raise ValueError(f"{name}: expected a tensor of the CPU, or of a GPU that Triton serves, got {mask.device}")
         integral = mask.dtype in _INTEGRAL
     elif isinstance(mask, np.ndarray):
         integral = mask.dtype.kind in "biu"
@@ -31,7 +34,10 @@ def as_voxels(mask: Any, spatial_axes: int | None, name: str) -> tuple[np.ndarra
     if not integral:
         raise TypeError(f"{name}: expected bool or an integer dtype, got {mask.dtype}")
     axes = _spatial_axes(tuple(mask.shape), spatial_axes, name)
-    return (mask if isinstance(mask, np.ndarray) else mask.as_subclass(torch.Tensor).numpy()), axes
+    if isinstance(mask, np.ndarray):
+        return mask, axes
+    plain = mask.as_subclass(torch.Tensor)
+    return (plain if in_triton else plain.numpy()), axes
 
 
 def _spatial_axes(shape: tuple[int, ...], spatial_axes: int | None, name: str) -> int:
@@ -48,8 +54,10 @@ def _spatial_axes(shape: tuple[int, ...], spatial_axes: int | None, name: str) -
     return axes
 
 
-def as_labels(voxels: np.ndarray) -> np.ndarray:
-    """Labels in 16 bits where their values allow it, which the transform compares twice as fast; in 32 otherwise."""
+def as_labels(voxels: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+    """Labels in 16 bits where their values allow it, which C++ compares twice as fast; in 32 otherwise."""
+    if isinstance(voxels, torch.Tensor):  # whose values only the device knows
+        return voxels
     if voxels.dtype.itemsize <= 2 or voxels.size == 0:
         return voxels
     least, greatest = int(voxels.min()), int(voxels.max())

@@ -1,8 +1,9 @@
-"""The transforms over the C++ extension, for arrays and tensors."""
+"""The transforms of arrays and tensors: in C++, or on a GPU in Triton."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal, TypeVar, overload
 
@@ -56,16 +57,16 @@ def edt(
     to and gets +inf everywhere.
 
     Args:
-        mask: ``[..., *S]``, bool or any integer dtype, any strides, NumPy array or CPU tensor.
+        mask: ``[..., *S]``, bool or any integer dtype, any strides: NumPy array, or tensor of the CPU or a GPU.
         spacing: Voxel size in mm, one number or one per spatial axis; 1 where ``None``.
         spatial_axes: How many of the last axes are a volume, 1 to 3; all of them where ``None``.
         dtype: float32 (where ``None``) or float64, of NumPy or torch.
         black_border: Whether the voxels beyond the volume are zero, as if a layer of zeros lay around it.
         return_indices: Also return where the nearest zero voxel lies.
-        threads: Upper bound of the threads used; ``torch.get_num_threads()`` where ``None``.
+        threads: Upper bound of the CPU threads used; ``torch.get_num_threads()`` where ``None``.
 
     Returns:
-        ``[..., *S]`` of the dtype asked for, contiguous, in mm, of the same kind as ``mask``. With
+        ``[..., *S]`` of the dtype asked for, contiguous, in mm, of the same kind as ``mask`` and where it is. With
         ``return_indices`` a pair of it and the int64 ``[..., *S]`` numbers, in C order within the volume
         ``S``, of a nearest zero voxel (any of several that are as near): -1 where there is none, or the border is
         nearer; ``np.unravel_index`` makes coordinates of them.
@@ -197,7 +198,7 @@ def label_edt(
 def distance_field(
     voxels: torch.Tensor, spacing: list[float], mode: str, *, root: bool, signed: bool, double: bool
 ) -> torch.Tensor:
-    """Distances of a CPU tensor ``[..., *S]`` in a mode of the C++ transform, with one spacing for each axis of S."""
+    """Distances of a tensor ``[..., *S]`` in a mode of the C++ transform, with one spacing for each axis of S."""
     array, _ = as_voxels(voxels, len(spacing), "voxels")
     array = as_labels(array) if mode == "labels" else array
     dtype = torch.float64 if double else None
@@ -220,36 +221,34 @@ def _of_mask(
     indices, with_border = as_flag(return_indices, "return_indices"), as_flag(black_border, "black_border")
     found = _transform(mask, voxels, spacing_mm, dtype, threads, mode="mask", root=root, indices=indices)
     if with_border:
-        arrays = [np.asarray(array) for array in (found if indices else (found,))]  # the same memory
+        arrays = [torch.as_tensor(array) for array in (found if indices else (found,))]  # the same memory
         _limit_by_border(*arrays, spacing_mm=spacing_mm, root=root)
     return found
 
 
 def _limit_by_border(
-    field: np.ndarray, sites: np.ndarray | None = None, *, spacing_mm: list[float], root: bool
+    field: torch.Tensor, sites: torch.Tensor | None = None, *, spacing_mm: list[float], root: bool
 ) -> None:
     """Lowers distances, in place, to that from the layer around the volume, whose nearest voxel lies along an axis."""
     for axis, size_mm in enumerate(spacing_mm, field.ndim - len(spacing_mm)):
-        steps = np.arange(1.0, field.shape[axis] + 1)
-        mm = (np.minimum(steps, steps[::-1]) * size_mm) ** 2
-        with np.errstate(over="ignore"):
-            border = (np.sqrt(mm) if root else mm).astype(field.dtype)
-        border = border.reshape(-1, *[1] * (field.ndim - axis - 1))
+        steps = torch.arange(1, field.shape[axis] + 1, dtype=torch.float64, device=field.device)
+        mm = (torch.minimum(steps, steps.flip(0)) * size_mm) ** 2
+        border = (mm.sqrt() if root else mm).to(field.dtype).view(-1, *[1] * (field.ndim - axis - 1))
         if sites is not None:
-            sites[field > border] = -1
-        np.minimum(field, border, out=field)
+            sites.masked_fill_(field > border, -1)
+        torch.minimum(field, border, out=field)
 
 
 def _checked(
     mask: Any, spacing: float | Sequence[float] | None, spatial_axes: int | None, name: str = "mask"
-) -> tuple[np.ndarray, list[float]]:
+) -> tuple[np.ndarray | torch.Tensor, list[float]]:
     voxels, axes = as_voxels(mask, spatial_axes, name)
     return voxels, spacing_per_axis(spacing, axes, name)
 
 
 def _transform(
     given: Any,
-    voxels: np.ndarray,
+    voxels: np.ndarray | torch.Tensor,
     spacing_mm: list[float],
     dtype: Any,
     threads: int | None,
@@ -259,15 +258,21 @@ def _transform(
     negative_inside: bool = False,
     indices: bool = False,
 ) -> Any:
+    double, bound = is_double(dtype), thread_bound(threads)
+    if isinstance(voxels, torch.Tensor):
+        triton = import_module("fastloss.kernels.gpu.distances")
+        options = {"root": root, "signed": negative_inside, "double": double, "indices": indices}
+        field, sites = triton.transform(voxels, spacing_mm, mode, **options)
+        return (field, sites) if indices else field
     field, sites = _extension().distance_transform(
         voxels,
         spacing_mm,
         mode,
         root=root,
         negative_inside=negative_inside,
-        double_precision=is_double(dtype),
+        double_precision=double,
         indices=indices,
-        threads=thread_bound(threads),
+        threads=bound,
     )
     convert = torch.from_numpy if isinstance(given, torch.Tensor) else np.asarray
     return (convert(field), convert(sites)) if indices else convert(field)

@@ -91,6 +91,12 @@ def choose(forced: str, device: torch.device) -> ModuleType:
     return _chosen[key]
 
 
+def distances_in_triton(device: torch.device) -> bool:
+    """Whether distances of a device's tensors are Triton's: of a GPU's, or where Triton is forced and can run there."""
+    wanted = _forced or ("triton" if device.type == "cuda" else "")
+    return wanted == "triton" and not _unavailable("triton", device)
+
+
 def choose_room(room: str, forced: str, device: torch.device) -> ModuleType:
     """The chosen back end's module of another name than ``sums``: ``values``, ``ranked`` or ``stencils``."""
     return importlib.import_module(f"{choose(forced, device).__package__}.{room}")

@@ -1,7 +1,7 @@
 """Distance fields of tensors on any device, as an operator: what the boundary losses multiply voxels by.
 
-The transforms run in C++ on the CPU. From a GPU the masks travel as one byte a voxel through pinned memory, and the
-field comes back the same way.
+On a GPU that Triton serves nothing leaves it. From other devices, or where another back end is forced, the masks travel
+as one byte a voxel to the CPU (from CUDA through pinned memory), and the field comes back the same way.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ...distance.inputs import Spacing, spacing_per_sample
 from ...distance.transforms import distance_field
 from ...lazy.logits import LazyLogits
 from ...passes.inputs import Inputs, check_has_values
+from ...passes.ops import distances_in_triton
 from ...terms import first_label
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
@@ -25,17 +26,22 @@ _library.define(
 )
 
 
-def _on_cpu(
+def _in_place(
     volumes: list[Tensor], spacing: Tensor, axes: int, mode: str, root: bool, signed: bool, double: bool
 ) -> list[Tensor]:
+    """Where the volumes are."""
     samples = volumes[0].shape[0]
     rows = spacing_per_sample(spacing.tolist(), samples, axes, "logits") or [[1.0] * axes]
-    alike = all(row == rows[0] for row in rows)
-    fields = []
-    for volume in volumes:
-        parts = [(volume, rows[0])] if alike else zip(volume.split(1), rows, strict=True)
-        found = [distance_field(part, row, mode, root=root, signed=signed, double=double) for part, row in parts]
-        fields.append(found[0] if alike else torch.cat(found))
+
+    def transformed(volume: Tensor, row: list[float]) -> Tensor:
+        return distance_field(volume, row, mode, root=root, signed=signed, double=double)
+
+    if all(row == rows[0] for row in rows):
+        return [transformed(volume, rows[0]) for volume in volumes]
+    fields = _fake(volumes, spacing, axes, mode, root, signed, double)
+    for volume, field in zip(volumes, fields, strict=True):
+        for part, sample, row in zip(field, volume, rows, strict=True):
+            part.copy_(transformed(sample, row))
     return fields
 
 
@@ -43,11 +49,13 @@ def _on_device(
     volumes: list[Tensor], spacing: Tensor, axes: int, mode: str, root: bool, signed: bool, double: bool
 ) -> list[Tensor]:
     """All copies are under way before the first transform, which runs while the next volume travels."""
+    if distances_in_triton(volumes[0].device):
+        return _in_place(volumes, spacing, axes, mode, root, signed, double)
     arrivals = [_leave(volume) for volume in volumes]
     fields = []
     for volume, (here, wait) in zip(volumes, arrivals, strict=True):
         wait()
-        (field,) = _on_cpu([here], spacing, axes, mode, root, signed, double)
+        (field,) = _in_place([here], spacing, axes, mode, root, signed, double)
         pinned = volume.is_cuda
         fields.append((field.pin_memory() if pinned else field).to(volume.device, non_blocking=pinned))
     return fields
@@ -72,7 +80,7 @@ def _fake(
     return [torch.empty(volume.shape, dtype=dtype, device=volume.device) for volume in volumes]
 
 
-_library.impl("distance_fields", _on_cpu, "CPU")
+_library.impl("distance_fields", _in_place, "CPU")
 for _key in ("CUDA", "MPS", "XPU"):
     _library.impl("distance_fields", _on_device, _key)
 torch.library.register_fake("fastloss::distance_fields", _fake, lib=_library)

@@ -1,20 +1,25 @@
 """Run as a script, in a process whose Triton compiles: runs compiled PTX on the CPU with the tools in a folder.
 
-``gpu_execute.py FOLDER sums|ranked|stencils`` prints one line of JSON: each kernel's error and what it moved.
+``gpu_execute.py FOLDER sums|ranked|stencils|distances`` prints one line of JSON: each kernel's error and what it moved.
 """
 
 import json
 import sys
+from dataclasses import replace
 
+import numpy as np
 import torch
 from fastloss.kernels.reference import stencils as reference_stencil
 
 from bench.kernels.code import pretend
+from bench.kernels.distances import CASES as DISTANCES
+from bench.kernels.distances import GENERAL
 from bench.kernels.instructions import run_on_cpu
 from bench.kernels.problems import DICE_CE
 from bench.kernels.stencils import instead_of_running, run_losses, stencil_problem
 from bench.kernels.traffic import nbytes
 from bench.kernels.variants import UNIONS, Variant, expected, ranked_variants, voxel_variants
+from fastloss.distance.transforms import distance_field
 
 CASES = (
     (4, "softmax", torch.bfloat16, DICE_CE, (32, 32, 32)),
@@ -104,7 +109,32 @@ def execute_stencils(folder):
     return rows
 
 
+def execute_distances(folder):
+    """The transforms of each kind, every pass executed: what is not as the CPU has it, and what moves, of the least."""
+    pretend("sm_90")
+    rows = []
+    shapes = (9, 20, 64), (10, 17, 33), (9, 130), (7, 10, 40), (6, 9, 20), (5, 7, 11)
+    for case, shape in zip(DISTANCES, shapes, strict=False):
+        case = replace(case, spacing=case.spacing[: len(shape)])
+        labels = torch.from_numpy(np.random.default_rng(0).choice(3, shape, p=(0.03, 0.9, 0.07))).to(case.dtype)
+        labels[: shape[0] // 2] = 1
+        launches, out, sites = case.launches(labels)
+        counts = [run_on_cpu(folder, launch) for _, launch in launches]
+        signed = case.mode == "sides"
+        want = distance_field(labels, list(case.spacing), case.mode, root=True, signed=signed, double=False)
+        away = (out.view(torch.int32).long() - want.view(torch.int32).long()).abs()
+        wrong = int((away > (1 if case.spacing == GENERAL else 0)).sum())
+        if case.sites:
+            places, voxels = np.stack(np.unravel_index(sites, shape)), np.indices(shape)
+            mm = np.array(case.spacing).reshape(-1, *[1] * len(shape))
+            there = np.sqrt((((places - voxels) * mm) ** 2).sum(0)).astype(np.float32)
+            wrong += int((~np.isclose(there, out.numpy(), rtol=2e-7) | (labels.numpy()[tuple(places)] != 0)).sum())
+        moved = sum(count.unique_load_bytes + count.unique_store_bytes for count in counts) / 17 / labels.numel()
+        rows.append({"name": f"{case.name} {shape}", "wrong": wrong, "moved": moved if case == DISTANCES[0] else 1.0})
+    return rows
+
+
 if __name__ == "__main__":
     folder, what = sys.argv[1:]
-    runs = {"sums": execute, "ranked": execute_ranked, "stencils": execute_stencils}
+    runs = {"sums": execute, "ranked": execute_ranked, "stencils": execute_stencils, "distances": execute_distances}
     print(json.dumps(runs[what](folder)))

@@ -1,0 +1,279 @@
+"""Triton kernel of a further axis of the distance transforms: out[x] = min over v of cost(v, x) + square of x - v.
+
+A program takes ``TILE`` outputs of ``LANES`` lines side by side: first the pairs among them, then rows before and after
+them, ``AHEAD`` a step, until none farther away can win. Numbers are whole square units in int32, or mm² in float64; of
+``"sides"`` the one's complement of their bits outside of the mask. In the last axis they become distances.
+"""
+
+# ruff: noqa: RUF005 (Triton compiles no starred tuples)
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .steps import place
+
+FAR = tl.constexpr(2**30)  # no site; whole squares of which two can be added
+LONGEST = tl.constexpr(2**15 - 1)  # difference along an axis in units, whose square is below FAR
+
+
+@triton.jit
+def square_of(steps, step, WHOLE: tl.constexpr):
+    """Of a scalar number of steps; those that lead out of the volume do not overflow."""
+    if WHOLE:
+        distance = tl.minimum(steps * step, LONGEST)
+    else:
+        distance = steps.to(tl.float64) * step
+    return distance * distance
+
+
+@triton.jit
+def squares_from(steps, step, COUNT: tl.constexpr, WHOLE: tl.constexpr):
+    squares = ()
+    for i in tl.static_range(COUNT):
+        squares = squares + (square_of(steps + i, step, WHOLE),)
+    return squares
+
+
+@triton.jit
+def number_of(found, before, there, WHOLE: tl.constexpr, NONE: tl.constexpr):
+    """What the axes before have found, as bits: steps, with ``NONE`` where there is no site, or numbers."""
+    if NONE == 0:
+        number = found if WHOLE else found.to(tl.float64, bitcast=True)
+    else:
+        there = there & (found != NONE)
+        number = found.to(tl.int32 if WHOLE else tl.float64) * before
+        number = number * number
+    return tl.where(there, number, FAR if WHOLE else float("inf"))
+
+
+@triton.jit
+def row_at(
+    j, begin, end, inside, source, pitch, labels, label_pitch, before,
+    MODE: tl.constexpr, WHOLE: tl.constexpr, NONE: tl.constexpr,
+):  # fmt: skip
+    """What row j costs: its numbers; or to voxels inside and outside; or to those of its label, others, and the label.
+
+    And what tells it from others: -1 outside of the mask, or its label.
+    """
+    splat = inside.to(tl.int32) * 0 + j
+    there = inside & (splat >= begin) & (splat < end)
+    row = tl.cast(j, tl.int64)
+    found = tl.load(source + row * pitch, there, other=0)
+    if MODE == "mask":
+        if NONE != 0:
+            found = tl.where(found < 0, ~found, found)  # the sign of steps is where they lead to
+        return (number_of(found, before, there, WHOLE, NONE),), found
+    elif MODE == "labels":
+        label = tl.load(labels + row * label_pitch, there, other=0)
+        number, zero = number_of(found, before, there, WHOLE, NONE), number_of(found * 0, before, there, WHOLE, NONE)
+        return (number, zero, label), label
+    else:
+        outside = found < 0
+        number = number_of(tl.where(outside, ~found, found), before, there, WHOLE, NONE)
+        zero = number_of(found * 0, before, there, WHOLE, NONE)
+        side = tl.where(outside, -1, 0).to(tl.int32 if WHOLE else tl.int64)
+        return (tl.where(outside, zero, number), tl.where(outside, number, zero)), side
+
+
+@triton.jit
+def cost_to(center, row, MODE: tl.constexpr, WHOLE: tl.constexpr):
+    """Of a row, to voxels on a side (0 or -1) or of a label."""
+    if MODE == "mask":
+        return row[0]
+    elif MODE == "labels":
+        return tl.where(row[2] == center, row[0], row[1])
+    elif WHOLE:
+        return (row[0] & ~center) | (row[1] & center)
+    else:
+        bits = (row[0].to(tl.int64, bitcast=True) & ~center) | (row[1].to(tl.int64, bitcast=True) & center)
+        return bits.to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def meet(
+    tile, best, centers, row, j, squares,
+    NEAREST: tl.constexpr, TILE: tl.constexpr, MODE: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """The tile after row j, which is ``squares[|NEAREST + r|]`` from output r; and where it is best."""
+    met, places = (), ()
+    for r in tl.static_range(TILE):
+        square = squares[NEAREST + r if NEAREST + r > 0 else -(NEAREST + r)]
+        cost = cost_to(centers[r], row, MODE, WHOLE) + square
+        if len(best) > 0:
+            places = places + (tl.where(cost < tile[r], j, best[r]),)
+        met = met + (tl.minimum(tile[r], cost),)
+    return met, places
+
+
+@triton.jit
+def greatest(tile, TILE: tl.constexpr):
+    most = tile[0]
+    for r in tl.static_range(1, TILE):
+        most = tl.maximum(most, tile[r])
+    return tl.max(most)
+
+
+@triton.jit
+def tile_sides(centers, first, length, inside, TILE: tl.constexpr):
+    """Whether the tile has voxels inside of the mask, and outside."""
+    most, least = tl.where(inside, -1, -1), tl.where(inside, 0, 0)
+    for r in tl.static_range(TILE):
+        there = inside & (inside.to(tl.int32) * 0 + first + r < length)
+        side = centers[r].to(tl.int32)
+        most, least = tl.maximum(most, tl.where(there, side, -1)), tl.minimum(least, tl.where(there, side, 0))
+    return tl.max(most) == 0, tl.min(least) < 0
+
+
+@triton.jit
+def search(
+    tile, best, centers, k, last, bound, first, begin, end, inside, source, pitch, labels, label_pitch, before, step,
+    BEFORE: tl.constexpr, AFTER: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr, MODE: tl.constexpr,
+    WHOLE: tl.constexpr, NONE: tl.constexpr,
+):  # fmt: skip
+    """Rows ``k`` to ``last`` before or after the tile, or on both sides, as long as one of them can win."""
+    while (k <= last) & (square_of(k, step, WHOLE) < bound):
+        squares = squares_from(k, step, TILE + AHEAD - 1, WHOLE)
+        for i in tl.static_range(AHEAD):
+            if BEFORE:
+                j = first - k - i
+                row, _ = row_at(
+                    j, begin, end, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE
+                )  # fmt: skip
+                tile, best = meet(tile, best, centers, row, j, squares, i, TILE, MODE, WHOLE)
+            if AFTER:
+                j = first + TILE - 1 + k + i
+                row, _ = row_at(
+                    j, begin, end, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE
+                )  # fmt: skip
+                tile, best = meet(tile, best, centers, row, j, squares, 1 - TILE - i, TILE, MODE, WHOLE)
+        k += AHEAD
+        bound = greatest(tile, TILE)
+    return tile, best, k, bound
+
+
+@triton.jit
+def distance_of(
+    number, outside, several, unit,
+    MODE: tl.constexpr, WHOLE: tl.constexpr, SIGNED: tl.constexpr, ROOT: tl.constexpr, SINGLE: tl.constexpr,
+    REAL: tl.constexpr,
+):  # fmt: skip
+    """In mm, or its square in mm²; where a volume has no site +inf, and 0 where it has one side or label.
+
+    ``SINGLE``: the number and its multiple of the unit, of which it is then a power of two, are exact in float32.
+    """
+    if SINGLE:
+        distance = number.to(tl.float32)
+        distance = (tl.sqrt_rn(distance) if ROOT else distance) * unit.to(tl.float32)
+    else:
+        distance = number.to(tl.float64) * unit if WHOLE else number
+        distance = tl.sqrt(distance) if ROOT else distance
+    if SIGNED:
+        distance = tl.where(outside, distance, -distance)
+    return tl.where(several, distance, float("inf") if MODE == "mask" else 0.0).to(REAL)
+
+
+@triton.jit
+def site_of(plane, lane, outer, length, inner, width, steps, rows, there, several):
+    """The number in its volume of the site that the steps lead to, from the best plane of the last axis."""
+    line, x = outer * length + plane, lane
+    lines = inner // width
+    if rows is not None:  # the best row of each voxel within its plane
+        line = line * lines + tl.load(rows + line * inner + lane, there, other=0)
+        x = lane % width
+    away = tl.load(steps + line * width + x, there, other=0).to(tl.int32)
+    site = (line - outer * length * lines) * width + tl.where(away < 0, x + 1 + away, x + away)
+    return tl.where(several, site, -1)
+
+
+@triton.jit(do_not_specialize=["step", "before", "unit"])
+def spread(
+    source, labels, out, places, steps, rows, spans, tiles, blocks, length, inner, width, step, before, unit,
+    outer_sizes, outer_strides, label_pitch, inner_sizes, inner_strides,
+    OUTER: tl.constexpr, INNER: tl.constexpr, MODE: tl.constexpr, WHOLE: tl.constexpr, NONE: tl.constexpr,
+    LAST: tl.constexpr, SIGNED: tl.constexpr, ROOT: tl.constexpr, SINGLE: tl.constexpr, TILE: tl.constexpr,
+    AHEAD: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """One axis of ``[outer, length, inner]``. Tiles come fastest, so that the rows of a block of lanes stay in the L2.
+
+    ``step``, of this axis, and ``before``, of the one whose steps are the source's, are whole units or the bits of mm.
+    ``places``: where the best row goes, or in the last axis the site; from ``steps``, and ``rows`` of the axis before.
+    """
+    if not WHOLE:
+        step = tl.cast(step, tl.int64).to(tl.float64, bitcast=True)
+        before = tl.cast(before, tl.int64).to(tl.float64, bitcast=True)
+    unit = tl.cast(unit, tl.int64).to(tl.float64, bitcast=True)
+    program = tl.program_id(0)
+    first = program % tiles * TILE
+    block = program // tiles
+    outer = (block // blocks).to(tl.int64)
+    lane = block % blocks * LANES + tl.arange(0, LANES)
+    inside = lane < inner
+    pitch = tl.cast(inner, tl.int64)
+    base = outer * length * pitch + lane
+    source += base
+    if MODE == "labels":
+        labels += place(outer, outer_sizes, outer_strides, OUTER) + place(lane, inner_sizes, inner_strides, INNER)
+
+    own, centers, tile, best = (), (), (), ()
+    for r in tl.static_range(TILE):
+        row, center = row_at(
+            first + r, 0, length, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE
+        )  # fmt: skip
+        own, centers = own + (row,), centers + (center,)
+        number = cost_to(center, row, MODE, WHOLE)
+        there = inside & (inside.to(tl.int32) * 0 + first + r < length)
+        tile = tile + (tl.where(there, number, tl.zeros_like(number)),)
+        if places is not None:
+            best = best + (inside.to(tl.int32) * 0 + first + r,)
+    squares = squares_from(first * 0, step, TILE, WHOLE)
+    for i in tl.static_range(TILE):
+        tile, best = meet(tile, best, centers, own[i], first + i, squares, -i, TILE, MODE, WHOLE)
+
+    spans += outer * (4 if MODE == "sides" else 2)
+    begin, end = length - tl.load(spans), tl.load(spans + 1)
+    several = end > 0
+    if MODE == "sides":
+        begin_inside, end_inside = length - tl.load(spans + 2), tl.load(spans + 3)
+        several = several & (end_inside > 0)
+        some_inside, some_outside = tile_sides(centers, first, length, inside, TILE)
+        begin = tl.minimum(tl.where(some_inside, begin, length), tl.where(some_outside, begin_inside, length))
+        end = tl.maximum(tl.where(some_inside, end, 0), tl.where(some_outside, end_inside, 0))
+    elif MODE == "labels":
+        begin, end = length * 0, length
+    k = tl.maximum(tl.maximum(first - end + 1, begin - first - TILE + 1), 1)
+    last_before, last_after = first - begin, end - first - TILE
+    bound = greatest(tile, TILE)
+    tile, best, k, bound = search(
+        tile, best, centers, k, tl.minimum(last_before, last_after), bound, first, begin, end, inside, source, pitch,
+        labels, label_pitch, before, step, True, True, TILE, AHEAD, MODE, WHOLE, NONE,
+    )  # fmt: skip
+    tile, best, k, bound = search(
+        tile, best, centers, k, last_before, bound, first, begin, end, inside, source, pitch,
+        labels, label_pitch, before, step, True, False, TILE, AHEAD, MODE, WHOLE, NONE,
+    )  # fmt: skip
+    tile, best, k, bound = search(
+        tile, best, centers, k, last_after, bound, first, begin, end, inside, source, pitch,
+        labels, label_pitch, before, step, False, True, TILE, AHEAD, MODE, WHOLE, NONE,
+    )  # fmt: skip
+
+    for r in tl.static_range(TILE):
+        number, outside = tile[r], centers[r] < 0
+        there = inside & (inside.to(tl.int32) * 0 + first + r < length)
+        at = base + (first + r).to(tl.int64) * pitch
+        if LAST:
+            real = out.dtype.element_ty
+            found = distance_of(number, outside, several, unit, MODE, WHOLE, SIGNED, ROOT, SINGLE, real)
+        else:
+            found = number if WHOLE else number.to(tl.int64, bitcast=True)
+            if MODE == "sides":
+                found ^= centers[r]
+        tl.store(out + at, found, there)
+        if places is not None:
+            place_of = best[r]
+            if LAST:
+                place_of = site_of(
+                    best[r].to(tl.int64), lane, outer, length, pitch, width, steps, rows, there, several
+                )  # fmt: skip
+            tl.store(places + at, place_of, there)
