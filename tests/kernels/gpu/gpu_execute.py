@@ -125,7 +125,7 @@ def execute_distances(folder):
         away = (out.view(torch.int32).long() - want.view(torch.int32).long()).abs()
         wrong = int((away > (1 if case.spacing == GENERAL else 0)).sum())
         if case.sites:
-            places, voxels = np.stack(np.unravel_index(sites, shape)), np.indices(shape)
+            places, voxels = np.stack(np.unravel_index(sites.numpy(), shape)), np.indices(shape)
             mm = np.array(case.spacing).reshape(-1, *[1] * len(shape))
             there = np.sqrt((((places - voxels) * mm) ** 2).sum(0)).astype(np.float32)
             wrong += int((~np.isclose(there, out.numpy(), rtol=2e-7) | (labels.numpy()[tuple(places)] != 0)).sum())

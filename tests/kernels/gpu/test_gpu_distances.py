@@ -68,7 +68,7 @@ def kinds_of_masks(shape):
 @interpreted
 @overflows
 @pytest.mark.parametrize("spacing", [*WHOLE[:3], (0.7123, 1.0, 0.8)], ids=str)
-@pytest.mark.parametrize("shape", [(4, 7, 9), (12, 6, 3), (13, 20), (33,)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 7, 9), (8, 5, 3), (13, 20), (33,)], ids=str)
 @pytest.mark.by_turns(3)
 def test_kinds_of_masks(shape, spacing):
     spacing = spacing[: len(shape)]
@@ -159,7 +159,7 @@ def test_sites_are_as_far_away_as_the_distance_says(shape, spacing):
             volumes, spacing, spatial_axes=len(shape), return_indices=True, dtype=torch.float64
         )  # fmt: skip
     assert within_one_ulp(found, wanted) and torch.equal(sites < 0, theirs < 0)
-    places = torch.from_numpy(np.stack(np.unravel_index(sites.clamp_min(0).flatten(1), shape)))
+    places = torch.from_numpy(np.stack(np.unravel_index(sites.clamp_min(0).flatten(1).numpy(), shape)))
     voxels = torch.from_numpy(np.indices(shape).reshape(len(shape), 1, -1))
     mm = torch.tensor(spacing, dtype=torch.float64).view(-1, 1, 1)
     squares = ((places - voxels) * mm).square().sum(0).view(found.shape)
@@ -176,7 +176,7 @@ def test_the_public_functions_are_triton_s_where_it_is_forced(monkeypatch):
     launched = []
     run = gpu.Launch.run
     monkeypatch.setattr(gpu.Launch, "run", lambda launch: (launched.append(launch.kernel.__name__), run(launch)))
-    volumes = torch.from_numpy(random_mask((2, 1, 3, 6, 7, 9), 0.9))[:, 0]
+    volumes = torch.from_numpy(random_mask((2, 1, 2, 4, 5, 6), 0.9))[:, 0]
     calls = [
         lambda x: edt(x, 0.5, spatial_axes=3),
         lambda x: edt_squared(x, (3.0, 1.0, 1.0), spatial_axes=3, black_border=True),
