@@ -32,7 +32,7 @@ def kernels_command(everything, targets, shape, bandwidth, json_file):
     listed = ("traffic", "instructions", "timing")
     with progress() as bars:
         tasks = {
-            # of the code there are the stencils' kernels besides, which only the worker can list, as exacta's are
+            # there are the stencils', the distances' and exacta's kernels besides, which only the worker can list
             job.title: bars.add_task(job.title, total=len(plain) if what in listed else None, status="")
             for what, job in work.items()
         }

@@ -59,6 +59,7 @@ def jobs(targets: list[str], everything: bool, shape: tuple[int, ...], tools, gp
     found["traffic"] = Job("traffic", "bench.kernels.traffic", (*flags, *volume), interpreted=True)
     if tools:
         found["instructions"] = Job("instructions", "bench.kernels.instructions", (str(tools), *flags, *volume))
+        found["distances"] = Job("distances", "bench.kernels.distances", (str(tools), *volume))
         if installed_version("exacta"):
             found["exacta"] = Job("exacta", "bench.kernels.exacta", (str(tools), *volume))
     if gpu:

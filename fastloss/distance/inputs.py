@@ -25,7 +25,8 @@ def as_voxels(mask: Any, spatial_axes: int | None, name: str) -> tuple[np.ndarra
         check_layout(mask, name)
         in_triton = distances_in_triton(mask.device)
         if mask.device.type != "cpu" and not in_triton:
-            raise ValueError(f"{name}: expected a tensor of the CPU, or of a GPU that Triton serves, got {mask.device}")
+            wanted = "a CPU tensor where Triton does not serve the GPU" if mask.is_cuda else "a CUDA or CPU tensor"
+            raise ValueError(f"{name}: expected {wanted}, got one on {mask.device}")
         integral = mask.dtype in _INTEGRAL
     elif isinstance(mask, np.ndarray):
         integral = mask.dtype.kind in "biu"

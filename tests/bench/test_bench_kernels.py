@@ -1,5 +1,7 @@
 """The kernels command: its counts, its predictions, its complaints."""
 
+import os
+
 import pytest
 
 pytest.importorskip("triton")
@@ -112,3 +114,26 @@ def test_the_peers_kernels_are_counted_as_ours(monkeypatch):
     job = kernels.Job("exacta", "bench.kernels.exacta", (str(folder), "--shape", "1,32,32,32"))
     rows = [kernels.predict(row, 32**3, 3.0) for row in job.rows()]
     assert len(rows) == 12 and all(row["instructions"] > 50 and row["over_bandwidth"] >= 1 for row in rows)
+
+
+@pytest.mark.parametrize("mode", ["mask", "sides"])
+def test_passes_that_are_counted_in_part_leave_what_all_of_them_would(mode):
+    """The next pass's instructions depend on what the passes before it have found."""
+    import torch
+
+    from bench.kernels import distances
+
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("needs TRITON_INTERPRET=1")
+    generator = torch.Generator().manual_seed(0)
+    mask = (torch.rand((3, 4, 6), generator=generator) < 0.9).to(torch.uint8)
+    mask[1] = 1
+    launches = [list(distances.Case(mode).launches(mask)[0]) for _ in range(2)]
+    for (name, run), (_, filled) in zip(*launches, strict=True):
+        run.run()
+        distances.finish(name, filled, mask, mode)
+        for ours, theirs in zip(filled.args, run.args, strict=True):
+            if isinstance(ours, torch.Tensor) and name != "planes":
+                if mode == "mask" and ours.dtype == torch.int16:  # the sign is where they lead to
+                    theirs = torch.where(theirs < 0, ~theirs, theirs)
+                assert torch.equal(ours, theirs)
