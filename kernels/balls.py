@@ -93,7 +93,7 @@ class Fits:
 
     def __init__(self, radii: Sequence[int], alpha: float, like: Tensor):
         ordered = sorted(radii)
-        self.radii = torch.tensor(ordered, dtype=torch.float32)
+        self.radii = torch.tensor(ordered, dtype=torch.float32, device=like.device)
         halves = torch.tensor([0.0] + [float(radius) ** alpha / 2 for radius in ordered], dtype=torch.float64)
         self.totals = halves.cumsum(0).to(like)  # by how many of the balls fit
 
@@ -107,13 +107,14 @@ class Fits:
     def _fits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The mask, and the weight of the balls that lie on one side of it around each voxel."""
         from fastloss.distance import boundary_distance
+        from fastloss.passes.ops import distances_in_triton
 
         mask = x > 0.5
-        if not bool(mask.any()):
-            return mask, self.totals[-1].expand_as(x)
-        distance = boundary_distance(F.pad(mask, [1] * (2 * x.ndim)).cpu())
-        inner = distance[tuple(slice(1, -1) for _ in x.shape)]
-        return mask, self.totals[torch.searchsorted(self.radii, inner.contiguous()).to(x.device)]
+        padded = F.pad(mask, [1] * (2 * x.ndim))
+        distance = boundary_distance(padded if distances_in_triton(x.device) else padded.cpu()).to(x.device)
+        inner = distance[tuple(slice(1, -1) for _ in x.shape)].contiguous()
+        inner.masked_fill_(inner == 0, torch.inf)  # an empty mask, in which every ball fits
+        return mask, self.totals[torch.searchsorted(self.radii, inner)]
 
 
 def ball_size(radius: int, axes: int) -> int:

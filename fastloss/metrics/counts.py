@@ -93,6 +93,7 @@ def confusion_counts(
     table = torch.zeros((batch, 4, given.classes), dtype=torch.int64, device=given.target.device)
     for sample in range(batch):
         count(given, sample, table[sample])
+    given.read()
     hits, predicted, true, voxels = table[:, :, given.columns(include_background).start :].unbind(1)
     return ConfusionCounts(hits, predicted - hits, true - hits, voxels - predicted - true + hits)
 
@@ -119,6 +120,7 @@ def confusion_matrix(
             "activation='softmax' and a target of labels"
         )
     samples = [_pairs(given, sample) for sample in range(given.target.shape[0])]
+    given.read()
     side = (given.classes, given.classes)
     return torch.stack(samples) if samples else torch.zeros((0, *side), dtype=torch.int64, device=given.target.device)
 
@@ -128,7 +130,11 @@ def _pairs(given: Segmentations, sample: int) -> Tensor:
     side = given.classes + 1  # the last: voxels that do not count
     pairs = torch.zeros(side * side, dtype=torch.int64, device=given.target.device)
     for slab in given.slabs(sample):
-        pairs += torch.bincount(slab.target.mul(side).add_(slab.prediction).flatten(), minlength=side * side)
+        number = slab.target.mul(side).add_(slab.prediction).flatten()
+        if given.on_device:  # whose bincount reads the greatest number first; a label beyond is raised in the end
+            pairs.index_add_(0, number.clamp_(0, side * side - 1), number.new_ones(1).expand_as(number))
+        else:
+            pairs += torch.bincount(number, minlength=side * side)
     return pairs.view(side, side)[:-1, :-1]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..distance.inputs import MAX_AXES, Spacing, as_tensor, axes_of_spacing, has_channel_axis, whole_number
 from ..lazy.logits import LazyLogits
 from ..passes.inputs import as_flag, as_int64, check_choice, check_ignore_index
+from ..passes.ops import distances_in_triton
 
 Place = tuple[slice, ...]  # of the first one or two spatial axes
 
@@ -27,7 +29,7 @@ class Slab(NamedTuple):
     place: Place  # in the space
     prediction: Tensor  # int64 [n, ...], or bool [C, n, ...]
     target: Tensor  # the same
-    counted: int  # voxels that count
+    counted: Tensor | int  # voxels that count
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,30 @@ class Segmentations:
     space: tuple[int, ...]
     activation: str | None
     ignore: tuple[int, ...]
+    # of a GPU: of each slab whether something is wrong with it, which is read in the end, all at once
+    doubts: list[tuple[Tensor, int, Place]] = field(default_factory=list)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether nothing but numbers for the user is to leave the tensors' device."""
+        return distances_in_triton(self.target.device)
+
+    def read(self, *numbers: Tensor) -> list[list[int]]:
+        """Integers of the device, in one copy, after which what is wrong with a slab has been raised."""
+        doubts, self.doubts[:] = list(self.doubts), []
+        flags = [torch.stack([doubt for doubt, *_ in doubts]).long()] if doubts else []
+        parts = [*flags, *(tensor.flatten() for tensor in numbers)]
+        if not parts:
+            return []
+        values = to_host(torch.cat(parts))
+        for bad, (_, sample, place) in zip(values, doubts, strict=False):
+            if bad:
+                self._slab(sample, place, at_once=True)
+        found, start = [], len(doubts)
+        for tensor in numbers:
+            found.append(values[start : start + tensor.numel()])
+            start += tensor.numel()
+        return found
 
     @property
     def overlapping(self) -> bool:
@@ -62,25 +88,32 @@ class Segmentations:
         steps = [max(1, voxels // math.prod(self.space[axis + 1 :])) for axis in (0, 1)]
         starts = itertools.product(*(range(0, size, step) for size, step in zip(self.space, steps, strict=False)))
         for start in starts:
-            yield self._slab(sample, tuple(slice(a, a + step) for a, step in zip(start, steps, strict=False)))
+            place = tuple(slice(a, a + step) for a, step in zip(start, steps, strict=False))
+            yield self._slab(sample, place, at_once=not self.on_device)
 
-    def _slab(self, sample: int, place: Place) -> Slab:
+    def _slab(self, sample: int, place: Place, at_once: bool) -> Slab:
         prediction, nan = self._hard(self.prediction, sample, place)
         target, no_truth = self._hard(self.target, sample, place)
         counted = None if self.mask is None else self.mask[sample][place].bool()
         for label in as_int64(self.ignore, self.target.dtype == torch.uint64):
             kept = target != label
             counted = kept if counted is None else counted & kept
-        self._check_numbers("prediction", nan, "NaN", "logits that are numbers", counted, sample, place)
-        whole = "labels, or masks of 0 and 1"
-        self._check_numbers("target", no_truth, "no whole number", whole, counted, sample, place)
-        self._check_range("prediction", prediction, counted, sample, place)
-        self._check_range("target", target, counted, sample, place)
+        if at_once:
+            self._check_numbers("prediction", nan, "NaN", "logits that are numbers", counted, sample, place)
+            whole = "labels, or masks of 0 and 1"
+            self._check_numbers("target", no_truth, "no whole number", whole, counted, sample, place)
+            self._check_range("prediction", prediction, counted, sample, place)
+            self._check_range("target", target, counted, sample, place)
+        else:
+            wrong = [bad for bad in (nan, no_truth, self._beyond(prediction), self._beyond(target)) if bad is not None]
+            if wrong:
+                bad = functools.reduce(torch.logical_or, wrong)
+                self.doubts.append(((bad if counted is None else bad & counted).any(), sample, place))
         return Slab(
             place,
             self._only_counted(prediction, counted),
             self._only_counted(target, counted),
-            target.shape[-len(self.space) :].numel() if counted is None else int(counted.sum()),
+            target.shape[-len(self.space) :].numel() if counted is None else counted.sum(),
         )
 
     def _hard(self, volume: Tensor, sample: int, place: Place) -> tuple[Tensor, Tensor | None]:
@@ -112,11 +145,21 @@ class Segmentations:
         classes = torch.arange(self.classes, device=labels.device) if self.classes > 1 else labels.new_ones(1)
         return labels == classes.view(-1, *[1] * len(self.space))
 
+    @property
+    def _last(self) -> int:
+        """The greatest label; of one class: its background and itself."""
+        return max(self.classes - 1, 1)
+
+    def _beyond(self, labels: Tensor) -> Tensor | None:
+        """Where labels are no class."""
+        return None if labels.dtype == torch.bool else (labels < 0) | (labels > self._last)
+
     def _check_range(self, name: str, labels: Tensor, counted: Tensor | None, sample: int, place: Place) -> None:
-        last = max(self.classes - 1, 1)  # of one class: its background and itself
+        last = self._last
         if labels.dtype == torch.bool or (int(labels.min()) >= 0 and int(labels.max()) <= last):
             return
-        found = _first((labels < 0) | (labels > last), counted)
+        beyond = self._beyond(labels)
+        found = None if beyond is None else _first(beyond, counted)
         if found is None:
             return
         ignore = f" or an ignore_index {self.ignore or '(none is set)'}" if name == "target" else ""
@@ -139,6 +182,12 @@ class Segmentations:
         if found is not None:
             index = _index(found, sample, place)
             raise ValueError(f"{name}: {what} at index {index} (sample, then axes), expected {expected}")
+
+
+def to_host(numbers: Tensor) -> list[int]:
+    """The one place where numbers of a device are waited for."""
+    values: list[int] = numbers.tolist()
+    return values
 
 
 def _first(bad: Tensor, counted: Tensor | None) -> tuple[int, ...] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,26 +15,12 @@ from torch import Tensor
 from ..distance import edt
 from ..distance.inputs import Spacing, numbers, spacing_per_sample
 from ..passes.inputs import as_flag
+from .device import distances_on_device
+from .directions import Direction, DirectionOfTensors
 from .elements import areas_of_codes, cell_codes
 from .inputs import Segmentations, check_segmentations
 
-
-class Direction(NamedTuple):
-    """From the parts of one surface to the other surface; no parts where there is no surface."""
-
-    mm: np.ndarray  # float32 distances
-    area: np.ndarray  # float64, what each part weighs
-
-    def share(self, near: np.ndarray) -> float:
-        return float(self.area[near].sum() / self.area.sum())
-
-    def percentile(self, percent: float, weighted: bool) -> float:
-        if not weighted:
-            return float(np.percentile(self.mm.astype(np.float64), percent))
-        order = np.argsort(self.mm)
-        shares = np.cumsum(self.area[order])
-        reached = np.searchsorted(shares, percent / 100 * shares[-1])
-        return float(self.mm[order[min(reached, len(order) - 1)]])
+Vector = np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
@@ -50,17 +37,18 @@ class SurfaceDistances:
 
     Attributes:
         to_target, to_prediction: of each sample and class the distance from every surface voxel of the prediction to
-            the truth's surface, and the reverse: float32 NumPy vectors, empty where there is no surface.
-        prediction_area, target_area: the surface's area in each cell, alike: float64 NumPy vectors, mm² in 3D, mm in
-            2D; None where the surfaces are voxels.
+            the truth's surface, and the reverse: float32 vectors, empty where there is no surface. NumPy's, or tensors
+            on the GPU from which they come.
+        prediction_area, target_area: the surface's area in each cell, alike: float64 vectors, mm² in 3D, mm in 2D; None
+            where the surfaces are voxels.
         classes: the classes of the tables' columns.
         device: of the tables.
     """
 
-    to_target: list[list[np.ndarray]]
-    to_prediction: list[list[np.ndarray]]
-    prediction_area: list[list[np.ndarray]] | None
-    target_area: list[list[np.ndarray]] | None
+    to_target: list[list[Vector]]
+    to_prediction: list[list[Vector]]
+    prediction_area: list[list[Vector]] | None
+    target_area: list[list[Vector]] | None
     classes: range
     device: torch.device
 
@@ -78,9 +66,10 @@ class SurfaceDistances:
         if one_sided and pooled:
             raise ValueError("pooled: got True with one_sided=True, expected one of them: one side has nothing to pool")
 
-        def largest(to: Direction, back: Direction, _: int) -> float:
-            directions = (to,) if one_sided else (_both(to, back),) if pooled else (to, back)
-            return max(each.percentile(percent, self.weighted) for each in directions)
+        def largest(to: Any, back: Any, _: int) -> Any:
+            directions = (to,) if one_sided else (to.and_back(back),) if pooled else (to, back)
+            found = [each.percentile(percent, self.weighted) for each in directions]
+            return max(found) if isinstance(to, Direction) else functools.reduce(torch.maximum, found)
 
         return self._table(largest, math.inf)
 
@@ -88,9 +77,8 @@ class SurfaceDistances:
         """The average distance in mm over both surfaces, or only from the prediction's to the truth's."""
         one_sided = as_flag(one_sided, "one_sided")
 
-        def mean(to: Direction, back: Direction, _: int) -> float:
-            mm, area = to if one_sided else _both(to, back)
-            return float(np.average(mm, weights=area))
+        def mean(to: Any, back: Any, _: int) -> Any:
+            return (to if one_sided else to.and_back(back)).mean()
 
         return self._table(mean, math.inf)
 
@@ -109,11 +97,10 @@ class SurfaceDistances:
             raise ValueError(f"tolerance_mm: got {tolerance_mm!r}, expected a number or {classes}, one for each class")
         if not (np.isfinite(tolerances) & (tolerances >= 0)).all():
             raise ValueError(f"tolerance_mm: got {tolerance_mm!r}, expected finite numbers of at least 0")
-        per_class = np.broadcast_to(tolerances, classes).astype(np.float32)  # rounded as the distances are
+        per_class = np.broadcast_to(tolerances, classes)
 
-        def share(to: Direction, back: Direction, label: int) -> float:
-            both = _both(to, back)
-            return both.share(both.mm <= per_class[label])
+        def share(to: Any, back: Any, label: int) -> Any:
+            return to.and_back(back).share_within(per_class[label])
 
         return self._table(share, 0.0)
 
@@ -122,25 +109,26 @@ class SurfaceDistances:
         """Whether surfaces have areas."""
         return self.prediction_area is not None
 
-    def _table(self, metric: Callable[[Direction, Direction, int], float], in_one_alone: float) -> Tensor:
-        values = torch.full((len(self.to_target), len(self.classes)), math.nan, dtype=torch.float64, device="cpu")
+    def _table(self, metric: Callable[[Any, Any, int], Any], in_one_alone: float) -> Tensor:
+        first = next((vector for row in self.to_target for vector in row), None)
+        device = first.device if isinstance(first, Tensor) else "cpu"
+        values = torch.full((len(self.to_target), len(self.classes)), math.nan, dtype=torch.float64, device=device)
         for b, row in enumerate(self.to_target):
             for column, label in enumerate(self.classes):
                 to = _direction(row[column], self.prediction_area, b, column)
                 back = _direction(self.to_prediction[b][column], self.target_area, b, column)
-                if to.mm.size and back.mm.size:
+                if len(to.mm) and len(back.mm):
                     values[b, column] = metric(to, back, label)
-                elif to.mm.size or back.mm.size:
+                elif len(to.mm) or len(back.mm):
                     values[b, column] = in_one_alone
         return values.to(self.device)
 
 
-def _direction(mm: np.ndarray, areas: list[list[np.ndarray]] | None, sample: int, column: int) -> Direction:
-    return Direction(mm, np.ones(len(mm)) if areas is None else areas[sample][column])
-
-
-def _both(to: Direction, back: Direction) -> Direction:
-    return Direction(*(np.concatenate(pair) for pair in zip(to, back, strict=True)))
+def _direction(mm: Vector, areas: list[list[Vector]] | None, sample: int, column: int) -> Any:
+    area: Any = None if areas is None else areas[sample][column]
+    if isinstance(mm, Tensor):
+        return DirectionOfTensors(mm, torch.ones_like(mm, dtype=torch.float64) if area is None else area)
+    return Direction(mm, np.ones(len(mm)) if area is None else area)
 
 
 def _percent(percentile: float) -> float:
@@ -165,8 +153,8 @@ def surface_distances(
 ) -> SurfaceDistances:
     """Distances between the surfaces of prediction and truth: computed once for all metrics of them.
 
-    One exact distance transform (:func:`fastloss.distance.edt`) for each surface, of the two segmentations' bounding
-    box, on the CPU wherever the tensors are.
+    One exact distance transform (:func:`fastloss.distance.edt`) for each surface: on the CPU of the two segmentations'
+    bounding box; of a GPU's tensors on the GPU, which is waited for once, for the sizes of the surfaces.
 
     Args:
         spacing: voxel size in mm, one number or one per spatial axis, or ``[B, axes]``, a row for each sample; 1 where
@@ -184,7 +172,10 @@ def surface_distances(
     given = check_segmentations(prediction, target, classes, activation, ignore_index, mask, spatial_axes, spacing)
     spacings_mm = spacing_per_sample(spacing, given.target.shape[0], len(given.space), "prediction")
     columns, use_subvoxels = given.columns(include_background), as_flag(use_subvoxels, "use_subvoxels")
-    rows = []
+    rows: list[list[tuple[Any, ...]]] = []
+    if given.on_device:
+        rows = distances_on_device(given, columns, spacings_mm, use_subvoxels)
+        spacings_mm = []
     for sample, spacing_mm in enumerate(spacings_mm):
         volumes, row = _volumes(given, sample), []
         for c in columns:

@@ -108,7 +108,7 @@ class HausdorffConvLoss(_SquaredErrorLoss):
 
     With ``hard=True`` the balls are taken from hard masks, p and y above a half, and f is a half where a ball lies
     wholly within, else 0: :math:`\tfrac12 [D_y > r]` for :math:`f(B_r * y)`, :math:`D_y` being the distance in voxels
-    to the nearest voxel outside. Two distance transforms, on the CPU, replace the means of all radii. It is
+    to the nearest voxel outside. Two distance transforms replace the means of all radii. It is
     another loss, never larger where p is hard: balls that lie on one side in part add nothing.
 
     Args:
