@@ -166,20 +166,29 @@ class Passes:
         outer, (length, stride, _), inner = self.lead + self.axes[:axis], self.axes[axis], self.axes[axis + 1 :]
         lanes_of_all = math.prod(size for size, *_ in inner)
         tile = min(TILE, triton.next_power_of_2(length))
-        lanes = min(LANES, max(32, triton.next_power_of_2(lanes_of_all)))
+        most = LANES if self.metric.whole and self.mode != "labels" else LANES // 2  # what the registers hold
+        lanes = min(most, max(32, triton.next_power_of_2(lanes_of_all)))
         tiles, blocks = triton.cdiv(length, tile), triton.cdiv(lanes_of_all, lanes)
         programs = tiles * blocks * math.prod(size for size, *_ in outer)
         outer_walk, inner_walk, unit, single = merged(outer), merged(inner), 0, False
         if axis == 0:
             unit, single = self._finish()
         sizes = (tiles, blocks, length, lanes_of_all, self.axes[-1].length)
-        args = (found, self.voxels, to, places, steps, rows, spans, *sizes, self._unit(axis), self._unit(-1))
+        pack = self._bits_of_a_row(length) if places is not None else 0
+        longest = math.isqrt((minplus.FAR.value - 1) >> pack)
+        args = (found, self.voxels, to, places, steps, rows, spans, *sizes, self._unit(axis), self._unit(-1), longest)
         args += (bits_of(unit), *outer_walk, stride, *inner_walk)
         constants = {"OUTER": len(outer_walk[0]), "INNER": len(inner_walk[0]), "MODE": self.mode, "NONE": none}
         constants |= {"WHOLE": self.metric.whole, "LAST": axis == 0, "SIGNED": self.signed and axis == 0}
         constants |= {"ROOT": self.root and axis == 0, "SINGLE": single, "TILE": tile, "AHEAD": AHEAD, "LANES": lanes}
+        constants["PACK"] = pack
         constants |= {"num_warps": 1, "enable_fp_fusion": False}  # which would round less often than the C++ does
         return Launch(minplus.spread, (programs,), args, constants)
+
+    def _bits_of_a_row(self, length: int) -> int:
+        """Which a word has beside a square; 0 where there is no room."""
+        bits = (length - 1).bit_length()
+        return bits if self.metric.whole and self.metric.greatest < minplus.FAR.value >> bits else 0
 
     def _finish(self) -> tuple[float, bool]:
         """What numbers, or their roots, are multiplied by in the end; and whether float32 will do."""

@@ -3,6 +3,8 @@
 A program takes ``TILE`` outputs of ``LANES`` lines side by side: first the pairs among them, then rows before and after
 them, ``AHEAD`` a step, until none farther away can win. Numbers are whole square units in int32, or mm² in float64; of
 ``"sides"`` the one's complement of their bits outside of the mask. In the last axis they become distances.
+
+Where sites are asked for and int32 has room, a number is a word, ``number << PACK | row``, whose minimum tells the row.
 """
 
 # ruff: noqa: RUF005 (Triton compiles no starred tuples)
@@ -15,24 +17,24 @@ import triton.language as tl
 from .steps import place
 
 FAR = tl.constexpr(2**30)  # no site; whole squares of which two can be added
-LONGEST = tl.constexpr(2**15 - 1)  # difference along an axis in units, whose square is below FAR
 
 
 @triton.jit
-def square_of(steps, step, WHOLE: tl.constexpr):
+def square_of(steps, step, longest, WHOLE: tl.constexpr, PACK: tl.constexpr):
     """Of a scalar number of steps; those that lead out of the volume do not overflow."""
     if WHOLE:
-        distance = tl.minimum(steps * step, LONGEST)
+        distance = tl.minimum(steps * step, longest)
+        return (distance * distance) << PACK
     else:
         distance = steps.to(tl.float64) * step
-    return distance * distance
+        return distance * distance
 
 
 @triton.jit
-def squares_from(steps, step, COUNT: tl.constexpr, WHOLE: tl.constexpr):
+def squares_from(steps, step, longest, COUNT: tl.constexpr, WHOLE: tl.constexpr, PACK: tl.constexpr):
     squares = ()
     for i in tl.static_range(COUNT):
-        squares = squares + (square_of(steps + i, step, WHOLE),)
+        squares = squares + (square_of(steps + i, step, longest, WHOLE, PACK),)
     return squares
 
 
@@ -51,7 +53,7 @@ def number_of(found, before, there, WHOLE: tl.constexpr, NONE: tl.constexpr):
 @triton.jit
 def row_at(
     j, begin, end, inside, source, pitch, labels, label_pitch, before,
-    MODE: tl.constexpr, WHOLE: tl.constexpr, NONE: tl.constexpr,
+    MODE: tl.constexpr, WHOLE: tl.constexpr, NONE: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     """What row j costs: its numbers; or to voxels inside and outside; or to those of its label, others, and the label.
 
@@ -64,7 +66,10 @@ def row_at(
     if MODE == "mask":
         if NONE != 0:
             found = tl.where(found < 0, ~found, found)  # the sign of steps is where they lead to
-        return (number_of(found, before, there, WHOLE, NONE),), found
+        number = number_of(found, before, there, WHOLE, NONE)
+        if PACK != 0:
+            number = tl.where(number < FAR, (number << PACK) | splat, FAR)
+        return (number,), found
     elif MODE == "labels":
         label = tl.load(labels + row * label_pitch, there, other=0)
         number, zero = number_of(found, before, there, WHOLE, NONE), number_of(found * 0, before, there, WHOLE, NONE)
@@ -129,23 +134,23 @@ def tile_sides(centers, first, length, inside, TILE: tl.constexpr):
 @triton.jit
 def search(
     tile, best, centers, k, last, bound, first, begin, end, inside, source, pitch, labels, label_pitch, before, step,
-    BEFORE: tl.constexpr, AFTER: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr, MODE: tl.constexpr,
-    WHOLE: tl.constexpr, NONE: tl.constexpr,
+    longest, BEFORE: tl.constexpr, AFTER: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr, MODE: tl.constexpr,
+    WHOLE: tl.constexpr, NONE: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     """Rows ``k`` to ``last`` before or after the tile, or on both sides, as long as one of them can win."""
-    while (k <= last) & (square_of(k, step, WHOLE) < bound):
-        squares = squares_from(k, step, TILE + AHEAD - 1, WHOLE)
+    while (k <= last) & (square_of(k, step, longest, WHOLE, PACK) < bound):
+        squares = squares_from(k, step, longest, TILE + AHEAD - 1, WHOLE, PACK)
         for i in tl.static_range(AHEAD):
             if BEFORE:
                 j = first - k - i
                 row, _ = row_at(
-                    j, begin, end, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE
+                    j, begin, end, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE, PACK
                 )  # fmt: skip
                 tile, best = meet(tile, best, centers, row, j, squares, i, TILE, MODE, WHOLE)
             if AFTER:
                 j = first + TILE - 1 + k + i
                 row, _ = row_at(
-                    j, begin, end, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE
+                    j, begin, end, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE, PACK
                 )  # fmt: skip
                 tile, best = meet(tile, best, centers, row, j, squares, 1 - TILE - i, TILE, MODE, WHOLE)
         k += AHEAD
@@ -187,17 +192,18 @@ def site_of(plane, lane, outer, length, inner, width, steps, rows, there, severa
     return tl.where(several, site, -1)
 
 
-@triton.jit(do_not_specialize=["step", "before", "unit"])
+@triton.jit(do_not_specialize=["step", "before", "longest", "unit"])
 def spread(
-    source, labels, out, places, steps, rows, spans, tiles, blocks, length, inner, width, step, before, unit,
+    source, labels, out, places, steps, rows, spans, tiles, blocks, length, inner, width, step, before, longest, unit,
     outer_sizes, outer_strides, label_pitch, inner_sizes, inner_strides,
     OUTER: tl.constexpr, INNER: tl.constexpr, MODE: tl.constexpr, WHOLE: tl.constexpr, NONE: tl.constexpr,
     LAST: tl.constexpr, SIGNED: tl.constexpr, ROOT: tl.constexpr, SINGLE: tl.constexpr, TILE: tl.constexpr,
-    AHEAD: tl.constexpr, LANES: tl.constexpr,
+    AHEAD: tl.constexpr, LANES: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     """One axis of ``[outer, length, inner]``. Tiles come fastest, so that the rows of a block of lanes stay in the L2.
 
-    ``step``, of this axis, and ``before``, of the one whose steps are the source's, are whole units or the bits of mm.
+    ``step``, of this axis, and ``before``, of the one whose steps are the source's, are whole units or the bits of mm;
+    ``longest``: units along an axis beyond which there is nothing.
     ``places``: where the best row goes, or in the last axis the site; from ``steps``, and ``rows`` of the axis before.
     """
     if not WHOLE:
@@ -219,15 +225,15 @@ def spread(
     own, centers, tile, best = (), (), (), ()
     for r in tl.static_range(TILE):
         row, center = row_at(
-            first + r, 0, length, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE
+            first + r, 0, length, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE, PACK
         )  # fmt: skip
         own, centers = own + (row,), centers + (center,)
         number = cost_to(center, row, MODE, WHOLE)
         there = inside & (inside.to(tl.int32) * 0 + first + r < length)
         tile = tile + (tl.where(there, number, tl.zeros_like(number)),)
-        if places is not None:
+        if places is not None and PACK == 0:
             best = best + (inside.to(tl.int32) * 0 + first + r,)
-    squares = squares_from(first * 0, step, TILE, WHOLE)
+    squares = squares_from(first * 0, step, longest, TILE, WHOLE, PACK)
     for i in tl.static_range(TILE):
         tile, best = meet(tile, best, centers, own[i], first + i, squares, -i, TILE, MODE, WHOLE)
 
@@ -247,19 +253,21 @@ def spread(
     bound = greatest(tile, TILE)
     tile, best, k, bound = search(
         tile, best, centers, k, tl.minimum(last_before, last_after), bound, first, begin, end, inside, source, pitch,
-        labels, label_pitch, before, step, True, True, TILE, AHEAD, MODE, WHOLE, NONE,
+        labels, label_pitch, before, step, longest, True, True, TILE, AHEAD, MODE, WHOLE, NONE, PACK,
     )  # fmt: skip
     tile, best, k, bound = search(
         tile, best, centers, k, last_before, bound, first, begin, end, inside, source, pitch,
-        labels, label_pitch, before, step, True, False, TILE, AHEAD, MODE, WHOLE, NONE,
+        labels, label_pitch, before, step, longest, True, False, TILE, AHEAD, MODE, WHOLE, NONE, PACK,
     )  # fmt: skip
     tile, best, k, bound = search(
         tile, best, centers, k, last_after, bound, first, begin, end, inside, source, pitch,
-        labels, label_pitch, before, step, False, True, TILE, AHEAD, MODE, WHOLE, NONE,
+        labels, label_pitch, before, step, longest, False, True, TILE, AHEAD, MODE, WHOLE, NONE, PACK,
     )  # fmt: skip
 
     for r in tl.static_range(TILE):
         number, outside = tile[r], centers[r] < 0
+        if PACK != 0:
+            number = tl.where(number < FAR, number >> PACK, FAR)
         there = inside & (inside.to(tl.int32) * 0 + first + r < length)
         at = base + (first + r).to(tl.int64) * pitch
         if LAST:
@@ -271,9 +279,11 @@ def spread(
                 found ^= centers[r]
         tl.store(out + at, found, there)
         if places is not None:
-            place_of = best[r]
+            if PACK == 0:
+                found_at = best[r]
+            else:
+                found_at = tile[r] & ((1 << PACK) - 1)
             if LAST:
-                place_of = site_of(
-                    best[r].to(tl.int64), lane, outer, length, pitch, width, steps, rows, there, several
-                )  # fmt: skip
-            tl.store(places + at, place_of, there)
+                plane = found_at.to(tl.int64)
+                found_at = site_of(plane, lane, outer, length, pitch, width, steps, rows, there, several)
+            tl.store(places + at, found_at, there)
