@@ -138,8 +138,8 @@ MUTATIONS: list[Mutation] = [
             _BALLS,
         ),
         (
-            "torch.searchsorted(self.radii, inner.contiguous())",
-            "torch.searchsorted(self.radii, inner.contiguous(), right=True)",
+            "torch.searchsorted(self.radii, inner)",
+            "torch.searchsorted(self.radii, inner, right=True)",
             ("tests/losses/test_stencil.py", "-k", "equals_the_plain and hard and reference"),
         ),
     ),

@@ -71,6 +71,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/metrics/counts.py": _METRICS,
     "fastloss/metrics/inputs.py": _METRICS,
     "fastloss/metrics/surface.py": ("tests/metrics/test_surface.py",),
+    "fastloss/metrics/directions.py": ("tests/metrics/test_surface.py", "tests/kernels/gpu/test_gpu_stays.py"),
+    "fastloss/metrics/device.py": ("tests/kernels/gpu/test_gpu_stays.py",),
     "fastloss/metrics/accumulator.py": _METRICS,
     "fastloss/distance/inputs.py": _DISTANCES,
     "fastloss/distance/transforms.py": _DISTANCES,
