@@ -145,7 +145,8 @@ class Passes:
         block = min(triton.next_power_of_2(x.length), LONGEST_LINE)
         rows = max(1, SCANNED * (16 if interpreted() else 1) // block)
         sizes, strides = merged(self.lead + rest)
-        lines, planes, count = rest[-1].length, rest[0].length, steps.numel() // x.length
+        lines, count = rest[-1].length, steps.numel() // x.length
+        planes = rest[0].length if len(rest) == 2 else 1
         args = self.voxels, steps, spans, of_volumes, count, x.length, lines, planes, sizes, strides, x.stride
         constants = {"AXES": len(sizes), "MODE": self.mode, "NONE": none, "ONE": x.length <= block}
         constants |= {"ROWS": rows, "BLOCK": block, "num_warps": SCAN_WARPS}
