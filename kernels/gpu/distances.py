@@ -176,13 +176,12 @@ class Passes:
             unit, single = self._finish()
         sizes = (tiles, blocks, length, lanes_of_all, self.axes[-1].length)
         pack = self._bits_of_a_row(length) if places is not None else 0
-        longest = math.isqrt((minplus.FAR.value - 1) >> pack)
-        args = (found, self.voxels, to, places, steps, rows, spans, *sizes, self._unit(axis), self._unit(-1), longest)
+        args = (found, self.voxels, to, places, steps, rows, spans, *sizes, self._unit(axis), self._unit(-1))
         args += (bits_of(unit), *outer_walk, stride, *inner_walk)
         constants = {"OUTER": len(outer_walk[0]), "INNER": len(inner_walk[0]), "MODE": self.mode, "NONE": none}
         constants |= {"WHOLE": self.metric.whole, "LAST": axis == 0, "SIGNED": self.signed and axis == 0}
         constants |= {"ROOT": self.root and axis == 0, "SINGLE": single, "TILE": tile, "AHEAD": AHEAD, "LANES": lanes}
-        constants["PACK"] = pack
+        constants |= {"PACK": pack, "LONGEST": math.isqrt((minplus.FAR.value - 1) >> pack)}
         constants |= {"num_warps": 1, "enable_fp_fusion": False}  # which would round less often than the C++ does
         return Launch(minplus.spread, (programs,), args, constants)
 

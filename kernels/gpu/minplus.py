@@ -20,10 +20,10 @@ FAR = tl.constexpr(2**30)  # no site; whole squares of which two can be added
 
 
 @triton.jit
-def square_of(steps, step, longest, WHOLE: tl.constexpr, PACK: tl.constexpr):
+def square_of(steps, step, LONGEST: tl.constexpr, WHOLE: tl.constexpr, PACK: tl.constexpr):
     """Of a scalar number of steps; those that lead out of the volume do not overflow."""
     if WHOLE:
-        distance = tl.minimum(steps * step, longest)
+        distance = tl.minimum(steps * step, LONGEST)
         return (distance * distance) << PACK
     else:
         distance = steps.to(tl.float64) * step
@@ -31,10 +31,10 @@ def square_of(steps, step, longest, WHOLE: tl.constexpr, PACK: tl.constexpr):
 
 
 @triton.jit
-def squares_from(steps, step, longest, COUNT: tl.constexpr, WHOLE: tl.constexpr, PACK: tl.constexpr):
+def squares_from(steps, step, LONGEST: tl.constexpr, COUNT: tl.constexpr, WHOLE: tl.constexpr, PACK: tl.constexpr):
     squares = ()
     for i in tl.static_range(COUNT):
-        squares = squares + (square_of(steps + i, step, longest, WHOLE, PACK),)
+        squares = squares + (square_of(steps + i, step, LONGEST, WHOLE, PACK),)
     return squares
 
 
@@ -134,12 +134,12 @@ def tile_sides(centers, first, length, inside, TILE: tl.constexpr):
 @triton.jit
 def search(
     tile, best, centers, k, last, bound, first, begin, end, inside, source, pitch, labels, label_pitch, before, step,
-    longest, BEFORE: tl.constexpr, AFTER: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr, MODE: tl.constexpr,
-    WHOLE: tl.constexpr, NONE: tl.constexpr, PACK: tl.constexpr,
+    LONGEST: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr,
+    MODE: tl.constexpr, WHOLE: tl.constexpr, NONE: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     """Rows ``k`` to ``last`` before or after the tile, or on both sides, as long as one of them can win."""
-    while (k <= last) & (square_of(k, step, longest, WHOLE, PACK) < bound):
-        squares = squares_from(k, step, longest, TILE + AHEAD - 1, WHOLE, PACK)
+    while (k <= last) & (square_of(k, step, LONGEST, WHOLE, PACK) < bound):
+        squares = squares_from(k, step, LONGEST, TILE + AHEAD - 1, WHOLE, PACK)
         for i in tl.static_range(AHEAD):
             if BEFORE:
                 j = first - k - i
@@ -192,18 +192,18 @@ def site_of(plane, lane, outer, length, inner, width, steps, rows, there, severa
     return tl.where(several, site, -1)
 
 
-@triton.jit(do_not_specialize=["step", "before", "longest", "unit"])
+@triton.jit(do_not_specialize=["tiles", "blocks", "width", "step", "before", "unit"])
 def spread(
-    source, labels, out, places, steps, rows, spans, tiles, blocks, length, inner, width, step, before, longest, unit,
+    source, labels, out, places, steps, rows, spans, tiles, blocks, length, inner, width, step, before, unit,
     outer_sizes, outer_strides, label_pitch, inner_sizes, inner_strides,
     OUTER: tl.constexpr, INNER: tl.constexpr, MODE: tl.constexpr, WHOLE: tl.constexpr, NONE: tl.constexpr,
     LAST: tl.constexpr, SIGNED: tl.constexpr, ROOT: tl.constexpr, SINGLE: tl.constexpr, TILE: tl.constexpr,
-    AHEAD: tl.constexpr, LANES: tl.constexpr, PACK: tl.constexpr,
+    AHEAD: tl.constexpr, LANES: tl.constexpr, PACK: tl.constexpr, LONGEST: tl.constexpr,
 ):  # fmt: skip
     """One axis of ``[outer, length, inner]``. Tiles come fastest, so that the rows of a block of lanes stay in the L2.
 
     ``step``, of this axis, and ``before``, of the one whose steps are the source's, are whole units or the bits of mm;
-    ``longest``: units along an axis beyond which there is nothing.
+    ``LONGEST``: units along an axis beyond which there is nothing.
     ``places``: where the best row goes, or in the last axis the site; from ``steps``, and ``rows`` of the axis before.
     """
     if not WHOLE:
@@ -233,7 +233,7 @@ def spread(
         tile = tile + (tl.where(there, number, tl.zeros_like(number)),)
         if places is not None and PACK == 0:
             best = best + (inside.to(tl.int32) * 0 + first + r,)
-    squares = squares_from(first * 0, step, longest, TILE, WHOLE, PACK)
+    squares = squares_from(first * 0, step, LONGEST, TILE, WHOLE, PACK)
     for i in tl.static_range(TILE):
         tile, best = meet(tile, best, centers, own[i], first + i, squares, -i, TILE, MODE, WHOLE)
 
@@ -253,15 +253,15 @@ def spread(
     bound = greatest(tile, TILE)
     tile, best, k, bound = search(
         tile, best, centers, k, tl.minimum(last_before, last_after), bound, first, begin, end, inside, source, pitch,
-        labels, label_pitch, before, step, longest, True, True, TILE, AHEAD, MODE, WHOLE, NONE, PACK,
+        labels, label_pitch, before, step, LONGEST, True, True, TILE, AHEAD, MODE, WHOLE, NONE, PACK,
     )  # fmt: skip
     tile, best, k, bound = search(
         tile, best, centers, k, last_before, bound, first, begin, end, inside, source, pitch,
-        labels, label_pitch, before, step, longest, True, False, TILE, AHEAD, MODE, WHOLE, NONE, PACK,
+        labels, label_pitch, before, step, LONGEST, True, False, TILE, AHEAD, MODE, WHOLE, NONE, PACK,
     )  # fmt: skip
     tile, best, k, bound = search(
         tile, best, centers, k, last_after, bound, first, begin, end, inside, source, pitch,
-        labels, label_pitch, before, step, longest, False, True, TILE, AHEAD, MODE, WHOLE, NONE, PACK,
+        labels, label_pitch, before, step, LONGEST, False, True, TILE, AHEAD, MODE, WHOLE, NONE, PACK,
     )  # fmt: skip
 
     for r in tl.static_range(TILE):

@@ -94,7 +94,7 @@ def put(address, behind, ahead, value, there, MODE: tl.constexpr, NONE: tl.const
     tl.store(address, steps.to(address.dtype.element_ty), there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "lines", "planes"])
 def scan_lines(
     voxels, steps, spans, volume_spans, rows, length, lines, planes, sizes, strides, stride,
     AXES: tl.constexpr, MODE: tl.constexpr, NONE: tl.constexpr, ONE: tl.constexpr,
