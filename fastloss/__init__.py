@@ -5,6 +5,7 @@ from .ahead import warmup
 from .lazy.head import lazy_head
 from .lazy.interpolate import interpolate
 from .lazy.logits import LazyLogits
+from .lazy.resample import resample_argmax
 from .losses.base import CompoundLoss, SumLoss
 from .losses.compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
 from .losses.confusion import GeneralizedDiceLoss, MCCLoss, SensitivitySpecificityLoss
@@ -67,6 +68,7 @@ __all__ = [
     "gather_sums",
     "interpolate",
     "lazy_head",
+    "resample_argmax",
     "voxel_losses",
     "voxel_sums",
     "warmup",

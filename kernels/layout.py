@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +41,14 @@ def three_axes(shape: Sequence[int], stride: Sequence[int]) -> tuple[tuple[int, 
     n0, n1, n2 = [1] * missing + sizes
     s0, s1, s2 = [0] * missing + strides
     return (n0, n1, n2), (s0, s1, s2)
+
+
+class Axis(NamedTuple):
+    """What each output along an axis is made of."""
+
+    low: Tensor  # int64: the one voxel
+    high: Tensor  # and the other
+    share: Tensor  # of the other, float32 or float64
 
 
 def labels_within(plan: Plan, dtype: torch.dtype) -> tuple[int, ...]:

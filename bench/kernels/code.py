@@ -18,6 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from bench.kernels.distances import distance_variants
+from bench.kernels.resample import resample_variants
 from bench.kernels.stencils import StencilVariant, stencil_variants
 from bench.kernels.variants import Variant, variants
 
@@ -146,7 +147,8 @@ def main() -> None:
     options = parser.parse_args()
     pretend(options.target)
     first, step = map(int, (options.turn or "0/1").split("/"))
-    for variant in [*variants(options.all), *stencil_variants(), *distance_variants(options.all)][first::step]:
+    others = *stencil_variants(), *distance_variants(options.all), *resample_variants()
+    for variant in [*variants(options.all), *others][first::step]:
         _, launch, _ = variant.launch(variant.problem())
         print(json.dumps(facts(options.target, variant, launch, compile_launch(launch))), flush=True)
 

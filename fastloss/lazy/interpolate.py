@@ -72,7 +72,7 @@ def interpolate(
     if chunk_bytes is not None:
         chunk_bytes = as_number(chunk_bytes, "chunk_bytes")
         check_count(chunk_bytes=chunk_bytes)
-    sizes, scales = _sizes(shape[2:], size, scale_factor)
+    sizes, scales = sizes_of(shape[2:], size, scale_factor)
     resize = Resize(sizes, "linear" if mode in _LINEAR else mode, bool(align_corners), scales)
     if recompute_scale_factor:
         resize = resize._replace(scales=())
@@ -83,7 +83,7 @@ def interpolate(
     return LazyLogits(input, None, None, input.dtype, chunk_bytes or default_chunk_bytes(input), resize)
 
 
-def _sizes(space: Sequence[int], size: Any, scale_factor: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def sizes_of(space: Sequence[int], size: Any, scale_factor: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Of the result, and the factors, if these were given."""
     if (size is None) == (scale_factor is None):
         what = "neither" if size is None else "both"

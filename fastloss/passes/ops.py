@@ -98,7 +98,7 @@ def distances_in_triton(device: torch.device) -> bool:
 
 
 def choose_room(room: str, forced: str, device: torch.device) -> ModuleType:
-    """The chosen back end's module of another name than ``sums``: ``values``, ``ranked`` or ``stencils``."""
+    """Of the chosen back end another module than ``sums``: ``values``, ``ranked``, ``stencils`` or ``resample``."""
     return importlib.import_module(f"{choose(forced, device).__package__}.{room}")
 
 
