@@ -43,6 +43,7 @@ from ..passes.inputs import FLOATS, Inputs, check_activation, check_inputs
 from ..passes.sums import checked_sums_of_terms, checked_voxel_losses
 from .startup.hook import PEERS, installed_peers
 
+HALF = (torch.float16, torch.bfloat16)
 _log = logging.getLogger("fastloss")
 _lock = threading.RLock()
 _PASSED_ON: Any = object()
@@ -402,24 +403,33 @@ def check_tensors(logits: Any, target: Any) -> None:
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def run_pass(
+def checked_inputs(
     logits: Tensor,
     target: Tensor,
-    terms: Sequence[str],
     activation: str | None,
     *,
     ignore_index: int | None = None,
     mask: Tensor | None = None,
     weight_map: Tensor | None = None,
     validate: bool | None = None,
+) -> Inputs:
+    """The tensors of a pass; what it refuses, such as a label that is no class, is Unserved."""
+    ignore = () if ignore_index is None else (int(ignore_index),)
+    found: Inputs = attempt(
+        check_inputs, logits, target, mask, weight_map, check_activation(activation), ignore, validate
+    )
+    return found
+
+
+def run_pass(
+    logits: Tensor, target: Tensor, terms: Sequence[str], activation: str | None, **options: Any
 ) -> dict[str, Tensor]:
     """The sums of :func:`fastloss.voxel_sums` by the names of their terms, float64 ``[B, C]``; those of the target
-    alone have no gradient. What the pass refuses, such as a label that is no class, is Unserved; on a GPU, where the
-    pass does not look for such labels, an assertion on the device, as in the peers. ``validate=False``: neither."""
+    alone have no gradient. ``options`` are those of :func:`checked_inputs`. On a GPU, where the pass does not look for
+    labels that are no class, they are an assertion on the device, as in the peers; with ``validate=False`` nowhere."""
+    inputs = checked_inputs(logits, target, activation, **options)
     names, name = tuple(dict.fromkeys(terms)), check_activation(activation)
-    ignore = () if ignore_index is None else (int(ignore_index),)
-    inputs = attempt(check_inputs, logits, target, mask, weight_map, name, ignore, validate)
-    unseen = validate is None and _unseen(inputs)
+    unseen = options.get("validate") is None and _unseen(inputs)
     if unseen:
         names = tuple(dict.fromkeys((*names, "y", "count")))
     sums = dict(zip(names, attempt(checked_sums_of_terms, inputs, names, name), strict=True))
@@ -433,21 +443,19 @@ def run_voxels(
     target: Tensor,
     terms: Mapping[str, Any],
     activation: str | None,
-    *,
     per_class: bool = False,
-    ignore_index: int | None = None,
-    mask: Tensor | None = None,
-    weight_map: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
-    """:func:`fastloss.voxel_losses`, with the refusals and labels of :func:`run_pass`."""
-    name, ignore = check_activation(activation), () if ignore_index is None else (int(ignore_index),)
-    inputs = attempt(check_inputs, logits, target, mask, weight_map, name, ignore, None)
+    """:func:`fastloss.voxel_losses`, with the options, refusals and labels of :func:`run_pass`."""
+    inputs = checked_inputs(logits, target, activation, **options)
     if _unseen(inputs):
         labels = inputs.target.long()
         good = (labels >= 0) & (labels < logits.shape[1])
-        torch._assert_async((good if ignore_index is None else good | (labels == ignore_index)).all())
+        for ignored in inputs.ignore:
+            good = good | (labels == ignored)
+        torch._assert_async(good.all())
     wanted = {term: torch.as_tensor(value, dtype=torch.float64, device=logits.device) for term, value in terms.items()}
-    found: Tensor = attempt(checked_voxel_losses, inputs, wanted, name, per_class)
+    found: Tensor = attempt(checked_voxel_losses, inputs, wanted, check_activation(activation), per_class)
     return found
 
 
@@ -466,10 +474,11 @@ def attempt(function: Callable[..., Any], *args: Any) -> Any:
         raise Unserved(f"a {str(error).partition(':')[0]} that fastloss refuses") from None
 
 
-def dtype_of(*tensors: Tensor) -> torch.dtype:
-    """The dtype of plain PyTorch's sums of products of these tensors; those of half precision are float32 under CUDA's
-    autocast."""
+def dtype_of(*tensors: Tensor, entropy: bool = False) -> torch.dtype:
+    """The dtype of plain PyTorch's sums of products of these tensors, the first the logits. Half precision is float32
+    under CUDA's autocast and, of ``entropy``, which is torch's cross-entropies, under the CPU's, too."""
     dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
-    if dtype in (torch.float16, torch.bfloat16) and tensors[0].is_cuda and torch.is_autocast_enabled("cuda"):
+    device = tensors[0].device.type
+    if dtype in HALF and (entropy or device == "cuda") and torch.is_autocast_enabled(device):
         return torch.float32
     return dtype

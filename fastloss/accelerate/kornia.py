@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import torch
@@ -15,18 +14,19 @@ from torch import Tensor
 from ..losses.spatial.hausdorff import HausdorffErosionLoss
 from ..passes.ranked_ops import HINGE
 from ..terms import term_name
-from .core import Served, attempt, check_tensors
+from .core import HALF, Served, attempt, check_tensors, dtype_of
 from .shared import (
-    HALF,
+    check_gamma,
     check_plain,
     dense_numbers,
+    focal_terms,
     foreground,
     ignored,
     implements,
-    loss_dtype,
-    losses_of,
     lovasz_table,
     only_versions,
+    reduced,
+    reduced_binary,
     serve,
     sums_of,
 )
@@ -97,9 +97,10 @@ def tversky(
     return (1.0 - score.mean()).to(pred.dtype)
 
 
-def _check_powers(alpha: Any, gamma: Any) -> None:
+def _check_focal(alpha: Any, gamma: Any, reduction: str) -> None:
+    serve(reduction in ("mean", "sum", "none"), f"reduction {reduction}")
     serve(alpha is None or isinstance(alpha, (int, float)), "alpha that is no number")
-    serve(isinstance(gamma, (int, float)) and 0 <= gamma < math.inf, "gamma below 0 or infinite")
+    check_gamma(gamma)
 
 
 @served(losses, "focal_loss")
@@ -113,21 +114,17 @@ def focal(
     ignore_index: int | None = -100,
 ) -> Tensor:
     """focal_loss."""
-    serve(reduction in ("mean", "sum", "none"), f"reduction {reduction}")
-    _check_powers(alpha, gamma)
+    _check_focal(alpha, gamma, reduction)
     _classes(pred, target, (3, 4, 5))
     factor = _weight(weight, pred)
-    dtype = loss_dtype(pred)
-    name, label = term_name("focal_pos", gamma), ignored(ignore_index, target)
+    dtype = dtype_of(pred)
     of_class = pred.new_ones(pred.shape[1], dtype=torch.float64)
     if alpha is not None:
         of_class = torch.cat((of_class[:1] * (1 - alpha), of_class[1:] * alpha))
     if factor is not None:
         of_class, dtype = of_class * factor, torch.promote_types(dtype, weight.dtype)  # type: ignore[union-attr]
-    if reduction == "none":
-        return losses_of(pred, target, {name: of_class}, "softmax", True, ignore_index=label).to(dtype)
-    total = (sums_of(pred, target, (name,), "softmax", ignore_index=label)[name] * of_class).sum()
-    return (total / pred.numel() if reduction == "mean" else total).to(dtype)
+    terms, label = {term_name("focal_pos", gamma): of_class}, ignored(ignore_index, target)
+    return reduced(pred, target, terms, "softmax", reduction, pred.numel(), ignore_index=label).to(dtype)
 
 
 @served(losses, "binary_focal_loss_with_logits")
@@ -142,32 +139,23 @@ def binary_focal(
     ignore_index: int | None = -100,
 ) -> Tensor:
     """binary_focal_loss_with_logits."""
-    serve(reduction in ("mean", "sum", "none"), f"reduction {reduction}")
-    _check_powers(alpha, gamma)
+    _check_focal(alpha, gamma, reduction)
     check_plain(pred, target)
     serve(pred.shape == target.shape and pred.ndim >= 2 and pred.numel() > 0, "shapes that are an error")
     serve(target.dtype != torch.bool and pred.is_floating_point(), "bool, of which the peer takes no difference")
     factor, positive_factor = _weight(weight, pred), _weight(pos_weight, pred, "pos_weight")
-    dtype = loss_dtype(pred)
+    dtype = dtype_of(pred)
     dtype = torch.promote_types(dtype, target.dtype if target.is_floating_point() else torch.get_default_dtype())
     for each in (pos_weight, weight):
         dtype = dtype if each is None else torch.promote_types(dtype, each.dtype)
-    shape = pred.shape if 3 <= pred.ndim <= 5 else (*pred.shape[:2], max(1, pred[0, 0].numel()))
     ignore = ignored(ignore_index, target)
-    counted = None if ignore is None else (target != ignore).reshape(shape)
-    positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1.0 - alpha)
-    terms: dict[str, Any] = {term_name("focal_pos", gamma): positive, term_name("focal_neg", gamma): negative}
-    for name, weights in zip(terms, ((positive_factor, factor), (factor,)), strict=True):
-        for each in weights:
-            terms[name] = terms[name] if each is None else terms[name] * each
-    if counted is not None:
-        terms = {f"map*{name}": value for name, value in terms.items()}
-    logits, target = pred.reshape(shape), dense_numbers(target).reshape(shape)
-    if reduction == "none":
-        return losses_of(logits, target, terms, "sigmoid", True, weight_map=counted).reshape(pred.shape).to(dtype)
-    sums = sums_of(logits, target, tuple(terms), "sigmoid", weight_map=counted)
-    total = torch.stack([(value * sums[name]).sum() for name, value in terms.items()]).sum()
-    return (total / pred.numel() if reduction == "mean" else total).to(dtype)
+    factors: list[Any] = [1.0, 1.0] if alpha is None else [alpha, 1.0 - alpha]
+    if factor is not None:
+        factors = [each * factor for each in factors]
+    if positive_factor is not None:
+        factors[0] = factors[0] * positive_factor
+    counted = None if ignore is None else target != ignore
+    return reduced_binary(pred, dense_numbers(target), focal_terms(gamma, *factors), reduction, counted).to(dtype)
 
 
 @served(losses, "lovasz_softmax_loss")

@@ -13,17 +13,17 @@ from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, nn
 
-from .core import Served, check_tensors
+from .core import Served, check_tensors, dtype_of
 from .shared import (
     Sums,
     dense_numbers,
     ignored,
     largest_losses,
-    loss_dtype,
     losses_of,
     only_versions,
     part,
     per_channel,
+    require,
     serve,
     sums_of,
 )
@@ -94,9 +94,8 @@ def _dice_of(dc: Any, sums: Sums) -> Tensor:
 def _check_masked(target: Tensor, x: Tensor) -> None:
     """Passes on labels that are no class, where a mask would hide them: the peer raises all the same."""
     if target.shape != x.shape and target.device.type == "cpu" and target.numel():
-        serve(not torch.compiler.is_compiling(), "labels and a mask that are not known when it is compiled")
         low, high = torch.aminmax(target)
-        serve(bool(low >= 0) and bool(high < x.shape[1]), "labels that are an error")
+        require((low >= 0) & (high < x.shape[1]), "labels that are an error")
 
 
 @served(SoftDiceLoss)
@@ -141,7 +140,7 @@ def cross_entropy(self: Any, input: Tensor, target: Tensor) -> Tensor:
     """RobustCrossEntropyLoss."""
     check_tensors(input, target)
     _check_entropy(self, input)
-    dtype = loss_dtype(input)
+    dtype = dtype_of(input, entropy=True)
     if target.ndim == input.ndim:
         serve(target.shape[1] == 1, "target that is an error")
     else:
@@ -176,7 +175,7 @@ def dice_and_cross_entropy(self: Any, net_output: Tensor, target: Tensor) -> Ten
     serve(dc.apply_nonlin is softmax_helper_dim1, "Dice of another activation")
     _check_entropy(ce, net_output)
     serve(ce.reduction in ("mean", "sum"), "reduction none")
-    dtype = loss_dtype(net_output)
+    dtype = dtype_of(net_output, entropy=True)
     label = _labels_of_compound(self, ce, net_output, target)
     serve(self.weight_ce or self.weight_dice, "both weights are 0")
     terms = (_DICE if self.weight_dice else ()) + (_entropy_terms(ce) if self.weight_ce else ())
@@ -187,7 +186,7 @@ def dice_and_cross_entropy(self: Any, net_output: Tensor, target: Tensor) -> Ten
         if self.ignore_label is not None:
             nothing = sums["y"].sum() == 0
             if not self.weight_dice or dtype == torch.float64:  # a number without a dtype then takes its place
-                serve(not nothing, "all voxels are ignored")
+                require(~nothing, "all voxels are ignored")
         entropy = _entropy_of(ce, sums, nothing).to(dtype)
     dice = _dice_of(dc, sums) if self.weight_dice else 0
     return self.weight_ce * entropy + self.weight_dice * dice
@@ -211,7 +210,6 @@ def dice_and_binary_cross_entropy(self: Any, net_output: Tensor, target: Tensor)
         serve(ce.reduction in ("mean", "sum"), "reduction none")
     serve(target.shape == net_output.shape, "target that is an error")
     pos_weight = per_channel(ce.pos_weight, net_output, "pos_weight")
-    loss_dtype(net_output)
     terms = (*_DICE, "count", "ce_pos", "ce_neg")
     sums = sums_of(net_output, dense_numbers(target), terms, "sigmoid", mask=mask)
     positive = sums["ce_pos"] if pos_weight is None else sums["ce_pos"] * pos_weight
@@ -237,7 +235,7 @@ def _topk(ce: Any, logits: Tensor, labels: Tensor, ignore: int | None, terms: tu
 def topk(self: Any, inp: Tensor, target: Tensor) -> Tensor:
     """TopKLoss."""
     check_tensors(inp, target)
-    dtype = loss_dtype(inp)
+    dtype = dtype_of(inp, entropy=True)
     serve(target.ndim == inp.ndim, "target that is an error")
     labels = target[:, :1].long() if target.is_floating_point() or target.dtype == torch.bool else target[:, :1]
     return _topk(self, inp, labels, int(self.ignore_index), ())[1].to(dtype)
@@ -249,7 +247,7 @@ def dice_and_topk(self: Any, net_output: Tensor, target: Tensor) -> Tensor:
     check_tensors(net_output, target)
     dc, ce = part(self.dc, SoftDiceLoss), part(self.ce, TopKLoss)
     serve(dc.apply_nonlin is softmax_helper_dim1, "Dice of another activation")
-    dtype = loss_dtype(net_output)
+    dtype = dtype_of(net_output, entropy=True)
     label = _labels_of_compound(self, ce, net_output, target)
     target = target.long() if target.is_floating_point() or target.dtype == torch.bool else target
     if not self.weight_ce:
@@ -258,7 +256,7 @@ def dice_and_topk(self: Any, net_output: Tensor, target: Tensor) -> Tensor:
     counted = self.ignore_label is not None and (not self.weight_dice or dtype == torch.float64)
     sums, mean = _topk(ce, net_output, target, label, (*_DICE,) if self.weight_dice else ("y",))
     if counted:  # where all are ignored, a number without a dtype takes the place of the cross-entropy
-        serve(sums["y"].sum() > 0, "all voxels are ignored")
+        require(sums["y"].sum() > 0, "all voxels are ignored")
     return self.weight_ce * mean.to(dtype) + (self.weight_dice * _dice_of(dc, sums) if self.weight_dice else 0)
 
 

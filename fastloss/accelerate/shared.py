@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..passes.inputs import check_inputs
 from ..passes.ops import by_term, forced_backend
 from ..passes.ranked_ops import HINGE, jaccard_extension, topk_sums
-from .core import Served, Unserved, attempt, check_tensors, run_pass, run_voxels
+from ..terms import term_name
+from .core import Served, Unserved, attempt, check_tensors, checked_inputs, run_pass, run_voxels
 
 _log = logging.getLogger("fastloss")
 Sums = dict[str, Tensor]
-HALF = (torch.float16, torch.bfloat16)
 
 
 def serve(condition: Any, reason: str) -> None:
@@ -43,6 +42,12 @@ def check_plain(*tensors: Any) -> None:
         serve(torch.compiler.is_compiling() or (tensor.layout is torch.strided and not tensor.is_nested), "not dense")
 
 
+def require(condition: Tensor, reason: str) -> None:
+    """Passes a call on unless the condition holds everywhere, which is not to be known while a graph is traced."""
+    serve(not torch.compiler.is_compiling(), f"{reason}, within torch.compile")
+    serve(bool(condition.all()), reason)
+
+
 def sums_of(logits: Tensor, target: Tensor, terms: Sequence[str], activation: str | None, **options: Any) -> Sums:
     """The sums of a pass by the names of their terms, each ``[B, C]`` float64."""
     check_tensors(logits, target)
@@ -55,13 +60,48 @@ def losses_of(
 ) -> Tensor:
     """The weighted sum of the terms of each voxel; see :func:`fastloss.voxel_losses`."""
     check_tensors(logits, target)
-    return run_voxels(logits, target, terms, activation, per_class=per_class, **options)
+    return run_voxels(logits, target, terms, activation, per_class, **options)
 
 
-def _ranked(logits: Tensor, target: Tensor, mask: Tensor | None, ignore: int | None, errors: str) -> Any:
-    check_tensors(logits, target)
-    activation = "none" if errors == HINGE else errors
-    return attempt(check_inputs, logits, target, mask, None, activation, () if ignore is None else (ignore,), None)
+def reduced(
+    logits: Tensor,
+    target: Tensor,
+    terms: dict[str, Any],
+    activation: str | None,
+    reduction: str,
+    elements: int,
+    per_class: bool = True,
+    **options: Any,
+) -> Tensor:
+    """The weighted sum of the terms, in float64: of all voxels, for a mean divided by so many elements; of each voxel
+    where the reduction is neither ``"mean"`` nor ``"sum"``."""
+    if reduction not in ("mean", "sum"):
+        return losses_of(logits, target, terms, activation, per_class, **options)
+    sums = sums_of(logits, target, tuple(terms), activation, **options)
+    total = torch.stack([(weight * sums[name]).sum() for name, weight in terms.items()]).sum()
+    return total / elements if reduction == "mean" else total
+
+
+def reduced_binary(
+    logits: Tensor, target: Tensor, terms: dict[str, Any], reduction: str, counted: Tensor | None = None
+) -> Tensor:
+    """The same of logits of any shape, each channel a problem of its own; elements that are not ``counted`` are 0, and
+    part of a mean."""
+    serve(logits.numel() > 0, "an empty input")
+    shape = tuple(logits.shape)
+    if not 3 <= logits.ndim <= 5:
+        shape = (*shape[:2], -1) if logits.ndim > 1 else (1, 1, -1)
+    weight_map = None if counted is None else counted.reshape(shape)
+    if counted is not None:
+        terms = {f"map*{name}": weight for name, weight in terms.items()}
+    tensors = logits.reshape(shape), target.reshape(shape)
+    found = reduced(*tensors, terms, "sigmoid", reduction, logits.numel(), weight_map=weight_map)
+    return found if reduction in ("mean", "sum") else found.reshape(logits.shape)
+
+
+def focal_terms(gamma: float, positive: Any = 1.0, negative: Any = 1.0) -> dict[str, Any]:
+    """The binary focal loss of a voxel: of what is true, and of what is not."""
+    return {term_name("focal_pos", gamma): positive, term_name("focal_neg", gamma): negative}
 
 
 def largest_losses(
@@ -69,7 +109,8 @@ def largest_losses(
 ) -> tuple[Sums, Tensor]:
     """The sums of a pass, and the mean of the largest cross-entropies of torch's module ``ce``, so many of those of all
     voxels, of which the ignored have the loss 0."""
-    inputs = _ranked(logits, labels, None, ignore, "softmax")
+    check_tensors(logits, labels)
+    inputs = checked_inputs(logits, labels, "softmax", ignore_index=ignore)
     portion = min(1.0, (taken + 0.5) * logits.shape[1] / logits.numel())
     of_input = (inputs.ignore, inputs.dense, inputs.validate, forced_backend())
     options = (float(ce.label_smoothing), terms, "softmax", *of_input)
@@ -89,7 +130,8 @@ def lovasz_table(
     ignore: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The Lovász extension of the Jaccard loss, ``[B or 1, C]``, and which classes have a voxel."""
-    inputs = _ranked(logits, target, mask, ignore, errors)
+    check_tensors(logits, target)
+    inputs = checked_inputs(logits, target, None if errors == HINGE else errors, ignore_index=ignore, mask=mask)
     options = (errors, inputs.ignore, inputs.dense, inputs.validate, forced_backend())
     tensors = (inputs.logits, inputs.target, inputs.mask)
     table, sizes = attempt(jaccard_extension, *tensors, per_sample, options)
@@ -101,10 +143,9 @@ def foreground(target: Tensor, counted: Tensor | None = None) -> Tensor:
     integers = not target.is_floating_point() and target.dtype != torch.bool
     if target.dtype == torch.bool or (integers and target.device.type == "cpu" and counted is None):
         return target
-    serve(not torch.compiler.is_compiling(), "target whose values are not known when it is compiled")
     inside = target.bool() if counted is None else target.bool() & counted
     hard = (target == inside) if counted is None else (target == inside) | ~counted
-    serve(bool(hard.all()), "target with other values than 0 and 1")
+    require(hard, "target with other values than 0 and 1")
     return inside
 
 
@@ -112,23 +153,14 @@ def foreground(target: Tensor, counted: Tensor | None = None) -> Tensor:
 _SATURATED = {torch.float64: 30.0, torch.float32: 15.0, torch.float16: 7.0, torch.bfloat16: 5.0}
 
 
-def check_gamma(gamma: Any, logits: Tensor) -> None:
-    """Passes on a modulating factor that is no power of at least 0, and one below 1 where a probability is 1: there the
-    peer's slope is infinite, and its gradient NaN."""
+def check_gamma(gamma: Any, logits: Tensor | None = None) -> None:
+    """Passes on a modulating factor that is no power of at least 0, and one below 1 where logits give a probability of
+    1: there the slope of a peer is infinite, and its gradient NaN."""
     serve(isinstance(gamma, (int, float)) and 0 <= gamma < math.inf, "gamma below 0 or infinite")
-    if 0 < gamma < 1 and logits.numel():
-        serve(not torch.compiler.is_compiling(), "gamma below 1 with logits that are not known when it is compiled")
+    if logits is not None and 0 < gamma < 1 and logits.numel():
         low, high = torch.aminmax(logits.detach())
-        serve(max(-float(low), float(high)) < _SATURATED[logits.dtype], "gamma below 1 with probabilities of 1")
-
-
-def loss_dtype(logits: Tensor) -> torch.dtype:
-    """The dtype that the peers' operators give: the logits', but float32 where autocast runs them in it."""
-    device = logits.device.type
-    if logits.dtype in HALF and torch.is_autocast_enabled(device):
-        serve(device != "cpu", "half precision under autocast on the CPU")
-        return torch.float32
-    return logits.dtype
+        saturated = torch.maximum(-low, high) >= _SATURATED[logits.dtype]
+        require(~saturated, "gamma below 1 with probabilities of 1")
 
 
 def check_half_sums(logits: Tensor, dtype: torch.dtype) -> None:

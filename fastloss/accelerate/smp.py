@@ -20,22 +20,24 @@ from torch import Tensor
 
 from ..passes.ranked_ops import HINGE
 from ..terms import term_name
-from .core import Served
+from .core import HALF, Served, dtype_of
 from .shared import (
-    HALF,
     Sums,
     check_gamma,
     check_half_sums,
     check_plain,
     dense_numbers,
+    focal_terms,
     foreground,
     ignored,
     implements,
-    loss_dtype,
     losses_of,
     lovasz_table,
     only_versions,
     per_channel,
+    reduced,
+    reduced_binary,
+    require,
     serve,
     sums_of,
 )
@@ -113,10 +115,9 @@ def _overlap(self: Any, y_pred: Tensor, y_true: Tensor, alpha: float, beta: floa
     """A loss of each class of the batch as one volume, and whether the class is in the target."""
     serve(y_true.ndim > 0 < y_pred.ndim and y_true.shape[0] == y_pred.shape[0], "target that is an error")
     if not self.from_logits and y_pred.requires_grad and torch.is_grad_enabled():
-        serve(not torch.compiler.is_compiling(), "gradient of probabilities that are not known when it is compiled")
-        ends = (y_pred == 0) | (y_pred == 1)  # where the peer's slope of |p - y| is 0
-        serve(not bool(ends.any()), "gradient of probabilities that are exactly 0 or 1")
-    dtype = loss_dtype(y_pred)
+        inside = (y_pred != 0) & (y_pred != 1)  # else the peer's slope of |p - y| is 0
+        require(inside, "gradient of probabilities that are exactly 0 or 1")
+    dtype = dtype_of(y_pred)
     check_half_sums(y_pred, dtype)
     call = _MODES[self.mode](y_pred, y_true, self.ignore_index)
     hard = self.from_logits and (self.mode == "multiclass" or not call.target.is_floating_point())
@@ -126,7 +127,7 @@ def _overlap(self: Any, y_pred: Tensor, y_true: Tensor, alpha: float, beta: floa
     denominator = intersection + alpha * (p - intersection) + beta * (y - intersection) + self.smooth
     denominator = denominator.clamp_min(self.eps)
     if dtype == torch.float16:
-        serve(not torch.compiler.is_compiling() and bool((denominator > 0.01).all()), "slopes that overflow in float16")
+        require(denominator > 0.01, "slopes that overflow in float16")
     score = (intersection + self.smooth) / denominator
     loss = -torch.log(score.clamp_min(self.eps)) if self.log_loss else 1.0 - score
     return loss.to(dtype), y > 0
@@ -146,8 +147,7 @@ def dice(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     if self.classes is not None:
         loss = loss[self.classes]
     if self.ignore_index is not None and getattr(self, "gamma", 1.0) < 1:
-        serve(not torch.compiler.is_compiling(), "loss that is not known when it is compiled")
-        serve(bool(loss.any()), "loss of 0 with an infinite slope, NaN at ignored voxels")
+        require(loss.any(), "loss of 0 with an infinite slope, NaN at ignored voxels")
     aggregated: Tensor = self.aggregate_loss(loss)
     return aggregated
 
@@ -177,7 +177,7 @@ def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     alpha, gamma, reduction = options["alpha"], options["gamma"], options["reduction"]
     serve(options.get("reduced_threshold") is None, "reduced_threshold")
     serve(reduction in ("mean", "sum", "none", None), f"reduction {reduction}")
-    dtype = loss_dtype(y_pred)
+    dtype = dtype_of(y_pred, entropy=True)
     if options["normalized"]:
         check_half_sums(y_pred, dtype)
     if not self.from_logits:
@@ -186,8 +186,7 @@ def focal(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
         y_pred = torch.log(y_pred if self.mode == "multiclass" else y_pred / (1 - y_pred))
     check_gamma(gamma, y_pred)
     call = _one_against_the_others(self, y_pred, y_true)
-    weights = {term_name("focal_pos", gamma): 1.0 if alpha is None else alpha}
-    weights[term_name("focal_neg", gamma)] = 1.0 if alpha is None else 1 - alpha
+    weights = focal_terms(gamma, *(() if alpha is None else (alpha, 1 - alpha)))
     divisor = None
     if options["normalized"]:
         misses = call.sums((term_name("miss_pos", gamma), term_name("miss_neg", gamma)), "sigmoid")
@@ -245,20 +244,12 @@ def binary_entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     check_half_sums(y_pred, dtype)
     label = ignored(self.ignore_index, y_true)
     pos_weight = per_channel(self.pos_weight, y_pred, "pos_weight")
-    shape = y_pred.shape if 3 <= y_pred.ndim <= 5 else (1, 1, y_pred.numel())
-    logits, target = y_pred.reshape(shape), dense_numbers(y_true).reshape(shape)
-    counted = None if label is None else (y_true != label).reshape(shape)
     positive = 1.0 if pos_weight is None else pos_weight
-    terms = {"ce_pos": (1 - 2 * smooth) * positive, "ce_neg": 1 - 2 * smooth}
+    terms: dict[str, Any] = {"ce_pos": (1 - 2 * smooth) * positive, "ce_neg": 1 - 2 * smooth}
     if smooth:
         terms |= {"nll_pos": smooth * positive, "nll_neg": smooth}
-    if counted is not None:
-        terms = {f"map*{name}": weight for name, weight in terms.items()}
-    if self.reduction not in ("mean", "sum"):
-        return losses_of(logits, target, terms, "sigmoid", True, weight_map=counted).reshape(y_pred.shape).to(dtype)
-    sums = sums_of(logits, target, tuple(terms), "sigmoid", weight_map=counted)
-    total = torch.stack([(weight * sums[name]).sum() for name, weight in terms.items()]).sum()
-    return (total / y_pred.numel() if self.reduction == "mean" else total).to(dtype)
+    counted = None if label is None else y_true != label
+    return reduced_binary(y_pred, dense_numbers(y_true), terms, self.reduction, counted).to(dtype)
 
 
 @served(SoftCrossEntropyLoss)
@@ -270,15 +261,13 @@ def entropy(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     if y_true.ndim == y_pred.ndim - 1:
         y_true = y_true.unsqueeze(1)
     serve(y_true.shape == (y_pred.shape[0], 1, *y_pred.shape[2:]), "target of another shape")
-    dtype, classes, epsilon = loss_dtype(y_pred), y_pred.shape[1], self.smooth_factor
+    dtype, classes, epsilon = dtype_of(y_pred), y_pred.shape[1], self.smooth_factor
     terms = {"ce_pos": 1.0 - epsilon} | ({"nll_pos": epsilon / classes} if epsilon else {})
     label = ignored(self.ignore_index, y_true)
-    if self.reduction not in ("mean", "sum"):
-        losses = losses_of(y_pred, y_true, terms, "softmax", False, ignore_index=label).to(dtype)
-        return losses if label is None else losses.unsqueeze(1)  # whose axis the peer leaves
-    sums = sums_of(y_pred, y_true, tuple(terms), "softmax", ignore_index=label)
-    total = torch.stack([weight * sums[name].sum() for name, weight in terms.items()]).sum()
-    return (total / y_true.numel() if self.reduction == "mean" else total).to(dtype)
+    tensors = y_pred, y_true
+    found = reduced(*tensors, terms, "softmax", self.reduction, y_true.numel(), False, ignore_index=label).to(dtype)
+    separate = self.reduction not in ("mean", "sum")
+    return found.unsqueeze(1) if separate and label is not None else found  # whose axis the peer leaves
 
 
 @served(MCCLoss)
@@ -304,15 +293,14 @@ def lovasz(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     serve(y_pred.numel() > 0 and y_true.ndim > 0, "empty batch")
     if self.mode != "multiclass":
         return _hinge(self, y_pred, y_true)
-    serve(loss_dtype(y_pred) == torch.float32 == y_pred.dtype, "a product of two dtypes, an error")
+    serve(y_pred.dtype == torch.float32, "a product of two dtypes, an error")
     serve(y_pred.shape[1] > 1 and y_pred.ndim > 3, "one class")
     serve(not y_true.is_floating_point() and y_true.dtype != torch.bool, "labels of floats or bool")
     logits, labels = _space(y_pred, y_true)
     label = ignored(self.ignore_index, labels)
     table, present = lovasz_table(logits, labels, self.per_image, ignore=label)
     if label is not None:
-        serve(not torch.compiler.is_compiling(), "ignored voxels that are not known when it is compiled")
-        serve(bool(present.any(1).all()), "an image whose voxels are all ignored")
+        require(present.any(1), "an image whose voxels are all ignored")
     return (torch.where(present, table, 0.0).sum(1) / present.sum(1)).mean().to(y_pred.dtype)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..losses.base import never_zero
-from .core import Served, Unserved, check_tensors, run_pass, run_voxels
+from .core import Served, Unserved, check_tensors, dtype_of, run_pass, run_voxels
 
 served = Served()
 MOST_CHANNELS = 1000  # beyond it are vocabularies, not segmentations
@@ -41,8 +41,11 @@ def softmax_terms(options: Entropy, input: Tensor, labels: bool) -> tuple[str, .
     return (*terms, "nll_pos") if options.label_smoothing else terms
 
 
-def softmax_value(options: Entropy, sums: dict[str, Tensor], input: Tensor, labels: bool) -> Tensor:
-    """Of labels the mean is over the weights of the classes, of probabilities over the voxels."""
+def softmax_value(
+    options: Entropy, sums: dict[str, Tensor], input: Tensor, labels: bool, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Of labels the mean is over the weights of the classes, of probabilities over the voxels; in torch's dtype, if no
+    other is given."""
     weight = options.weight
 
     def total(name: str) -> Tensor:
@@ -56,7 +59,7 @@ def softmax_value(options: Entropy, sums: dict[str, Tensor], input: Tensor, labe
         value = _mean(value, total("y"), sums["y"].sum())
     elif options.reduction == "mean":
         value = value / (input.numel() // input.shape[1])
-    return value.to(entropy_dtype(input))
+    return value.to(dtype or dtype_of(input, entropy=True))
 
 
 def _mean(total: Tensor, weights: Tensor, voxels: Tensor) -> Tensor:
@@ -87,13 +90,7 @@ def sigmoid_value(options: Entropy, sums: dict[str, Tensor], input: Tensor) -> T
     value = (positive + sums["ce_neg"]).sum()
     if options.reduction == "mean":
         value = value / input.numel()
-    return value.to(entropy_dtype(input))
-
-
-def entropy_dtype(input: Tensor) -> torch.dtype:
-    """Autocast has the cross-entropies in float32."""
-    half = input.dtype in (torch.float16, torch.bfloat16)
-    return torch.float32 if half and torch.is_autocast_enabled(input.device.type) else input.dtype
+    return value.to(dtype_of(input, entropy=True))
 
 
 def _check_weight(weight: Tensor, input: Tensor, fits: bool) -> None:
@@ -133,7 +130,7 @@ def cross_entropy(
     factors = {"ce_pos": (1 - label_smoothing) * weights}
     if label_smoothing:
         factors["nll_pos"] = label_smoothing / input.shape[1] * weights
-    return run_voxels(input, target, factors, "softmax", ignore_index=ignored).to(entropy_dtype(input))
+    return run_voxels(input, target, factors, "softmax", ignore_index=ignored).to(dtype_of(input, entropy=True))
 
 
 @served(F, "binary_cross_entropy_with_logits")
@@ -159,4 +156,4 @@ def binary_cross_entropy_with_logits(
         1.0 if pos_weight is None else pos_weight.reshape(-1) if pos_weight.numel() > 1 else pos_weight.reshape(())
     )
     factors = dict(zip(terms, (positive, 1.0), strict=True))
-    return run_voxels(input, target, factors, "sigmoid", per_class=True).to(entropy_dtype(input))
+    return run_voxels(input, target, factors, "sigmoid", per_class=True).to(dtype_of(input, entropy=True))

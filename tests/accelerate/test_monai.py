@@ -40,7 +40,7 @@ LABELS = torch.randint(0, 3, (2, 1, 4, 5))
     "loss, reason",
     [
         (L.DiceLoss(softmax=True, to_onehot_y=True, weight=0.5), "a weight of another shape"),  # the first call alone
-        (L.FocalLoss(to_onehot_y=True, gamma=-1.0), "gamma that is no number of at least 0"),
+        (L.FocalLoss(to_onehot_y=True, gamma=-1.0), "gamma below 0 or infinite"),
         (L.TverskyLoss(soft_label=True), "a target of another shape"),
     ],
 )

@@ -190,6 +190,22 @@ def test_learned_weights_move_copy_compile_and_warm_up():
     assert loss.losses[0].class_weight.tolist() == [2.0, 4.0, 6.0]
 
 
+@pytest.mark.parametrize("several", ["classes", "options"])
+def test_many_losses_compile_on_their_own(several):
+    """torch.compile gives a code up after eight graphs: the losses of a class have one, unless told apart."""
+    logits, labels = batch()
+    names = ("Dice", "Jaccard", "Tversky", "LogCoshDice", "CrossEntropy", "Focal", "Poly", "MCC", "GeneralizedDice")
+    losses = [getattr(fastloss, f"{name}Loss")() for name in names]
+    if several == "options":
+        losses = [fastloss.TverskyLoss(alpha=0.1 + i / 20) for i in range(len(names))]
+    graphs = []
+    for loss in losses:
+        apart = {"isolate_recompiles": True} if several == "options" else {}
+        compiled = torch.compile(loss, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph, **apart)
+        close(compiled(logits, labels), loss(logits, labels))
+    assert len(graphs) == len(losses)
+
+
 def test_tensors_whose_gradient_would_be_cut_are_refused():
     w = torch.ones(3, requires_grad=True)
     parts = [fastloss.DiceLoss(), fastloss.FocalLoss(), fastloss.CrossEntropyLoss()]

@@ -87,6 +87,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/passes/distributed.py": ("tests/passes/test_distributed.py", *_ANY_DEVICE),
     "fastloss/precompute.py": ("tests/test_precompute.py",),
     "fastloss/accelerate/core.py": ("tests/accelerate/test_core.py", "-k", "not program and not overhead"),
-    "fastloss/accelerate/monai.py": ("tests/accelerate/test_monai.py", "-k", "not numba"),
+    **{
+        f"fastloss/accelerate/monai/{name}.py": ("tests/accelerate/test_monai.py", "-k", "not numba")
+        for name in ("common", "compound", "distances", "focal", "overlap")
+    },
     "fastloss/accelerate/torch.py": ("tests/accelerate/test_torch.py",),
 }
