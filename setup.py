@@ -3,6 +3,7 @@ from glob import glob
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 if sys.platform == "win32":
     compile_args, link_args = ["/O2", "/fp:precise"], []
@@ -23,4 +24,17 @@ extension = Pybind11Extension(
     extra_link_args=link_args,
 )
 
-setup(ext_modules=[extension], cmdclass={"build_ext": build_ext})
+STARTUP = "fastloss/accelerate/startup/fastloss_accelerate.pth"
+
+
+class build_py_and_pth(build_py):
+    """The packages and, beside them, the line that Python runs at its start, for ``FASTLOSS_ACCELERATE=monai``."""
+
+    def run(self):
+        super().run()
+        # an editable wheel is filled by what installs into it, not by what is built
+        folder = self.get_finalized_command("install").install_lib if self.editable_mode else self.build_lib
+        self.copy_file(STARTUP, folder)
+
+
+setup(ext_modules=[extension], cmdclass={"build_ext": build_ext, "build_py": build_py_and_pth})

@@ -59,8 +59,16 @@ class Unserved(Exception):
 class _Target:
     """A function of a peer, and what serves it."""
 
-    def __init__(self, owner: Any, attribute: str, serve: Callable[..., Any], subclass: type | None):
+    def __init__(
+        self,
+        owner: Any,
+        attribute: str,
+        serve: Callable[..., Any],
+        subclass: type | None,
+        begins_with_target: Callable[[Any], bool],
+    ):
         self.owner, self.attribute, self.serve, self.subclass = owner, attribute, serve, subclass
+        self.begins_with_target = begins_with_target
         self.name = attribute if isinstance(owner, types.ModuleType) else owner.__name__
         self.original: Any = None
         self.places: list[tuple[Any, str, bool]] = []  # where the wrapper is; whether the attribute was the place's own
@@ -115,6 +123,8 @@ class _Target:
         value = self.serve(*plain, **named)
         if isinstance(value, Tensor) and value.requires_grad:
             value = _with_second_derivative(value, self.original, args, kwargs)
+        if len(zeros) > 1 and self.begins_with_target(args[0]):
+            zeros = zeros[::-1]
         for zero in zeros:  # by which the result becomes one of the subclass, as the peer's own arithmetic has it
             value = value + zero.to(value.dtype)
         return value
@@ -215,10 +225,14 @@ class Served(list[_Target]):
         super().__init__()
         self.subclass = subclass
 
-    def __call__(self, owner: Any, attribute: str = "forward") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def __call__(
+        self, owner: Any, attribute: str = "forward", begins_with_target: Callable[[Any], bool] = lambda self: False
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """``begins_with_target``: whether an object's results have the target's metadata, not the input's."""
+
         def note(serve: Callable[..., Any]) -> Callable[..., Any]:
             if owner is not None:
-                self.append(_Target(owner, attribute, serve, self.subclass))
+                self.append(_Target(owner, attribute, serve, self.subclass, begins_with_target))
             return serve
 
         return note

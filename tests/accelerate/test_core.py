@@ -1,8 +1,11 @@
 import copy
 import functools
+import importlib.metadata
+import json
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -10,6 +13,7 @@ import threading
 import time
 import timeit
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -331,9 +335,17 @@ def test_a_peer_that_is_not_installed(monkeypatch):
         fastloss.accelerate("smp")
 
 
-def test_program_that_cannot_be_edited(tmp_path):
+STARTUP = Path(fastloss.__file__).parent / "accelerate" / "startup"
+
+
+@pytest.mark.parametrize("door", ["-m fastloss.accelerate", "FASTLOSS_ACCELERATE"])
+def test_program_that_cannot_be_edited(door, tmp_path):
     """Its spawned children too; and the environment's own sitecustomize runs."""
-    (tmp_path / "sitecustomize.py").write_text("import os\nos.environ['OWN'] = 'ran'\n")
+    site = tmp_path / "site"
+    site.mkdir()
+    shutil.copy(STARTUP / "fastloss_accelerate.pth", site)
+    own = f"import os, site\nos.environ['OWN'] = 'ran'\nsite.addsitedir({str(site)!r})\n"  # as it is installed
+    (tmp_path / "sitecustomize.py").write_text(own)
     script = tmp_path / "train.py"
     script.write_text(
         textwrap.dedent("""
@@ -346,28 +358,38 @@ def test_program_that_cannot_be_edited(tmp_path):
             print(hasattr(F.cross_entropy, "__wrapped__"), os.environ["OWN"], sys.argv[1:], flush=True)
 
         if __name__ == "__main__":
+            assert "torch" not in sys.modules
             show()
             child = multiprocessing.get_context("spawn").Process(target=show)
             child.start()
             child.join()
         """)
     )
-    command = [
-        sys.executable,
-        "-m",
-        "fastloss.accelerate",
-        "--peers",
-        "torch",
-        "--report",
-        str(script),
-        "--epochs",
-        "3",
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}, timeout=300
-    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(script), "--epochs", "3"]
+    if door.startswith("-m"):
+        command[1:1] = ["-m", "fastloss.accelerate", "--peers", "torch", "--report"]
+    else:
+        environment |= {"FASTLOSS_ACCELERATE": "torch", "FASTLOSS_ACCELERATE_REPORT": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.stdout.splitlines() == ["True ran ['--epochs', '3']"] * 2, done.stderr
     assert done.stderr.count("cross_entropy: fused 0, passed on 1 (0 spatial axes 1)") == 2, done.stderr
+
+
+def test_a_start_without_the_variable_costs_nothing(monkeypatch):
+    """Python executes the line at each of its starts."""
+    monkeypatch.delenv("FASTLOSS_ACCELERATE", raising=False)
+    line = (STARTUP / "fastloss_accelerate.pth").read_text()
+    assert line.startswith("import ") and line.count("\n") == 1
+    assert min(timeit.repeat(lambda: exec(line), number=10, repeat=5)) / 10 < 1e-4
+
+
+def test_the_line_is_installed():
+    distribution = importlib.metadata.distribution("fastloss")
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}").get("url", "")
+    if origin != STARTUP.parents[2].as_uri():
+        pytest.skip("these sources are not the ones installed")
+    assert "fastloss_accelerate.pth" in [file.name for file in distribution.files if len(file.parts) == 1]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import fastloss
 
 L = pytest.importorskip("monai.losses")
 
+from monai.data import MetaTensor  # noqa: E402
+
 from .draw_monai import CLASSES, draw  # noqa: E402
 from .parity import Call, differences, outcome  # noqa: E402
 from .record import record  # noqa: E402
@@ -64,6 +66,16 @@ def test_options_are_read_at_each_call():
         for gamma in (0.5, 2, 3.0):
             loss.gamma = gamma
             torch.testing.assert_close(loss(LOGITS, LABELS), L.FocalLoss.forward.__wrapped__(loss, LOGITS, LABELS))
+
+
+@pytest.mark.parametrize("options, owner", [({}, 0), ({"alpha": 0.3}, 1), ({"alpha": 0.3, "use_softmax": True}, 0)])
+def test_metadata_are_those_that_monais_arithmetic_ends_with(options, owner):
+    tensors = [MetaTensor(LOGITS, meta={"name": 0}), MetaTensor(LABELS, meta={"name": 1})]
+    loss = L.FocalLoss(to_onehot_y=True, **options)
+    with fastloss.backend("reference"), fastloss.accelerate("monai") as handle:
+        assert loss(*tensors).meta["name"] == owner
+    assert handle.report()["FocalLoss"].fused == 1
+    assert loss(*tensors).meta["name"] == owner
 
 
 def test_one_pass_where_parts_agree(monkeypatch):

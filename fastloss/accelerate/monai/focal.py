@@ -126,7 +126,7 @@ def focal_voxels(self: Any, p: Pass) -> Tensor:
     return found[:, first:].float()
 
 
-@served(losses.FocalLoss)
+@served(losses.FocalLoss, begins_with_target=lambda self: self.alpha is not None and not self.use_softmax)
 def focal_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     p = focal_pass(self, input, truth_of(input, target, self.to_onehot_y, self.ignore_index))
     if self.reduction == "none":

@@ -1,9 +1,10 @@
-"""Imported by Python when it starts, if this folder is on PYTHONPATH: accelerates the peers that FASTLOSS_ACCELERATE
-names once the program imports them, in its child processes as well."""
+"""Imported by Python when it starts, if this folder is on PYTHONPATH: what ``python -m
+fastloss.accelerate`` does, in a program's child processes as well."""
 
 import importlib.machinery
 import importlib.util
 import os
+import runpy
 import sys
 
 _here = os.path.dirname(os.path.abspath(__file__))
@@ -17,14 +18,5 @@ def _next_sitecustomize() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def _hook() -> None:
-    spec = importlib.util.spec_from_file_location("_fastloss_hook", os.path.join(_here, "hook.py"))
-    assert spec is not None and spec.loader is not None
-    hook = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = hook
-    spec.loader.exec_module(hook)
-    hook.accelerate_at_import(hook.peers_of_variable())
-
-
 _next_sitecustomize()
-_hook()
+runpy.run_path(os.path.join(_here, "start.py"))
