@@ -19,11 +19,11 @@ def main() -> int:
     )
     parser.add_argument("--peers", help=f"names with commas between, or all (otherwise {VARIABLE}'s, or else all)")
     parser.add_argument("--report", action="store_true", help="prints at each process's end what was fused")
-    parser.add_argument(
-        "command", nargs=argparse.REMAINDER, help="train.py ARGUMENTS, -m MODULE ARGUMENTS, or an installed program"
-    )
+    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="MODULE ARGUMENTS, or else")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="train.py ARGUMENTS, or an installed program")
     given = parser.parse_args()
-    if not given.command:
+    command = ["-m", *given.module] if given.module else given.command
+    if not command:
         parser.error("expected a program to run")
     os.environ[VARIABLE] = given.peers or os.environ.get(VARIABLE, "") or "all"
     try:
@@ -34,7 +34,6 @@ def main() -> int:
         os.environ[REPORT] = "1"
     folders = [str(Path(__file__).parent / "startup"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
-    command = given.command
     if command[0] == "-m" or command[0].endswith(".py") or not shutil.which(command[0]):
         command = [sys.executable, *command]
     if sys.platform == "win32":  # where exec returns to the shell at once

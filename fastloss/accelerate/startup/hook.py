@@ -64,7 +64,8 @@ def _print_report(peer: str, accelerated: Any) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: lets what the other finders find accelerate a peer once it is imported."""
+    """Finds nothing itself: lets what the other finders find accelerate a peer once it is imported. Programs that only
+    ask whether a peer is there leave it waiting."""
 
     def __init__(self, peers: Sequence[str]):
         self.waiting = {PEERS[peer]: peer for peer in peers}
@@ -72,20 +73,22 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        peer = self.waiting.pop(name, None)  # so that the search below does not come here again
-        if peer is None:
+        if name not in self.waiting:
             return None
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, peer)  # type: ignore[assignment]
-        return spec
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Loader(spec.loader, self)  # type: ignore[assignment]
+                return spec
+        return None
 
 
 class _Loader:
     """A module's own loader, and then the acceleration."""
 
-    def __init__(self, loader: Any, peer: str):
-        self._loader, self._peer = loader, peer
+    def __init__(self, loader: Any, finder: _Finder):
+        self._loader, self._finder = loader, finder
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -95,7 +98,9 @@ class _Loader:
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        _accelerate(self._peer)
+        peer = self._finder.waiting.pop(module.__name__, None)
+        if peer is not None:
+            _accelerate(peer)
 
 
 def accelerate_at_import(peers: Sequence[str]) -> None:
