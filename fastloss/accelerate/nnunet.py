@@ -27,6 +27,7 @@ from .shared import (
     serve,
     sums_of,
 )
+from .torch import divided, smoothed
 
 served = Served()
 _DICE = ("p", "py", "y")
@@ -123,16 +124,14 @@ def _check_entropy(ce: Any, logits: Tensor) -> None:
         serve(weight.shape == logits.shape[1:2] and not weight.requires_grad, "weight that is an error")
 
 
-def _entropy_of(ce: Any, sums: Sums, nothing: Tensor | None = None) -> Tensor:
-    """The cross-entropy, NaN where it divides by 0, but 0 where ``nothing`` says that no voxel counts."""
-    parts = [sums[name] if ce.weight is None else sums[name] * ce.weight for name in _entropy_terms(ce)]
-    counted, hard, *smooth = (table.sum() for table in parts)
+def _entropy_of(ce: Any, sums: Sums, empty: float = torch.nan) -> Tensor:
+    """The cross-entropy; ``empty`` where no voxel counts."""
+    counted, *parts = (
+        (sums[name] if ce.weight is None else sums[name] * ce.weight).sum() for name in _entropy_terms(ce)
+    )
     if ce.reduction == "mean":
-        divisor = counted if nothing is None else torch.where(nothing, 1.0, counted)
-        hard, smooth = hard / divisor, [even / divisor for even in smooth]
-    for even in smooth:
-        hard = (1 - ce.label_smoothing) * hard + ce.label_smoothing / sums["y"].shape[1] * even
-    return hard
+        parts = divided(parts, counted, sums["y"].sum() == 0, empty)
+    return smoothed(parts, ce.label_smoothing, sums["y"].shape[1])
 
 
 @served(RobustCrossEntropyLoss)
@@ -182,12 +181,9 @@ def dice_and_cross_entropy(self: Any, net_output: Tensor, target: Tensor) -> Ten
     sums = sums_of(net_output, target, tuple(dict.fromkeys(terms)), "softmax", ignore_index=label)
     entropy: Tensor | int = 0
     if self.weight_ce:
-        nothing = None
-        if self.ignore_label is not None:
-            nothing = sums["y"].sum() == 0
-            if not self.weight_dice or dtype == torch.float64:  # a number without a dtype then takes its place
-                require(~nothing, "all voxels are ignored")
-        entropy = _entropy_of(ce, sums, nothing).to(dtype)
+        if self.ignore_label is not None and (not self.weight_dice or dtype == torch.float64):
+            require(sums["y"].sum() > 0, "all voxels are ignored")  # a number without a dtype then takes its place
+        entropy = _entropy_of(ce, sums, torch.nan if self.ignore_label is None else 0.0).to(dtype)
     dice = _dice_of(dc, sums) if self.weight_dice else 0
     return self.weight_ce * entropy + self.weight_dice * dice
 

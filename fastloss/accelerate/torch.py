@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..losses.base import never_zero
 from .core import Served, Unserved, check_tensors, dtype_of, run_pass, run_voxels
+from .shared import require
 
 served = Served()
 MOST_CHANNELS = 1000  # beyond it are vocabularies, not segmentations
@@ -52,22 +54,30 @@ def softmax_value(
         found = sums[name]
         return (found if weight is None else found * weight.to(found)).sum()
 
-    value, smoothing = total("ce_pos"), options.label_smoothing
-    if smoothing:
-        value = (1 - smoothing) * value + smoothing / input.shape[1] * total("nll_pos")
+    parts = [total(name) for name in ("ce_pos", "nll_pos") if name in sums]
     if options.reduction == "mean" and labels:
-        value = _mean(value, total("y"), sums["y"].sum())
+        parts = divided(parts, total("y"), sums["y"].sum() == 0)
     elif options.reduction == "mean":
-        value = value / (input.numel() // input.shape[1])
+        parts = [part / (input.numel() // input.shape[1]) for part in parts]
+    value = smoothed(parts, options.label_smoothing, input.shape[1])
     return value.to(dtype or dtype_of(input, entropy=True))
 
 
-def _mean(total: Tensor, weights: Tensor, voxels: Tensor) -> Tensor:
-    """The total by the weights: of no voxels NaN, whose gradient is 0 as in torch."""
-    if never_zero(voxels):
-        return total / weights
-    nothing = voxels == 0
-    return torch.where(nothing, torch.nan, total / torch.where(nothing, 1.0, weights))
+def divided(parts: Sequence[Tensor], weights: Tensor, nothing: Tensor, empty: float = torch.nan) -> list[Tensor]:
+    """The parts by the weights of the voxels: where none counts ``empty``, with a gradient of 0, as in torch."""
+    if never_zero(weights):
+        return [part / weights for part in parts]
+    if weights.device.type == "cpu" and not torch.compiler.is_compiling():
+        require(nothing, "classes of weight 0 alone")  # whose NaN is the gradient of their voxels, no others'
+    divisor = torch.where(nothing, 1.0, weights)
+    return [torch.where(nothing, empty, part / divisor) for part in parts]
+
+
+def smoothed(parts: Sequence[Tensor], label_smoothing: float, classes: int) -> Tensor:
+    """The cross-entropy, from those of the label and, under label smoothing, of all classes."""
+    if not label_smoothing:
+        return parts[0]
+    return (1 - label_smoothing) * parts[0] + label_smoothing / classes * parts[1]
 
 
 def sigmoid_terms(options: Entropy, input: Tensor) -> tuple[str, ...]:

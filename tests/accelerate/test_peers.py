@@ -110,6 +110,23 @@ def test_copies_pickles_and_compiled_steps(name, reference):
     assert type(loss).__module__.partition(".")[0] in PEERS.values()
 
 
+def test_torchvisions_function_is_in_a_graph(reference):
+    """Its own code: whether a target has shares is not known there."""
+    ops = peer_module("torchvision.ops")
+    target = nn.functional.one_hot(LABELS, 3).movedim(-1, 1).float()
+
+    def loss(logits, target):
+        return ops.sigmoid_focal_loss(logits, target, reduction="mean")
+
+    expected = gradient(loss, LOGITS, target)
+    with fastloss.accelerate("torchvision") as handle:
+        same(gradient(loss, LOGITS, target), expected)
+        assert pickle.loads(pickle.dumps(ops.sigmoid_focal_loss)) is ops.sigmoid_focal_loss
+        torch._dynamo.reset()
+        same(gradient(torch.compile(loss, fullgraph=True, backend="eager"), LOGITS, target), expected)
+    assert handle.report()["sigmoid_focal_loss"] == (1, {})
+
+
 @pytest.mark.parametrize("name", losses())
 def test_where_the_pass_does_not_look_for_bad_labels(name, reference, monkeypatch):
     """As on a GPU: further sums then say whether all labels are classes."""

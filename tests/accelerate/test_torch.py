@@ -60,3 +60,22 @@ def test_a_mean_of_no_voxels(backend):
         value.backward()
     assert handle.report()["cross_entropy"].fused == 1
     assert value.isnan() and not logits.grad.any()
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_mean_of_classes_of_weight_0_alone(backend, smoothing):
+    """NaN in the gradient of the voxels that count, not of those that are ignored."""
+    labels = torch.full_like(LABELS, -100)
+    labels[0, 0] = 1
+    options = {"weight": torch.tensor([1.0, 0.0, 1.0]), "label_smoothing": smoothing}
+
+    def outcome():
+        logits = LOGITS.clone().requires_grad_()
+        value = F.cross_entropy(logits, labels, **options)
+        value.backward()
+        return value.detach(), logits.grad
+
+    expected = outcome()
+    with fastloss.backend(backend), fastloss.accelerate("torch"):
+        torch.testing.assert_close(outcome(), expected, equal_nan=True)
