@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import gallery
+import torch
 
+import fastloss
 from fastloss import SumLoss
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +22,20 @@ def terms_table() -> str:
             made = (gallery.build(kind, activation=activation) for activation in ("softmax", "sigmoid"))
             softmax, sigmoid = (" ".join(f"`{term}`" for term in loss.terms) for loss in made)
             rows.append(f"| {link(kind)} | {softmax} | {'the same' if sigmoid == softmax else sigmoid} |")
+    return "\n".join(rows) + "\n"
+
+
+def absent_table() -> str:
+    """The value of each loss where the truth lacks a class that is not predicted, or is."""
+    labels = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    nothing = torch.stack([torch.full((16, 16), 10.0), torch.full((16, 16), -10.0)])[None]
+    quarter = nothing.clone()
+    quarter[..., :8, :8] *= -1
+    rows = ["| loss | not predicted either | predicted in a quarter of the pixels |", "|---|---|---|"]
+    with fastloss.backend("reference"):
+        for kind in gallery.losses():
+            values = [gallery.build(kind)(logits, labels).item() for logits in (nothing, quarter)]
+            rows.append(f"| {link(kind)} | {' | '.join(f'{value:.3f}' for value in values)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -51,7 +67,7 @@ def draw(folder: Path) -> None:
 def write(app) -> None:
     folder = Path(app.srcdir) / "generated"
     folder.mkdir(exist_ok=True)
-    for name, text in {"terms.md": terms_table(), "gallery.md": gallery_page()}.items():
+    for name, text in {"absent.md": absent_table(), "terms.md": terms_table(), "gallery.md": gallery_page()}.items():
         file = folder / name
         if not file.exists() or file.read_text() != text:  # an unchanged page is not read again
             file.write_text(text)
