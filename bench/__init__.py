@@ -1,7 +1,7 @@
 """fastloss's benchmarks (`python -m bench --help`): a room for what is compared, and one for each kind of command.
 
 `losses/`     the losses, and the same losses elsewhere
-`speed/`      `speed`, `memory`, `report`
+`speed/`      `speed`, `memory`, `scaling`
 `training/`   `train`, `volume`, with the data in `datasets/`
 `kernels/`    `kernels`
 `distances/`  `edt`, `metrics`

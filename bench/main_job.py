@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from bench.options import RESULTS, device_option, threads_option
+from bench.options import RESULTS, device_option, json_option, threads_option
 from bench.speed.commands import refuse, run_speed
 
 
@@ -33,7 +33,8 @@ def run_training(names: list[str], device: str, epochs: int, seconds: float, lim
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Folder for results.")
 @device_option
 @threads_option
-def main_job(quick, out, device, threads):
+@json_option
+def main_job(quick, out, device, threads, json_file):
     """The main job: train the survey's losses, then the speed table of all; at most 10 minutes on two cores."""
     end = time.monotonic() + (76 if quick else 440)  # and the rest of ten minutes for a first installation
     from bench.losses.registry import LOSSES
@@ -46,7 +47,8 @@ def main_job(quick, out, device, threads):
     folder = out / "main"
     times = {"epochs": 2, "seconds": 12} if quick else {"epochs": 40, "seconds": 230}
     rows = run_training(names, device, **times, limit=end, folder=folder, ready=timed)
-    write_json(out / "train.json", rows)
+    for file in filter(None, (out / "train.json", json_file)):
+        write_json(file, rows)
     if not quick:
         console.print("the other losses, or longer: python -m bench train --losses all", markup=False)
     shape = (1, 4, 48, 48, 48) if quick else (2, 4, 96, 96, 96)

@@ -1,4 +1,4 @@
-"""Time and memory against the volume, the classes and the threads: the points of `python -m bench report`."""
+"""Time and memory against the volume, the classes and the threads: the points of `python -m bench scaling`."""
 
 import statistics
 import time

@@ -160,5 +160,6 @@ def train_table(rows: list[dict]) -> Table:
             number(row["loss_share"] * 100, 1, " %"),
             survey_cell(row)[:11],
         )
-    table.caption = f"share: of the loss in a step; survey: Dice and sensitivity of skulls (NFBS), arXiv:2006.14822, Table III\n{machine_line(first)}"
+    survey = "survey: Dice and sensitivity of skulls (NFBS), arXiv:2006.14822, Table III"
+    table.caption = f"share: of the loss in a step; {survey}\n{machine_line(first)}"
     return table
