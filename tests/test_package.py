@@ -13,6 +13,7 @@ import fastloss
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("triton", "numba", "llvmlite", "torch._dynamo", "torch._inductor", "monai", "scipy")
+HEAVY += ("fastloss.integrations", "torchmetrics", "torchio", "ignite", "nnunetv2", "lightning_utilities", "SimpleITK")
 
 
 def run_python(script, cwd=None):

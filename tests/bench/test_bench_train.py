@@ -123,7 +123,7 @@ def within(samples, tmp_path_factory):
     """Two losses trained within some seconds; the rows and their folder."""
     folder = tmp_path_factory.mktemp("within")
     settings = Settings(widths=(4, 4, 4, 4, 4), batch_size=8, epochs=3)
-    clock = lambda: Clock.of(60, math.inf)  # noqa: E731
+    clock = lambda: Clock.of(900, math.inf)  # noqa: E731
     return train_within(["dice", "weighted_cross_entropy"], samples.data, settings, CPU, folder, clock), folder
 
 
