@@ -199,7 +199,7 @@ def test_missing_labels_and_wrong_arguments():
     assert LabelMapsd("label", loss, 3, allow_missing_keys=True)({"image": 1}) == {"image": 1}
     with pytest.raises(KeyError):
         LabelMapsd("label", loss, 3)({"image": 1})
-    with pytest.raises(ValueError, match="keys: got .* expected one key"):
+    with pytest.raises(ValueError, match=r"keys: got .* expected one key"):
         LabelMapsd(["label", "other"], loss, 3)
     with pytest.raises(ValueError, match="spacing: got 'mm' with pixdim=True"):
         LabelMapsd("label", loss, 3, spacing="mm", pixdim=True)

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-torchio = pytest.importorskip("torchio")
+pytest.importorskip("torchio")
+
+import torchio
 
 import fastloss
 from fastloss.integrations.torchio import AddLabelMaps
