@@ -178,6 +178,6 @@ class LabelMapsd(MapTransform):  # type: ignore[misc]
                 sample[_SPACING] = [float(mm) for mm in labels.pixdim[: labels.ndim - 1]]
             maps = self.compute(sample)[self.maps]
             if isinstance(labels, MetaTensor):
-                maps = MetaTensor(maps, affine=labels.affine.clone(), meta=dict(labels.meta))
+                maps = MetaTensor(maps, meta={**labels.meta, "affine": labels.affine.clone()})
             found[self.maps] = maps
         return found

@@ -44,8 +44,8 @@ class FlippedPatches:
         flips: Sequence[int] | None = None,
         keys: Sequence[str] = ("image", "label", "maps"),
     ):
-        self.size = tuple(whole_number(n, "size", "a length") for n in size)
-        self.patches = whole_number(patches, "patches", "a number")
+        self.size = tuple(whole_number(n, "size", "a NumPy integer") for n in size)
+        self.patches = whole_number(patches, "patches", "a NumPy integer")
         self.flips = tuple(range(len(self.size))) if flips is None else tuple(flips)
         if wrong := [axis for axis in self.flips if axis not in range(len(self.size))]:
             raise ValueError(f"flips: got {wrong}, expected axes from 0 to {len(self.size) - 1}")

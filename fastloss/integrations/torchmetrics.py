@@ -37,7 +37,7 @@ class _Score(Metric):
 
     def __init__(self, options: Overlap | Surface, average: str, kwargs: dict[str, Any]):
         super().__init__(**kwargs)
-        classes = whole_number(options.num_classes, "num_classes", "the number of classes")
+        classes = whole_number(options.num_classes, "num_classes", "a NumPy integer")
         _one_of("average", average, AVERAGES)
         self.options, self.average = options, average
         self.columns = classes if options.include_background or classes == 1 else classes - 1

@@ -169,7 +169,7 @@ def test_copies_pickles_and_saved_states():
             lambda: SurfaceMetric("average_distance", num_classes=3, percentile=95),
             "percentile: got 95 .* expected None",
         ),
-        (lambda: OverlapMetric(num_classes=2.5), "num_classes: got 2.5"),
+        (lambda: OverlapMetric(num_classes=2.5), "num_classes: expected an int or a NumPy integer, got 2.5"),
     ],
 )
 def test_errors_name_the_argument(make, message):
