@@ -28,7 +28,7 @@ from .scores import Overlap, Surface, as_tuple
 _SPACING = "fastloss spacing"
 
 
-class _Table(CumulativeIterationMetric):  # type: ignore[misc]
+class _Table(CumulativeIterationMetric):
     """Tables of a value per sample and class, gathered from all processes and reduced as MONAI does."""
 
     def __init__(self, reduction: str, get_not_nans: bool):
@@ -121,7 +121,7 @@ class SurfaceMetric(_Table):
         return self.options.table(y_pred, y, spacing, mask)
 
 
-class LabelMapsd(MapTransform):  # type: ignore[misc]
+class LabelMapsd(MapTransform):
     """:class:`fastloss.precompute.LabelMaps` for dictionaries of MetaTensors.
 
     The maps have the labels' metadata, so that the spatial transforms that follow turn, flip and crop them along with
@@ -161,8 +161,15 @@ class LabelMapsd(MapTransform):  # type: ignore[misc]
         if pixdim and spacing is not None:
             raise ValueError(f"spacing: got {spacing!r} with pixdim=True, expected one of them")
         self.maps, self.pixdim = maps, pixdim
-        where = {"spacing": _SPACING if pixdim else spacing, "spatial_axes": spatial_axes, "cache": cache}
-        self.compute = LabelMaps(loss, channels, label=self.keys[0], maps=maps, **where)
+        self.compute = LabelMaps(
+            loss,
+            channels,
+            label=self.keys[0],
+            maps=maps,
+            spacing=_SPACING if pixdim else spacing,
+            spatial_axes=spatial_axes,
+            cache=cache,
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The sample with its map, float32 ``[C, *S]``, a MetaTensor where the labels are one."""

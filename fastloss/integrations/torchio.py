@@ -12,7 +12,7 @@ from ..losses.spatial.boundary import DistanceLoss
 from ..precompute import LabelMaps
 
 
-class AddLabelMaps(Transform):  # type: ignore[misc]
+class AddLabelMaps(Transform):
     """Adds to a subject what a loss with distances needs of its labels, as the image ``maps``.
 
     It is a ``LabelMap`` of floats: flips, crops and transposes carry it along, and what changes intensities leaves it

@@ -47,7 +47,7 @@ class _Score(Metric):
         self.add_state(self._names[1], torch.zeros(self.columns, dtype=torch.int64), dist_reduce_fx="sum")
 
     @property
-    def higher_is_better(self) -> bool:  # type: ignore[override]
+    def higher_is_better(self) -> bool:
         """Whether a larger value is a better segmentation."""
         return self.options.score not in ("hausdorff", "average_distance")
 
