@@ -5,6 +5,7 @@
 `training/`   `train`, `volume`, with the data in `datasets/`
 `kernels/`    `kernels`
 `distances/`  `edt`, `metrics`
+`report/`     `report`, `results`: what README and docs show, from JSON
 
 `main_job` takes from speed and training; the other rooms know losses and what lies beside this file.
 """
