@@ -15,7 +15,7 @@ FIND = """
 import sys
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
 for name in ("nnUNetTrainerFastloss", "nnUNetTrainerFastlossBoundary", "nnUNetTrainerFastlossTopK10"):
-    print("found", find(name).__name__)
+    print("=>", find(name).__name__)
 """
 ENTRY = (sys.executable, "-m", "fastloss.integrations.nnunet")
 
@@ -31,7 +31,7 @@ def test_found_by_the_variable():
     code, folder = run(*ENTRY)
     assert code == 0 and (Path(folder.strip()) / "fastloss_trainers.py").is_file()
     code, output = run(sys.executable, "-c", FIND, nnUNet_extTrainer=folder.strip())
-    assert code == 0 and output.count("found ") == 3, output
+    assert code == 0 and output.count("=> nnUNetTrainerFastloss") == 3, output
 
 
 def test_found_beside_nnunets_own_once_installed_and_not_after(tmp_path):
@@ -42,7 +42,7 @@ def test_found_beside_nnunets_own_once_installed_and_not_after(tmp_path):
     code, output = run(*ENTRY, "install", PYTHONPATH=path)
     assert code == 0 and str(tmp_path) in output, output
     code, output = run(sys.executable, "-c", FIND, PYTHONPATH=path)
-    assert code == 0 and output.count("found ") == 3, output
+    assert code == 0 and output.count("=> nnUNetTrainerFastloss") == 3, output
     assert run(*ENTRY, "uninstall", PYTHONPATH=path)[0] == 0
     assert run(sys.executable, "-c", FIND, PYTHONPATH=path)[0] != 0
 
