@@ -1,6 +1,9 @@
 # make bench [QUICK=1]   the main job: train on a real MRI volume, then the speed table
-# make test | lint | types | wheel | clean
+# make test | lint | types | clean
 # make docs                   the documentation site, in build/docs
+# make dist [TRY="python3.10 …"]   sdist and wheel in dist/, checked as for publishing, the wheel tried in an environment of
+#                             its own; also built and tried with other interpreters
+# make hooks                  the linters of pre-commit: ruff, pyproject.toml, CITATION.cff, workflow files (npm)
 # make valgrind               the C++ extension through Python, a minute under valgrind (Debian's package valgrind)
 # make fuzz [MINUTES=10] [SEED=N]   random inputs of every kind against plain formulas and brute force
 # make mutate [FILES="base csrc/"] [BUDGET=10] [SEED=N]   mutations of the sources that the tests should notice: those
@@ -25,13 +28,14 @@ MINUTES ?= 10
 FILES ?=
 BUDGET ?= 10
 SEED ?=
+TRY ?=
 
 python := $(VENV)/bin/python
 constraints := $(VENV)/constraints.txt
 pins := $(TORCH:%=torch==%) $(NUMPY:%=numpy==%) $(NUMBA:%=numba==%)
 sources := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: bench test lint types docs wheel gpu-kit sanitize valgrind fuzz mutate clean
+.PHONY: bench test lint types docs dist hooks gpu-kit sanitize valgrind fuzz mutate clean
 .DELETE_ON_ERROR:
 
 bench: $(VENV)/installed-bench
@@ -55,9 +59,12 @@ types: $(VENV)/installed-dev
 docs: $(VENV)/installed-docs
 	$(python) -m sphinx -W --keep-going -q -b html docs build/docs
 
-wheel: $(VENV)/installed-dev
-	rm -rf dist
-	$(python) -m build
+dist: $(VENV)/installed-dist
+	PYTHON=$(python) TRY="$(TRY)" .ci/dist
+
+hooks: $(python)
+	$(python) -m pip install --quiet -c constraints.txt pre-commit
+	$(python) -m pre_commit run --all-files
 
 gpu-kit: $(python)
 	$(python) bench/gpu/kit.py fill gpu-kit

@@ -8,7 +8,8 @@ from bench.endurance import endurance
 from bench.gpu.commands import gpu_command
 from bench.kernels.commands import kernels_command
 from bench.main_job import main_job
-from bench.speed.commands import memory, report_command, speed
+from bench.report.commands import report_command, results_command
+from bench.speed.commands import memory, scaling, speed
 from bench.training.commands import train, volume
 
 
@@ -17,9 +18,10 @@ def cli():
     """Benchmarks of fastloss: training on real MRI, and speed and memory beside other libraries."""
 
 
-SPEED = (memory, report_command, speed)
-GPU = (gpu_command, kernels_command)
-for command in (accuracy, edt_command, endurance, *GPU, main_job, metrics_command, *SPEED, train, volume):
+for command in (
+    *(accuracy, edt_command, endurance, gpu_command, kernels_command, main_job, memory, metrics_command),
+    *(report_command, results_command, scaling, speed, train, volume),
+):
     cli.add_command(command)
 
 

@@ -6,46 +6,55 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from bench.options import RESULTS, device_option, threads_option
+from bench.options import RESULTS, device_option, json_option, threads_option
 from bench.speed.commands import refuse, run_speed
 
 
-def run_training(names: list[str], device: str, epochs: int, seconds: float, limit: float) -> list[dict]:
-    """A row for each loss, trained on nilearn's head within `seconds` altogether."""
+def run_training(names: list[str], device: str, epochs: int, seconds: float, limit: float, folder: Path, ready):
+    """A row for each loss, trained on nilearn's head within `seconds` altogether, `ready` compiled."""
     import torch
 
-    from bench.training.by_clock import train_within
+    from bench.training.by_clock import Clock, train_within
     from bench.training.datasets import DataError, open_dataset, prepare
     from bench.training.settings import Settings
 
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        cache = Path(folder)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        cache = Path(temporary)
         try:
             data = prepare(open_dataset("icbm152", cache), cache)
         except DataError as error:
             raise click.ClickException(str(error)) from None
-        return train_within(names, data, Settings(epochs=epochs), torch.device(device), seconds, limit)
+        clock = lambda: Clock.of(seconds, limit)  # noqa: E731
+        return train_within(names, data, Settings(epochs=epochs), torch.device(device), folder, clock, ready)
 
 
 @click.command("main")
 @click.option("--quick", is_flag=True, help="Two losses, a smaller volume, fewer steps: at most 90 seconds.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Folder for JSON.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Folder for results.")
 @device_option
 @threads_option
-def main_job(quick, out, device, threads):
-    """The main job: train once per loss, then the speed table; at most 10 minutes on two cores."""
+@json_option
+def main_job(quick, out, device, threads, json_file):
+    """The main job: train the survey's losses, then the speed table of all; at most 10 minutes on two cores."""
     end = time.monotonic() + (76 if quick else 440)  # and the rest of ten minutes for a first installation
     from bench.losses.registry import LOSSES
     from bench.output import console, write_json
     from bench.speed.case import Case
     from bench.speed.measure import Effort
+    from bench.training.survey import TABLE_III
 
-    names = ["cross_entropy", "dice_ce"] if quick else list(LOSSES)
-    rows = run_training(names, device, epochs=3 if quick else 12, seconds=16 if quick else 180, limit=end)
-    write_json(out / "train.json", rows)
+    names, timed = (["cross_entropy", "dice_ce"],) * 2 if quick else (list(TABLE_III), list(LOSSES))
+    folder = out / "main"
+    times = {"epochs": 2, "seconds": 12} if quick else {"epochs": 40, "seconds": 230}
+    rows = run_training(names, device, **times, limit=end, folder=folder, ready=timed)
+    for file in filter(None, (out / "train.json", json_file)):
+        write_json(file, rows)
+    if not quick:
+        console.print("the other losses, or longer: python -m bench train --losses all", markup=False)
     shape = (1, 4, 48, 48, 48) if quick else (2, 4, 96, 96, 96)
     case = Case("", shape, device=device, threads=threads)
-    speeds = run_speed(names, case, Effort(10 if quick else 20, seconds=3.0, slow_peers=False), end)
+    speeds = run_speed(timed, case, Effort(10 if quick else 20, seconds=3.0, slow_peers=False), end)
     write_json(out / "speed.json", speeds)
-    console.print(f"results: {out / 'train.json'}, {out / 'speed.json'}", markup=False)
+    console.print(f"results: {out / 'train.json'}, {out / 'speed.json'}", markup=False, soft_wrap=True)
+    console.print(f"to look at: {folder / 'report.html'}", markup=False, soft_wrap=True)
     refuse(speeds)

@@ -24,7 +24,7 @@ from .passes.distributed import gather_sums
 from .passes.ops import backend
 from .passes.sums import voxel_losses, voxel_sums
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 __all__ = [
     "BalancedCrossEntropyLoss",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 import fastloss
-from bench.accuracy.peers import EXACTA
 from bench.losses.peers import Peer
 from bench.losses.registry import LOSSES
 from bench.machine import installed_version, machine
@@ -65,10 +64,9 @@ def _theirs(case: Case, peer: Peer, logits: torch.Tensor, labels: torch.Tensor) 
 def comparable(case: Case) -> tuple[list[Peer], list[str]]:
     """The installed peers that in float64 compute the same loss, and notes on the others."""
     peers, notes = [], []
-    candidates = (*LOSSES[case.loss].peers, *filter(None, [EXACTA.get(case.loss)]))
     logits, labels = case.inputs()
     truth = truth_of(case, logits, labels)
-    for peer in candidates:
+    for peer in LOSSES[case.loss].peers:
         if not peer.knows(case.activation, case.shape[1]):
             continue
         if not installed_version(peer.package):

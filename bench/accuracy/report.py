@@ -11,7 +11,15 @@ from bench.output import machine_line, plain_table
 matplotlib.use("Agg")  # no display is needed
 from matplotlib import pyplot
 
-LIBRARIES = {"ours": "#d55e00", "monai": "#0072b2", "torch": "#009e73", "kornia": "#cc79a7", "exacta": "#e69f00"}
+LIBRARIES = {
+    "ours": "#d55e00",
+    "monai": "#0072b2",
+    "torch": "#009e73",
+    "kornia": "#cc79a7",
+    "exacta": "#e69f00",
+    "smp": "#56b4e9",
+    "nnunet": "#000000",
+}
 LEAST = 1e-10  # where an error of 0 is drawn
 
 

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
+SMOOTH = 1e-5  # fastloss's default, set on both sides so that values agree
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -20,9 +21,27 @@ def channel_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:
     return labels.long()[:, None]
 
 
+def byte_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """uint8 `[B, *S]`."""
+    return labels.byte()
+
+
 def one_hot_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:
     """float32 `[B, C, *S]`, as `F.binary_cross_entropy_with_logits` takes them."""
     return F.one_hot(labels.long(), classes).movedim(-1, 1).float().contiguous()
+
+
+Target = Callable[[torch.Tensor, int], torch.Tensor]
+Build = Callable[[str, int], Loss]
+FORMS: dict[Target, str] = {
+    index_labels: "int64 labels",
+    channel_labels: "int64 labels",
+    byte_labels: "uint8 labels",
+    one_hot_labels: "one-hot float32",
+}
+SHORT = {"segmentation_models_pytorch": "smp", "nnunetv2": "nnunet"}
+# what `make bench` does not install, exacta aside, whose wheels are few
+OPTIONAL_PACKAGES = ("exacta", *SHORT)
 
 
 @dataclass(frozen=True)
@@ -31,23 +50,29 @@ class Peer:
 
     name: str
     package: str
-    build: Callable[[str, int], Loss]
-    target: Callable[[torch.Tensor, int], torch.Tensor]  # made before the clock starts: the peer's best case
+    build: Build
+    target: Target  # made before the clock starts: the peer's best case
     activations: tuple[str, ...] = ("softmax", "sigmoid")
     only_classes: int | None = None  # the one number of classes that it takes
     widen: bool = True  # half precision goes through float32 within the timed call, as autocast has it
+    more: tuple[tuple[Build, Target], ...] = ()  # with other forms of the labels, of which the fastest is timed
 
     @property
     def title(self) -> str:
-        return f"{self.package} {self.name}"
+        return f"{SHORT.get(self.package, self.package)} {self.name}"
+
+    @property
+    def forms(self) -> dict[str, tuple[Build, Target]]:
+        """The forms of the labels that it takes, each with what builds the loss; the first unless another is faster."""
+        return {FORMS[target]: (build, target) for build, target in ((self.build, self.target), *self.more)}
 
     def knows(self, activation: str, classes: int) -> bool:
         """Whether the peer has the loss for such logits."""
         return activation in self.activations and self.only_classes in (None, classes)
 
-    def loss(self, activation: str, classes: int) -> Loss:
+    def loss(self, activation: str, classes: int, form: str | None = None) -> Loss:
         """The callable to compare with; half precision logits are widened where the peer needs it."""
-        build = self.build(activation, classes)
+        build = self.forms[form or FORMS[self.target]][0](activation, classes)
 
         def call(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             halves = logits.dtype in (torch.float16, torch.bfloat16)
@@ -127,15 +152,17 @@ plain_lovasz = Peer("Lovász, class by class", "torch", _build_lovasz, index_lab
 # MONAI
 
 
-def _build_monai(activation: str, classes: int, name: str, options: dict) -> Loss:
+def _build_monai(activation: str, classes: int, name: str, options: dict, labels: bool = True) -> Loss:
     import monai.losses
 
-    return getattr(monai.losses, name)(to_onehot_y=True, **{activation: True}, **options)
+    return getattr(monai.losses, name)(to_onehot_y=labels, **{activation: True}, **options)
 
 
 def monai(name: str, activations: tuple[str, ...] = ("softmax", "sigmoid"), **options) -> Peer:
-    """`monai.losses.<name>` on labels with a channel axis."""
-    return Peer(name, "monai", partial(_build_monai, name=name, options=options), channel_labels, activations)
+    """`monai.losses.<name>` on labels with a channel axis, or on what it makes of them."""
+    build = partial(_build_monai, name=name, options=options)
+    one_hot = (partial(build, labels=False), one_hot_labels)
+    return Peer(name, "monai", build, channel_labels, activations, more=(one_hot,))
 
 
 def _build_monai_focal(activation: str, classes: int, options: dict) -> Loss:

@@ -1,15 +1,16 @@
 """The losses that the benchmarks know, each beside the same loss elsewhere: one line a loss.
 
-Without a peer: what neither torch, MONAI nor kornia has. segmentation_models_pytorch has focal Tversky, but needs
-torchvision, whose wheels fit their own builds of torch alone.
+Without a peer: what none of the libraries has.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import click
 
+from bench.losses.optional_peers import OPTIONAL
 from bench.losses.peers import (
+    SMOOTH,
     Peer,
     cross_entropies,
     kornia_focal,
@@ -24,8 +25,6 @@ from bench.losses.peers import (
     topk_cross_entropies,
 )
 from bench.losses.stencil_peers import kornia_erosion, monai_cldice, plain_conv, plain_structural
-
-SMOOTH = 1e-5  # fastloss's default, set on both sides so that values agree
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,8 @@ LOSSES: dict[str, LossRow] = {
     "distance_penalty": LossRow("DistancePenaltyLoss"),
     "shape_aware": LossRow("ShapeAwareLoss"),
 }
+
+LOSSES |= {name: replace(LOSSES[name], peers=LOSSES[name].peers + more) for name, more in OPTIONAL.items()}
 
 
 def loss_names(text: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -10,7 +11,7 @@ from bench.losses.peers import Peer
 from bench.losses.registry import LOSSES
 from bench.machine import installed_version
 from bench.speed.blobs import blobs
-from bench.timing import Contestant
+from bench.timing import Contestant, fastest
 
 DTYPES = {
     "float32": torch.float32,
@@ -34,6 +35,7 @@ class Case:
     device: str = "cpu"
     threads: int = 1
     only_ours: bool = False  # without the peers
+    forms: dict[str, str] = field(default_factory=dict)  # of the labels, by a peer's title, where not its first
 
     def as_dict(self) -> dict:
         """Plain values for JSON."""
@@ -90,9 +92,33 @@ class Case:
         kind = self.activation, self.shape[1]
         found = {"ours": Contestant(LOSSES[self.loss].build(*kind).to(logits.device), logits, labels)}
         for peer in self.peers():
-            target = peer.target(labels, self.shape[1])
-            found[peer.title] = Contestant(peer.loss(*kind), logits, target)
+            found[peer.title] = plain = self.contestant(peer, logits, labels)
             if compiled:
-                fused = torch.compile(peer.loss(*kind), dynamic=False)
-                found[f"{peer.title} compiled"] = Contestant(fused, logits, target)
+                fused = torch.compile(peer.loss(*kind, self.form_of(peer)), dynamic=False)
+                found[f"{peer.title} compiled"] = replace(plain, loss=fused)
         return found
+
+    def form_of(self, peer: Peer) -> str:
+        """The form of the labels that a peer is given."""
+        return self.forms.get(peer.title, next(iter(peer.forms)))
+
+    def at_best(self, logits: torch.Tensor, labels: torch.Tensor) -> "Case":
+        """The case with each peer given the form of the labels that it is fastest on; half a second for most."""
+        found = {}
+        for peer in self.peers():
+            steps = {}
+            for form in peer.forms:
+                alone = replace(self, forms={peer.title: form}).contestant(peer, logits, labels)
+                try:
+                    alone.step(self.torch_device)
+                except (RuntimeError, ValueError, TypeError):  # not in this dtype, or of this shape
+                    continue
+                steps[form] = partial(alone.step, self.torch_device)
+            if steps:
+                found[peer.title] = fastest(steps)
+        return replace(self, forms=found)
+
+    def contestant(self, peer: Peer, logits: torch.Tensor, labels: torch.Tensor) -> Contestant:
+        """A peer's loss and the labels as it wants them."""
+        kind, form = (self.activation, self.shape[1]), self.form_of(peer)
+        return Contestant(peer.loss(*kind, form), logits, peer.forms[form][1](labels, self.shape[1]))

@@ -1,4 +1,4 @@
-"""`python -m bench speed`, `memory` and `report`."""
+"""`python -m bench speed`, `memory` and `scaling`."""
 
 import math
 import time
@@ -149,7 +149,7 @@ def numbers_of(context, parameter, text: str) -> list[int]:
     return found
 
 
-@click.command("report")
+@click.command("scaling")
 @losses_option
 @click.option("--edges", callback=numbers_of, default="32,48,64,96,128,192,256,384", help="Cubes [32 to 384].")
 @click.option("--classes", callback=numbers_of, default="2,4,8,16,32", show_default=True, help="Counts, at 64^3.")
@@ -160,10 +160,11 @@ def numbers_of(context, parameter, text: str) -> list[int]:
     "--point-seconds", type=click.FloatRange(0), default=2, show_default=True, help="No new round after these."
 )
 @click.option("--memory/--no-memory", default=True, help="Peak memory, in a process per point.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=FIGURES, help="For plots and JSON.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=FIGURES, help="For plots.")
 @device_option
 @threads_option
-def report_command(losses, edges, classes, batch, dtype, seconds, point_seconds, memory, out, device, threads):
+@json_option
+def scaling(losses, edges, classes, batch, dtype, seconds, point_seconds, memory, out, device, threads, json_file):
     """Time and memory against volume, classes and threads: plots, and a table with the machine's limits."""
     try:
         from bench.speed.plots import save, scaling_table
@@ -178,7 +179,7 @@ def report_command(losses, edges, classes, batch, dtype, seconds, point_seconds,
     series = Series(edges, [n for n in classes if n > 1], counts, point_seconds, memory=memory)
     cases = [Case(loss, (batch, 4, 8, 8, 8), dtype, device=device, threads=threads) for loss in losses]
     with progress() as bars:
-        bar = bars.add_task("report", total=sum(len(series.cases(case)) for case in cases), status="roofline")
+        bar = bars.add_task("scaling", total=sum(len(series.cases(case)) for case in cases), status="roofline")
         result = measure(cases, series, end, lambda name: bars.update(bar, advance=1, status=name))
     console.print(scaling_table(result))
     for note in sorted({note for row in result["points"] for note in row["notes"]}):
@@ -186,5 +187,6 @@ def report_command(losses, edges, classes, batch, dtype, seconds, point_seconds,
     if result["left_out"]:
         console.print(f"left out for want of time: {'; '.join(result['left_out'])}", markup=False)
     files = save(result, out)
-    write_json(out / "report.json", result)
-    console.print("written: " + ", ".join(map(str, [*files, out / "report.json"])), markup=False)
+    if json_file:
+        write_json(json_file, result)
+    console.print("written: " + ", ".join(map(str, files)), markup=False)

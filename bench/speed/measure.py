@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from bench.losses.peers import OPTIONAL_PACKAGES
 from bench.losses.registry import LOSSES
 from bench.machine import installed_version, machine, notes_on_others, watch_others
 from bench.speed.agreement import differences, disagreement
@@ -16,8 +17,8 @@ from bench.speed.memory import can_measure, peaks
 from bench.timing import Contestant, Copy, Samples, interleave, quartiles
 
 COPY = "copy"
-# what one loss takes on two cores with its peer compiled, with memory measured, and with neither
-COMPILE_SECONDS, MEMORY_SECONDS, BARE_SECONDS = 32.0, 12.0, 3.2
+# what one loss takes on two cores with its peers compiled, with memory measured, and with neither
+COMPILE_SECONDS, MEMORY_SECONDS, BARE_SECONDS = 45.0, 12.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def empty_row(case: Case, effort: Effort) -> dict:
         "total_ms": None,
         "peak_over_logits": None,
         "peers": [],
+        "absent": [],
         "refused": None,
         "notes": [],
         "machine": machine(),
@@ -133,7 +135,9 @@ def measure(case: Case, effort: Effort, advance: Callable[[str], None] = lambda 
     if LOSSES[case.loss].slow and not effort.slow_peers:
         row["notes"].append(f"its peers, seconds a step, left out: python -m bench speed --losses {case.loss}")
         case = replace(case, only_ours=True)
-    row["notes"] += [f"{p.title} is not installed" for p in case.known_peers() if not installed_version(p.package)]
+    absent = [peer for peer in case.known_peers() if not installed_version(peer.package)]
+    row["notes"] += [f"{peer.title} is not installed" for peer in absent if peer.package not in OPTIONAL_PACKAGES]
+    row["absent"] = sorted({peer.package for peer in absent if peer.package in OPTIONAL_PACKAGES})
     if not effort.compiled:
         row["notes"].append("torch.compile of the peers left out")
     else:
@@ -141,6 +145,7 @@ def measure(case: Case, effort: Effort, advance: Callable[[str], None] = lambda 
     with warnings.catch_warnings(), case.backend_context():
         warnings.simplefilter("ignore")
         logits, labels = case.inputs()
+        case = case.at_best(logits, labels)
         contestants = case.contestants(logits, labels, effort.compiled)
         advance("agreement, compiling the peer")
         failed = compile_or_drop(contestants)
@@ -161,6 +166,7 @@ def measure(case: Case, effort: Effort, advance: Callable[[str], None] = lambda 
     row["notes"] += [f"{name}: {why}" for name, why in failed.items()]
     for peer in case.peers():
         entry = peer_row(peer.title, peer.package, samples, row["total_ms"])
+        entry["given"] = case.form_of(peer)
         entry["value_difference"], entry["gradient_difference"] = found[peer.title]
         row["peers"].append(entry)
     advance("peak memory")

@@ -1,4 +1,4 @@
-"""Plots and tables of `python -m bench report`."""
+"""Plots and tables of `python -m bench scaling`."""
 
 from pathlib import Path
 

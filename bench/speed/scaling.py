@@ -1,4 +1,4 @@
-"""Time and memory against the volume, the classes and the threads: the points of `python -m bench report`."""
+"""Time and memory against the volume, the classes and the threads: the points of `python -m bench scaling`."""
 
 import statistics
 import time
@@ -61,7 +61,8 @@ def point(line: str, case: Case, series: Series, roof: dict) -> dict:
     try:
         with warnings.catch_warnings(), case.backend_context(), watch_others() as watched:
             warnings.simplefilter("ignore")
-            contestants = case.contestants(*case.inputs(), False)
+            given = case.inputs()
+            contestants = case.at_best(*given).contestants(*given, False)
             samples = interleave(contestants, series.repeats, case.torch_device, series.seconds)
     finally:
         torch.set_num_threads(before)

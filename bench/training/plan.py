@@ -90,18 +90,21 @@ def write_results(plan: Plan) -> list[dict]:
     return rows
 
 
-def train_one(plan: Plan, data: Prepared, loss: str, seed: int, seconds: float, live: Live) -> dict:
-    """Train or go on with one run for at most `seconds`, score it, and keep the result."""
-    folder, classes = plan.folder_of(loss, seed), len(data.classes)
-    samples = Samples.of(data, plan.settings, seed)
+def make_run(plan: Plan, data: Prepared, loss: str, seed: int, folder: Path | None = None) -> Run:
+    """A run of the plan, which keeps its checkpoints in the folder."""
 
     def build(**more):
-        return LOSSES[loss].build("softmax", classes, ignore_index=data.ignore_index, **more).to(plan.device)
+        return LOSSES[loss].build("softmax", len(data.classes), ignore_index=data.ignore_index, **more).to(plan.device)
 
     plain = build()
     shared = parallel.is_parallel() and shares_sums(loss)
     over_all = build(process_group="world") if shared else plain
-    run = Run(samples, plan.settings, over_all, plain, seed, folder, plan.device)
+    return Run(Samples.of(data, plan.settings, seed), plan.settings, over_all, plain, seed, folder, plan.device)
+
+
+def train_one(plan: Plan, data: Prepared, loss: str, seed: int, seconds: float, live: Live) -> dict:
+    """Train or go on with one run for at most `seconds`, score it, and keep the result."""
+    run = make_run(plan, data, loss, seed, plan.folder_of(loss, seed))
     board = writer(plan, loss, seed, run.at)
     live.begin(loss, seed, run)
     loss_peak = loss_peak_bytes(run)
@@ -122,11 +125,11 @@ def train_one(plan: Plan, data: Prepared, loss: str, seed: int, seconds: float, 
     return parallel.from_first(lambda: keep(plan, run, loss, loss_peak, notes_on_others(watched["others"])))
 
 
-def keep(plan: Plan, run: Run, loss: str, loss_peak: int | None, notes: list[str]) -> dict:
+def keep(plan: Plan, run: Run, loss: str, loss_peak: int | None, notes: list[str], surfaces: bool = True) -> dict:
     """Score the run and write its result, the slices first: where the result is, all is."""
     data, folder = run.samples.data, plan.folder_of(loss, run.seed)
     peak = peak_so_far(plan.device)
-    scores, slices = score(run)
+    scores, slices = score(run, surfaces)
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "slices.npz", **slices)
     if parallel.is_parallel() and not shares_sums(loss):
@@ -145,7 +148,7 @@ def keep(plan: Plan, run: Run, loss: str, loss_peak: int | None, notes: list[str
         "subjects": {
             name: sorted({data.entries[p.entry].subject for p in ps}) for name, ps in run.samples.parts.items()
         },
-        "settings": asdict(plan.settings),
+        "settings": asdict(run.settings) | {"rate": "cosine" if run.cosine else "plateau"},
         "notes": notes,
     }
     partial = folder / "result.partial"

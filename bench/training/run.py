@@ -125,6 +125,7 @@ class Run:
         torch.manual_seed(seed)
         self.net = UNet(samples.data.channels, len(samples.data.classes), settings.widths, settings.dims).to(device)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=settings.learning_rate)
+        self.cosine = False  # whether the rate falls along all epochs, in place of on a plateau
         self.plateau = ReduceLROnPlateau(self.optimiser, patience=settings.patience, min_lr=settings.smallest_rate)
         self.at = Progress()
         self.batch_size = settings.batch_of(len(samples.train))
@@ -224,8 +225,17 @@ class Run:
                 "learning_rate": self.optimiser.param_groups[0]["lr"],
             }
         )
-        self.plateau.step(validation)
         self.at.epoch, self.at.step, self.at.total = self.at.epoch + 1, 0, 0.0
+        if self.cosine:
+            self.set_cosine()
+        else:
+            self.plateau.step(validation)
+
+    def set_cosine(self) -> None:
+        """The rate of the epoch to come, from the first's to none after the last."""
+        done = self.at.epoch / self.settings.epochs
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:

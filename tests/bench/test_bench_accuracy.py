@@ -17,8 +17,11 @@ from click.testing import CliRunner
 
 from bench.__main__ import cli
 from bench.accuracy import measure
-from bench.accuracy.peers import EXACTA
+from bench.losses.optional_peers import OPTIONAL
+from bench.losses.peers import OPTIONAL_PACKAGES
 from bench.losses.registry import LOSSES
+from bench.machine import installed_version
+from bench.speed.agreement import disagreement
 from bench.speed.case import Case
 from bench.timing import Contestant
 
@@ -96,10 +99,16 @@ def test_a_peer_that_computes_something_else_is_left_out(monkeypatch):
     assert peers == [] and "monai DiceLoss left out, in float64: value differs" in notes[0]
 
 
-def test_peers_of_exacta():
-    pytest.importorskip("exacta")
-    assert EXACTA.keys() <= LOSSES.keys()
-    for name, peer in EXACTA.items():
+@pytest.mark.parametrize("package", OPTIONAL_PACKAGES)
+def test_optional_peers_compute_the_same_in_every_form(package):
+    if not installed_version(package):
+        pytest.skip(f"{package} is not installed")
+    peers = [(name, peer) for name, own in OPTIONAL.items() for peer in own if peer.package == package]
+    for name, peer in peers:
         for activation in peer.activations:
-            peers, notes = measure.comparable(Case(name, (1, 3, 8, 8, 8), "float64", activation=activation))
-            assert peer in peers, notes
+            case = Case(name, (2, 3, 8, 8, 8), "float64", activation=activation)
+            logits, labels = case.inputs()
+            truth = measure.truth_of(case, logits, labels)
+            for form, (_, target) in peer.forms.items():
+                theirs = Contestant(peer.loss(activation, 3, form), logits, target(labels, 3))
+                assert not disagreement(*truth.errors(theirs).values(), torch.float64), (peer.title, form)

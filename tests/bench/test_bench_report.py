@@ -1,65 +1,135 @@
-"""The report command: its points, limits, plots and tables."""
+"""Tables of the documents from JSON: blocks filled, left and checked; every table of measurements made here."""
 
 import json
+import re
 
 import pytest
 
 pytest.importorskip("click", reason="the benchmarks need click")
-pytest.importorskip("kornia", reason="the benchmarks need kornia")
 pytest.importorskip("matplotlib", reason="the plots need matplotlib")
 pytest.importorskip("monai", reason="the benchmarks need monai")
+pytest.importorskip("nibabel", reason="the benchmarks need nibabel")
 pytest.importorskip("rich", reason="the benchmarks need rich")
+pytest.importorskip("scipy", reason="the benchmarks need scipy")
 
 from click.testing import CliRunner
 
 from bench.__main__ import cli
-from bench.speed import roofline, scaling
-from bench.speed.case import Case
+from bench.report.documents import UnknownBlock, filled
+from bench.report.measurements import MEASUREMENTS
+from bench.report.tables import BLOCKS
+
+# the measurements, small; of the others the tables are tried on rows made up here
+SMALL = {
+    "speed": "speed --losses dice_ce,poly --shape 1,3,8,8,8 --repeats 2 --no-compile --no-memory",
+    "classes-16": "speed --losses cross_entropy --shape 1,16,6,6,6 --repeats 2 --no-compile --no-memory",
+    "classes-118": "speed --losses cross_entropy --shape 1,118,4,4,4 --repeats 2 --no-compile --no-memory",
+    "edt": "edt --size 12 --masks ball --repeats 2",
+    "metrics": "metrics --shape 1,3,24,24 --repeats 1",
+    "accuracy": "accuracy --losses dice --edges 8 --dtypes float32 --out PLOTS",
+}
 
 
-def test_report_writes_plots_and_figures(tmp_path, monkeypatch):
-    monkeypatch.setattr(roofline, "BYTES", 1 << 20)
-    monkeypatch.setattr(scaling, "CLASSES_EDGE", 8)
-    arguments = ["--losses", "dice", "--edges", "6,8", "--classes", "2,3", "--point-seconds", "0", "--no-memory"]
-    done = CliRunner().invoke(cli, ["report", *arguments, "--out", str(tmp_path)])
-    assert done.exit_code == 0, done.output
-    result = json.loads((tmp_path / "report.json").read_text())
-    lines = [(row["line"], row["shape"]) for row in result["points"] if row["line"] != "threads"]
-    assert lines == [
-        ("volume", [1, 4, 6, 6, 6]),
-        ("volume", [1, 4, 8, 8, 8]),
-        ("classes", [1, 2, 8, 8, 8]),
-        ("classes", [1, 3, 8, 8, 8]),
-    ]
-    for row in result["points"]:
-        assert row["ms"]["ours"]["total"] > 0 and (row["line"] == "threads" or len(row["ms"]) == 3)
-    assert result["roofline"].keys() == {"read_gb_s", "copy_gb_s", "exp_g_s"}
-    assert 0 < result["tiny"]["dice"]["formula_us"] < result["tiny"]["dice"]["call_us"] * 2
-    assert result["machine"]["versions"]["torch"] and "commit" in result["machine"]
-    svg = (tmp_path / "dice.svg").read_text()
-    assert "<svg" in svg and (tmp_path / "dice.png").stat().st_size > 10000
-    assert "1x4x8x8x8" in done.output and "GB/s" in done.output
+def invoke(*arguments):
+    """Exit code and output of a command."""
+    done = CliRunner().invoke(cli, [*map(str, arguments)])
+    return done.exit_code, done.output
 
 
-def test_points_that_come_too_late_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(roofline, "BYTES", 1 << 20)
-    case = Case("dice", (1, 4, 8, 8, 8))
-    result = scaling.measure([case], scaling.Series([4], [2], [], 0.0), end=0.0, advance=lambda name: None)
-    assert result["points"] == [] and len(result["left_out"]) == 2
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A folder of small measurements."""
+    folder = tmp_path_factory.mktemp("results")
+    for name, arguments in SMALL.items():
+        arguments = arguments.replace("PLOTS", str(folder / "plots"))
+        code, output = invoke(*arguments.split(), "--json", folder / f"{name}.json")
+        assert code == 0, output
+    return folder
 
 
-def test_attainable_is_the_slower_of_bytes_and_exponentials():
-    case = Case("dice", (1, 4, 10, 10, 10))
-    logits, labels = 16000, 1000
-    slow_memory = {"read_gb_s": 1e-6, "copy_gb_s": 2e-6, "exp_g_s": 1e9}
-    assert roofline.attainable(case, slow_memory) == pytest.approx(
-        1e3 * ((logits + labels) / 1e3 + (2 * logits + labels) / 2e3)
-    )
-    slow_exp = {"read_gb_s": 1e9, "copy_gb_s": 1e9, "exp_g_s": 1e-6}
-    assert roofline.attainable(case, slow_exp) == pytest.approx(1e3 * 2 * 4000 / 1e3)
+def report(root, results, *more):
+    """The command on a folder of documents."""
+    return invoke("report", "--root", root, "--results", results, "--figures", root / "figures", *more)
 
 
-@pytest.mark.parametrize("value", ["a", "0,4", ""])
-def test_bad_numbers_are_named(value):
-    done = CliRunner().invoke(cli, ["report", "--edges", value])
-    assert done.exit_code == 2 and "expected" in done.output
+def test_blocks_are_filled_from_the_json_and_nothing_else_changes(tmp_path, results):
+    names = ["speed", "headline", "classes", "edt", "metrics", "accuracy", "machine"]
+    (tmp_path / "docs" / "deep").mkdir(parents=True)
+    files = {tmp_path / "README.md": names[:2], tmp_path / "docs" / "deep" / "page.md": names[2:]}
+    for file, own in files.items():
+        file.write_text("before\n" + "".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\nbetween\n" for name in own))
+    assert report(tmp_path, results, "--check")[0] == 1
+    code, output = report(tmp_path, results)
+    assert code == 0, output
+    rows = json.loads((results / "speed.json").read_text())
+    readme, page = (file.read_text() for file in files)
+    assert "old" not in readme + page and readme.startswith("before\n") and readme.count("\nbetween\n") == 2
+    assert f"| `DiceCELoss` | {rows[0]['total_ms']:.1f} |" in readme and "| `PolyLoss` |" in readme
+    assert rows[0]["machine"]["cpu"] in readme and rows[0]["machine"]["commit"][:12] in page
+    edt = json.loads((results / "edt.json").read_text())
+    assert f"fastest given {edt[0]['ways']['edt']}" in page
+    for table in re.findall(r"(?:^\|.*\n)+", readme + page, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
+    assert (tmp_path / "figures" / "accuracy.svg").is_file()
+    assert report(tmp_path, results, "--check") == (0, "")
+    (tmp_path / "README.md").write_text(readme.replace("| `PolyLoss` |", "| `PolyLoss` | 0.1 |"))
+    code, output = report(tmp_path, results, "--check")
+    assert code == 1 and "README.md" in output and "page.md" not in output
+
+
+def test_a_block_without_its_measurement_stays(tmp_path):
+    (tmp_path / "README.md").write_text("<!-- edt -->\nkept\n<!-- /edt -->\n")
+    code, output = report(tmp_path, tmp_path / "none")
+    assert code == 0 and "README.md: left as it is: edt: no edt.json" in output
+    assert "kept" in (tmp_path / "README.md").read_text()
+
+
+def test_an_unknown_block_is_named():
+    with pytest.raises(UnknownBlock, match=r"page.md: block 'sped', expected one of speed, headline"):
+        filled("<!-- sped -->\n<!-- /sped -->", {}, "page.md")
+
+
+def test_rows_where_a_peer_is_faster_are_named(results):
+    rows = json.loads((results / "speed.json").read_text())
+    rows[0]["peers"][0]["speedup"] = 0.5
+    text, missing = filled("<!-- speed -->\n<!-- /speed -->", {"speed": rows})
+    assert not missing and f"Slower: `DiceCELoss` than {rows[0]['peers'][0]['name']} (0.50)" in text
+
+
+def test_tables_of_memory_training_and_kernels(results):
+    about = {key: json.loads((results / "speed.json").read_text())[0][key] for key in ("machine", "device")}
+    spread = {"mean": 0.9, "std": 0.01, "n": 2, "left_out": 0}
+    foreground = dict.fromkeys(("dice", "sensitivity", "specificity"), spread)
+    found = {
+        "memory": [about | {"loss": "dice", "peak_over_logits": {"ours": 1.0}, "largest_edge": {"ours": 200}}],
+        "train": [
+            about
+            | {"loss": "dice", "foreground": foreground, "per_class": {"WM": {"dice": spread}}, "seeds": [0, 1]}
+            | {"loss_ms": 1.5, "loss_share": 0.012, "survey": {"dice": 0.97}, "steps": 220, "epochs": 10}
+        ],
+        "kernels": about
+        | {
+            "kernels": [
+                {"name": "k", "moved": 9.06, "compulsory": 9.0, "instructions": 89, "bandwidth_us": 12.7}
+                | {"predicted_us": 13.0, "measured_us": None}
+            ]
+        },
+    }
+    blocks = {name: filled(f"<!-- {name} -->\n<!-- /{name} -->", found)[0] for name in found}
+    assert "| `dice` | fastloss | 1.00 | 200³ |" in blocks["memory"]
+    assert "0.900 ± 0.010" in blocks["train"] and "220 steps (10 epochs) of each loss, 2 seed" in blocks["train"]
+    assert "| k | 9.06 (1.007) | 89 | 12.7 | 13.0 | - |" in blocks["kernels"]
+
+
+def test_every_measurement_has_a_command_and_every_block_its_measurements():
+    for name, measurement in MEASUREMENTS.items():
+        command, *_ = measurement.arguments.split()
+        assert "--json" in {option for parameter in cli.commands[command].params for option in parameter.opts}, name
+    assert {need for _, needs in BLOCKS.values() for need in needs} <= MEASUREMENTS.keys()
+
+
+def test_measuring_lists_what_it_would_run_and_names_what_is_unknown(tmp_path):
+    code, output = invoke("results", "--list", "--only", "edt", "--results", tmp_path)
+    assert code == 0 and "edt: python -m bench edt --json" in output and not list(tmp_path.iterdir())
+    code, output = invoke("results", "--only", "edt,x")
+    assert code == 2 and "unknown measurement 'x'" in output

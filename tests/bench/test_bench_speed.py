@@ -6,7 +6,9 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from click.testing import CliRunner
 from bench import timing
 from bench.__main__ import cli
 from bench.losses import registry
-from bench.losses.peers import monai
+from bench.losses.peers import FORMS, OPTIONAL_PACKAGES, Peer, index_labels, monai, one_hot_labels
 from bench.output import finite
 from bench.speed import memory
 from bench.speed.agreement import differences, disagreement
@@ -42,7 +44,7 @@ ROW_KEYS = {
     "peak_over_logits",
     "peers",
 }
-PEER_KEYS = {"name", "eager_ms", "compiled_ms", "peak_over_logits", "compiled_peak_over_logits", "speedup"}
+PEER_KEYS = {"name", "given", "eager_ms", "compiled_ms", "peak_over_logits", "compiled_peak_over_logits", "speedup"}
 
 
 def speed(tmp_path, *arguments):
@@ -55,15 +57,17 @@ def speed(tmp_path, *arguments):
 def test_rows_of_the_json(tmp_path):
     code, output, rows = speed(tmp_path, "--losses", "jaccard,dice_ce", "--no-compile", "--no-memory")
     assert code == 0, output
+    assert max(map(len, output.splitlines())) <= 100
     assert [row["loss"] for row in rows] == ["jaccard", "dice_ce"]
     for row in rows:
         assert row.keys() >= ROW_KEYS and row["shape"] == [1, 3, 12, 10, 8] and row["dtype"] == "float32"
         assert row["forward_ms"] > 0 and row["backward_ms"] > 0 and row["copy_ms"] > 0
         low, high = row["quartiles_ms"]["total"]
         assert low <= row["total_ms"] <= high
-        (peer,) = row["peers"]
-        assert peer.keys() >= PEER_KEYS and peer["compiled_ms"] is None
-        assert peer["speedup"] == pytest.approx(peer["eager_ms"] / row["total_ms"])
+        assert row["peers"][0]["package"] == "monai"
+        for peer in row["peers"]:
+            assert peer.keys() >= PEER_KEYS and peer["compiled_ms"] is None and peer["given"] in output
+            assert peer["speedup"] == pytest.approx(peer["eager_ms"] / row["total_ms"])
         assert row["machine"].keys() >= {"cpu", "threads", "versions", "commit"}
         assert row["notes"][:1] == ["torch.compile of the peers left out"] and "peak memory left out" in row["notes"]
 
@@ -101,9 +105,35 @@ def test_every_peer_computes_the_same(loss, activation, dtype):
         assert disagreement(*differences(contestants["ours"], contestants[name]), logits.dtype, rough) is None, name
 
 
+def test_a_peer_is_given_the_labels_it_is_fastest_on(monkeypatch):
+    def build(activation, classes, seconds):
+        return lambda logits, target: (time.sleep(seconds), logits.sum())[1]
+
+    def refusing(activation, classes):
+        def call(logits, target):
+            raise RuntimeError("no such dtype")
+
+        return call
+
+    slow, fast = (partial(build, seconds=seconds) for seconds in (0.03, 0.0))
+    for first, second, expected in (
+        (slow, fast, one_hot_labels),
+        (fast, slow, index_labels),
+        (refusing, fast, one_hot_labels),
+    ):
+        peer = Peer("peer", "torch", first, index_labels, more=((second, one_hot_labels),))
+        monkeypatch.setitem(registry.LOSSES, "made_up", registry.LossRow("DiceLoss", {}, (peer,)))
+        case = Case("made_up", (1, 2, 8, 8))
+        given = case.inputs()
+        best = case.at_best(*given)
+        assert best.forms == {"torch peer": FORMS[expected]}
+        target = best.contestants(*given, compiled=False)["torch peer"].target
+        assert target.shape == expected(given[1], 2).shape
+
+
 def test_peer_of_two_classes():
     case = Case("unified_focal", (2, 2, 14, 12, 10))
-    (peer,) = case.peers()
+    peer, *_ = case.peers()
     contestants = case.contestants(*case.inputs(), compiled=False)
     found = differences(contestants["ours"], contestants[peer.title])
     assert disagreement(*found, torch.float32) is None
@@ -119,7 +149,9 @@ def test_every_loss_is_known_and_those_of_other_libraries_have_a_peer():
         "LovaszHingeLoss",  # which takes logits without an activation
     }
     assert {row.cls for row in registry.LOSSES.values()} == losses
-    alone = {loss for loss in registry.LOSSES if not Case(loss, (1, 2, 4)).peers()}
+    alone = {
+        loss for loss in registry.LOSSES if all(p.package in OPTIONAL_PACKAGES for p in Case(loss, (1, 2, 4)).peers())
+    }
     assert alone == {
         "balanced_cross_entropy",
         "poly",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from click.testing import CliRunner
 from bench.__main__ import cli
 from bench.losses.registry import LOSSES
 from bench.output import console
-from bench.training.by_clock import train_loss, train_table, unfinished
+from bench.training.by_clock import Clock, schedule, train_rounds, train_table, train_within, unfinished
 from bench.training.datasets import Dataset, Volume, prepare
 from bench.training.datasets.icbm152 import CLASSES
+from bench.training.plan import Plan, make_run
 from bench.training.run import Run, Samples, train_step
 from bench.training.settings import Settings
 from bench.training.unet import UNet
@@ -108,14 +110,59 @@ def test_learning_rate_falls_on_a_plateau(samples):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_registered_loss_trains_and_repeats(name, samples):
-    first, second = (train_loss(name, samples, Settings(epochs=1, batch_size=8), CPU) for _ in range(2))
-    assert first["history"] == second["history"]
-    assert 0 < first["loss_share"] < 1 and first["steps"] == 2
-    for metric in ("dice", "sensitivity", "specificity"):
-        assert 0 <= first[metric] <= 1
-        assert list(first["per_class"][metric]) == ["background", "CSF", "GM", "WM"]
-    console.print(train_table([first]))
+def test_every_registered_loss_trains_and_repeats(name, samples, tmp_path):
+    plan = Plan(Settings(epochs=1, batch_size=8), [name], [0], tmp_path, CPU)
+    runs = [make_run(plan, samples.data, name, 0) for _ in range(2)]
+    assert all(run.train(math.inf, lambda at: None) for run in runs)
+    first, second = (run.about() for run in runs)
+    assert first["history"] == second["history"] and 0 < first["loss_share"] < 1 and first["steps"] == 2
+
+
+@pytest.fixture(scope="module")
+def within(samples, tmp_path_factory):
+    """Two losses trained within some seconds; the rows and their folder."""
+    folder = tmp_path_factory.mktemp("within")
+    settings = Settings(widths=(4, 4, 4, 4, 4), batch_size=8, epochs=3)
+    clock = lambda: Clock.of(900, math.inf)  # noqa: E731
+    return train_within(["dice", "weighted_cross_entropy"], samples.data, settings, CPU, folder, clock), folder
+
+
+def test_all_losses_and_seeds_have_as_many_steps(within):
+    rows, folder = within
+    assert [row["loss"] for row in rows] == ["dice", "weighted_cross_entropy"]
+    for row in rows:
+        assert row["seeds"] == [0, 1] and {run["steps"] for run in row["runs"]} == {6}
+        assert math.isfinite(row["foreground"]["dice"]["std"])
+        for run in row["runs"]:
+            rates = [line["learning_rate"] for line in run["history"]]
+            assert rates == pytest.approx([1e-3, 0.75e-3, 0.25e-3])
+    assert (folder / "report.html").is_file() and json.loads((folder / "results.json").read_text())
+
+
+def test_table_of_the_main_job_has_100_columns(within):
+    rows, _ = within
+    with console.capture() as captured:
+        console.print(train_table(rows))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum(line.split()[:1] == ["weighted_cross_entropy"] for line in lines) == 1
+    (line,) = (line for line in lines if "weighted_cross_entropy" in line)
+    assert "±" in line and "0.962" in line
+
+
+@pytest.mark.parametrize(
+    ("left", "most", "expected"),
+    [(230, 40, (12, 2)), (110, 40, (6, 2)), (60, 40, (7, 1)), (5, 40, (1, 1)), (230, 4, (4, 2)), (0, 3, (1, 1))],
+)
+def test_epochs_and_seeds_that_fit(left, most, expected):
+    assert schedule(left, 10.0, most) == expected
+
+
+def test_no_round_begins_that_would_end_too_late(samples, tmp_path):
+    plan = Plan(Settings(epochs=50, batch_size=8, widths=(4, 4, 4, 4, 4)), ["dice", "jaccard"], [0, 1], tmp_path, CPU)
+    begin = time.monotonic()
+    runs = train_rounds(plan, samples.data, Clock.of(3.0, math.inf))
+    assert time.monotonic() - begin < 6 and len({run.at.steps for run in runs.values()}) == 1
 
 
 def folders(tmp_path):
@@ -145,11 +192,10 @@ def test_missing_data_is_a_clear_error(monkeypatch, tmp_path):
 
 
 def test_a_low_score_after_few_epochs_has_its_reason():
-    def notes(dice, epochs):
-        about = {"loss": "dice", "epochs": epochs, "complete": epochs == 12, "seconds": 5.9}
-        return unfinished(about | {"per_class": {"dice": {"WM": dice}}, "schedule": {"epochs": 12}})
+    def notes(dice):
+        return unfinished({"loss": "dice", "epochs": 2, "steps": 44, "per_class": {"WM": {"dice": {"mean": dice}}}})
 
-    assert notes(0.821, 2) == [
-        "white matter's Dice is 0.82 after 2 of 12 epochs, 6 s; `python -m bench train --losses dice` trains on"
+    assert notes(0.821) == [
+        "white matter's Dice is 0.82 after 2 epochs, 44 steps; `python -m bench train --losses dice` trains on"
     ]
-    assert notes(0.86, 2) == [] and notes(0.821, 12) == []
+    assert notes(0.86) == []

@@ -1,0 +1,1 @@
+"""Tables and plots of the README and the docs, made from the JSON of measurements."""

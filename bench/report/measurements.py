@@ -1,0 +1,35 @@
+"""What is measured for the README and the docs: a file of JSON in docs/results for each command."""
+
+from dataclasses import dataclass
+
+from bench.machine import ROOT
+
+RESULTS = ROOT / "docs" / "results"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """`python -m bench ARGUMENTS --json FILE`; what it takes on two idle cores."""
+
+    arguments: str
+    minutes: float
+
+    @property
+    def command(self) -> str:
+        """As a user types it."""
+        return f"python -m bench {self.arguments}"
+
+
+MEASUREMENTS = {  # in the order in which they are run
+    "speed": Measurement("speed --losses all", 20),
+    "classes-16": Measurement("speed --losses dice_ce,cross_entropy,dice,focal --shape 1,16,64,64,64", 3),
+    "classes-118": Measurement("speed --losses dice_ce,cross_entropy,dice,focal --shape 1,118,32,32,32", 3),
+    "untuned": Measurement("speed --losses dice_ce,cross_entropy,focal --shape 2,4,128,128,128 --untuned", 4),
+    "memory": Measurement("memory --losses dice_ce,cross_entropy,hausdorff_dt --budget 0.5", 4),
+    "scaling": Measurement("scaling --losses dice_ce", 8),
+    "edt": Measurement("edt", 14),
+    "metrics": Measurement("metrics", 1),
+    "accuracy": Measurement("accuracy --edges 24,64", 10),
+    "train": Measurement("main", 8),
+    "kernels": Measurement("kernels", 3),
+}

@@ -1,0 +1,223 @@
+"""Markdown of the measurements; numbers come from the JSON alone."""
+
+import statistics
+from collections.abc import Callable, Iterable
+
+from bench.accuracy.measure import best_peer
+from bench.output import machine_line, number
+from bench.report.measurements import MEASUREMENTS
+from bench.training.results import plus_minus
+
+Results = dict[str, list[dict] | dict]
+HEADLINE = ("dice_ce", "cross_entropy", "dice", "focal", "lovasz", "cldice", "hausdorff_dt")
+
+
+def markdown(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table, its first column to the left."""
+    heads = list(heads)
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def source(name: str, result: list[dict] | dict) -> str:
+    """The command and the machine of a measurement, for under its table."""
+    first = result if isinstance(result, dict) else result[0]
+    return f"\n\n`{MEASUREMENTS[name].command}`: {machine_line(first)}."
+
+
+def times(factor: float | None) -> str:
+    """How many times as long a peer takes; three digits."""
+    return "–" if factor is None else f"**{factor:.3g}**" if factor < 100 else f"**{factor:.0f}**"
+
+
+def speed(results: Results) -> str:
+    """Every loss beside every peer."""
+    rows = []
+    for row in results["speed"]:
+        ours = [f"`{row['class']}`", number(row["total_ms"], 1), number(row["total_over_copy"], 1)]
+        if row["refused"]:
+            rows.append([f"`{row['class']}`", *["–"] * 7, "not timed: " + row["refused"]])
+        for peer in row["peers"]:
+            peaks = (row["peak_over_logits"], peer["peak_over_logits"], peer["compiled_peak_over_logits"])
+            compiled, eager = number(peer["compiled_ms"], 1), number(peer["eager_ms"], 1)
+            memory = ", ".join(number(peak) for peak in peaks)
+            rows.append([*ours, peer["name"], peer["given"], eager, compiled, times(peer["speedup"]), memory])
+        if not row["peers"] and not row["refused"]:
+            rows.append([*ours, "none", *["–"] * 4, number(row["peak_over_logits"])])
+    heads = ("loss", "ms", "copies of the logits", "peer", "given", "eager ms", "compiled ms")
+    table = markdown((*heads, "× faster than the better", "peak memory: fastloss, eager, compiled"), rows)
+    return f"{table}\n\n{speed_mean(results)}{source('speed', results['speed'])}"
+
+
+def speed_mean(results: Results) -> str:
+    """The geometric mean, with and without exacta, and the rows where a peer is faster."""
+    peers = [(row["class"], peer) for row in results["speed"] for peer in row["peers"]]
+    factors = [peer["speedup"] for _, peer in peers]
+    well_known = [peer["speedup"] for _, peer in peers if peer["package"] != "exacta"]
+    slower = [f"`{name}` than {peer['name']} ({peer['speedup']:.2f})" for name, peer in peers if peer["speedup"] < 1]
+    text = f"The geometric mean of the {len(factors)} rows is {statistics.geometric_mean(factors):.1f}"
+    if len(well_known) < len(factors):
+        text += f", of those without exacta {statistics.geometric_mean(well_known):.1f}"
+    return f"{text}. Slower: {', '.join(slower) if slower else 'none'}."
+
+
+def headline(results: Results) -> str:
+    """Some losses beside the fastest of their peers."""
+    rows = []
+    for row in results["speed"]:
+        if row["loss"] in HEADLINE and row["peers"]:
+            peer = min(row["peers"], key=lambda peer: peer["speedup"])
+            peaks = (row["peak_over_logits"], peer["peak_over_logits"], peer["compiled_peak_over_logits"])
+            best = min(ms for ms in (peer["eager_ms"], peer["compiled_ms"]) if ms is not None)
+            memory = ", ".join(number(peak) for peak in peaks)
+            cells = [f"`{row['class']}`", number(row["total_ms"], 1), peer["name"], number(best, 1)]
+            rows.append([*cells, times(peer["speedup"]), memory])
+    heads = ("loss", "ms", "fastest peer", "its ms", "× faster", "peak memory: fastloss, peer eager, compiled")
+    return markdown(heads, rows) + source("speed", results["speed"])
+
+
+def classes(results: Results) -> str:
+    """How many times faster with many classes."""
+    names = ("classes-16", "classes-118")
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for name in names:
+        for row in results[name]:
+            for peer in row["peers"]:
+                cell = f"{number(row['total_ms'], 1)} ms, {times(peer['speedup'])}"
+                found.setdefault((row["class"], peer["name"]), {})[name] = cell
+    rows = [[f"`{loss}`", peer, *(cells.get(name, "–") for name in names)] for (loss, peer), cells in found.items()]
+    heads = [f"{results[name][0]['shape'][1]} classes, {results[name][0]['shape'][2]}³" for name in names]
+    return markdown(("loss", "peer", *heads), rows) + source(names[0], results[names[0]])
+
+
+def untuned(results: Results) -> str:
+    """Where the C library decides itself which memory it keeps."""
+    rows = [
+        [f"`{row['class']}`", number(row["total_ms"], 1), peer["name"], times(peer["speedup"])]
+        for row in results["untuned"]
+        for peer in row["peers"]
+    ]
+    return markdown(("loss", "ms", "peer", "× faster"), rows) + source("untuned", results["untuned"])
+
+
+def memory(results: Results) -> str:
+    """Largest cubes within a budget."""
+    rows = [
+        [f"`{row['loss']}`", "fastloss" if name == "ours" else name, number(row["peak_over_logits"][name]), f"{edge}³"]
+        for row in results["memory"]
+        for name, edge in row["largest_edge"].items()
+    ]
+    return markdown(("loss", "library", "peak in times of the logits", "cube"), rows) + source(
+        "memory", results["memory"]
+    )
+
+
+def edt(results: Results) -> str:
+    """Unsigned and signed transforms beside their peers at their best."""
+    parts = []
+    for kind in dict.fromkeys(row["kind"] for row in results["edt"]):
+        own = [row for row in results["edt"] if row["kind"] == kind and not row["refused"]]
+        peers = list(dict.fromkeys(peer for row in own for peer in row["faster"]))
+        cases: dict[tuple[str, int], list[dict]] = {}
+        for row in own:
+            cases.setdefault((row["mask"], row["shape"][0]), []).append(row)
+        rows = []
+        for (mask, size), both in cases.items():
+            cells = [mask, f"{size}³", " / ".join(number(row["median_ms"]["fastloss"], 1) for row in both)]
+            cells += [" / ".join(number(row["faster"].get(peer), 1) for row in both) for peer in peers]
+            rows.append(cells)
+        heads = ("mask", "size", "ms", *(f"× faster than {peer}" for peer in peers))
+        lines = [edt_summary(own, kind, peer) for peer in peers]
+        parts.append(f"`{kind}`, voxels 1:1:1 / 3:1:1\n\n{markdown(heads, rows)}\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + source("edt", results["edt"])
+
+
+def edt_summary(rows: list[dict], kind: str, peer: str) -> str:
+    """The mean and the least factor, and what the peer was given."""
+    factors = [row["faster"][peer] for row in rows if peer in row["faster"]]
+    ways = list(dict.fromkeys(row["ways"][peer] for row in rows if peer in row["ways"]))
+    mean = statistics.geometric_mean(factors)
+    return f"* {kind}, {peer}: geometric mean {mean:.1f}, least {min(factors):.1f}; fastest given {' or '.join(ways)}"
+
+
+def metrics(results: Results) -> str:
+    """Scores beside MONAI's."""
+    rows = [
+        [", ".join(row["differences"]), "×".join(map(str, row["shape"])), number(row["fastloss_ms"], 1),
+         number(row["monai_ms"], 1), row["monai_given"], times(row["faster"])]
+        for row in results["metrics"]
+        if not row["refused"]
+    ]  # fmt: skip
+    heads = ("scores", "volume", "ms", "MONAI ms", "given masks of", "× faster")
+    return markdown(heads, rows) + source("metrics", results["metrics"])
+
+
+def accuracy(results: Results) -> str:
+    """Errors of value and gradient beside the best peer's, in float32 at the smallest size."""
+    least = min(row["shape"][2] for row in results["accuracy"])
+    rows = []
+    for row in results["accuracy"]:
+        if row["dtype"] == "float32" and row["shape"][2] == least:
+            cells = [f"`{row['class']}`"]
+            for what in ("value", "gradient"):
+                best = best_peer(row["errors"], what)
+                cells.append(f"{row['errors']['ours'][what]:.1e}")
+                cells.append(f"{row['errors'][best][what]:.1e} ({best})" if best else "–")
+            rows.append(cells)
+    heads = ("loss", "value", "best peer's", "gradient", "best peer's")
+    return markdown(heads, rows) + source("accuracy", results["accuracy"])
+
+
+def train(results: Results) -> str:
+    """The survey's losses after as many steps each."""
+    first = results["train"][0]
+    rows = [
+        [f"`{row['loss']}`", plus_minus(row["foreground"]["dice"]), plus_minus(row["per_class"]["WM"]["dice"]),
+         number(row["foreground"]["sensitivity"]["mean"], 3), number(row["foreground"]["specificity"]["mean"], 3),
+         number(row["loss_ms"]), number(100 * row["loss_share"], 1, " %"), number(row["survey"]["dice"], 3)]
+        for row in results["train"]
+    ]  # fmt: skip
+    heads = ("loss", "Dice", "of white matter", "sensitivity", "specificity", "loss ms", "of a step", "survey's Dice")
+    seeds = f"{first['steps']} steps ({first['epochs']} epochs) of each loss, {len(first['seeds'])} seed(s)."
+    return f"{markdown(heads, rows)}\n\n{seeds}{source('train', results['train'])}"
+
+
+def kernels(results: Results) -> str:
+    """What each kind of GPU kernel moves and issues, and the time that is predicted from it."""
+    found = results["kernels"]
+    rows = [
+        [row["name"], f"{number(row['moved'])} ({number(row['moved'] / row['compulsory'], 3)})",
+         number(row["instructions"], 0), number(row["bandwidth_us"], 1), number(row["predicted_us"], 1),
+         number(row["measured_us"], 1)]
+        for row in found["kernels"]
+    ]  # fmt: skip
+    heads = (
+        "kernel",
+        "bytes a voxel (of least)",
+        "instructions a voxel",
+        "bandwidth µs",
+        "predicted µs",
+        "measured µs",
+    )
+    return markdown(heads, rows) + source("kernels", found)
+
+
+def machine(results: Results) -> str:
+    """Where the speed table was measured."""
+    return machine_line(results["speed"][0])
+
+
+# the blocks of the documents, `<!-- NAME -->` to `<!-- /NAME -->`, and the measurements that each is made of
+BLOCKS: dict[str, tuple[Callable[[Results], str], tuple[str, ...]]] = {
+    "speed": (speed, ("speed",)),
+    "headline": (headline, ("speed",)),
+    "machine": (machine, ("speed",)),
+    "classes": (classes, ("classes-16", "classes-118")),
+    "untuned": (untuned, ("untuned",)),
+    "memory": (memory, ("memory",)),
+    "edt": (edt, ("edt",)),
+    "metrics": (metrics, ("metrics",)),
+    "accuracy": (accuracy, ("accuracy",)),
+    "train": (train, ("train",)),
+    "kernels": (kernels, ("kernels",)),
+}
