@@ -9,6 +9,7 @@ from distance_common import SPACINGS, blobs, random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows_of_kernels import executed
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastloss
 from fastloss.distance import boundary_distance, edt, edt_squared, label_edt, signed_edt
@@ -197,6 +198,42 @@ def test_the_public_functions_are_triton_s_where_it_is_forced(monkeypatch):
     array = volumes.numpy()
     with fastloss.backend("triton"):
         assert isinstance(edt(array, spatial_axes=3), np.ndarray) and not launched
+
+
+class Made(TorchDispatchMode):
+    """Bytes of the tensors that are made."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.empty, torch.ops.aten.zeros, torch.ops.aten.full):
+            self.bytes += found.nbytes
+        return found
+
+
+@interpreted
+@overflows
+@pytest.mark.parametrize(
+    ("shape", "spacing", "indices", "most"),
+    [
+        ((6, 7, 8), (1.0, 1.0, 1.0), False, 4 + 4),
+        ((6, 7, 8), (0.7123, 1.0, 0.8), False, 4 + 8),
+        ((12, 16), (1.0, 1.0), False, 4 + 2),
+        ((6, 7, 8), (1.0, 1.0, 1.0), True, 4 + 4 + 8 + 6),
+    ],
+)
+def test_takes_one_volume_besides_the_result(shape, spacing, indices, most, monkeypatch):
+    from fastloss.kernels.gpu import distances as gpu
+
+    monkeypatch.setattr(gpu.Launch, "run", lambda launch: None)
+    mask = torch.ones(shape, dtype=torch.uint8)
+    with Made() as made:
+        gpu.transform(mask, list(spacing), "mask", indices=indices)
+    spans = 8 * (shape[0] + 1)
+    assert most * mask.numel() <= made.bytes <= most * mask.numel() + spans
 
 
 def test_compiled_code_gives_the_bits_of_the_cpu():
