@@ -150,6 +150,7 @@ class Passes:
         args = self.voxels, steps, spans, of_volumes, count, x.length, lines, planes, sizes, strides, x.stride
         constants = {"AXES": len(sizes), "MODE": self.mode, "NONE": none, "ONE": x.length <= block}
         constants |= {"ROWS": rows, "BLOCK": block, "num_warps": SCAN_WARPS}
+        constants["enable_fp_fusion"] = False
         return Launch(scan.scan_lines, (triton.cdiv(count, rows),), args, constants)
 
     def _spread(
