@@ -182,7 +182,7 @@ class Passes:
         constants = {"OUTER": len(outer_walk[0]), "INNER": len(inner_walk[0]), "MODE": self.mode, "NONE": none}
         constants |= {"WHOLE": self.metric.whole, "LAST": axis == 0, "SIGNED": self.signed and axis == 0}
         constants |= {"ROOT": self.root and axis == 0, "SINGLE": single, "TILE": tile, "AHEAD": AHEAD, "LANES": lanes}
-        constants |= {"PACK": pack, "LONGEST": math.isqrt((minplus.FAR.value - 1) >> pack)}
+        constants |= {"PACK": pack, "LONGEST": self._longest(axis, tile, pack)}
         constants |= {"num_warps": 1, "enable_fp_fusion": False}  # which would round less often than the C++ does
         return Launch(minplus.spread, (programs,), args, constants)
 
@@ -190,6 +190,13 @@ class Passes:
         """Which a word has beside a square; 0 where there is no room."""
         bits = (length - 1).bit_length()
         return bits if self.metric.whole and self.metric.greatest < minplus.FAR.value >> bits else 0
+
+    def _longest(self, axis: int, tile: int, pack: int) -> int:
+        """Units along an axis to which distances are cut lest their squares overflow; 0 where none does."""
+        if not self.metric.whole:
+            return 0
+        longest = math.isqrt((minplus.FAR.value - 1) >> pack)
+        return longest if (self.axes[axis].length + tile + AHEAD) * self._unit(axis) > longest else 0
 
     def _finish(self) -> tuple[float, bool]:
         """What numbers, or their roots, are multiplied by in the end; and whether float32 will do."""

@@ -21,63 +21,69 @@ FAR = tl.constexpr(2**30)  # no site; whole squares of which two can be added
 
 @triton.jit
 def square_of(steps, step, LONGEST: tl.constexpr, WHOLE: tl.constexpr, PACK: tl.constexpr):
-    """Of a scalar number of steps; those that lead out of the volume do not overflow."""
+    """Of a scalar number of steps."""
     if WHOLE:
-        distance = tl.minimum(steps * step, LONGEST)
-        return (distance * distance) << PACK
+        return whole_square(steps * step, LONGEST, PACK)
     else:
         distance = steps.to(tl.float64) * step
         return distance * distance
 
 
 @triton.jit
+def whole_square(distance, LONGEST: tl.constexpr, PACK: tl.constexpr):
+    """Of a distance in units; those that lead out of the volume do not overflow (``LONGEST`` 0: nor would they)."""
+    if LONGEST != 0:
+        distance = tl.minimum(distance, LONGEST)
+    return (distance * distance) << PACK
+
+
+@triton.jit
 def squares_from(steps, step, LONGEST: tl.constexpr, COUNT: tl.constexpr, WHOLE: tl.constexpr, PACK: tl.constexpr):
     squares = ()
     for i in tl.static_range(COUNT):
-        squares = squares + (square_of(steps + i, step, LONGEST, WHOLE, PACK),)
+        if WHOLE:
+            squares = squares + (whole_square(steps * step + step * i, LONGEST, PACK),)
+        else:
+            squares = squares + (square_of(steps + i, step, LONGEST, WHOLE, PACK),)
     return squares
 
 
 @triton.jit
-def number_of(found, before, there, WHOLE: tl.constexpr, NONE: tl.constexpr):
+def number_of(found, before, WHOLE: tl.constexpr, NONE: tl.constexpr):
     """What the axes before have found, as bits: steps, with ``NONE`` where there is no site, or numbers."""
     if NONE == 0:
         number = found if WHOLE else found.to(tl.float64, bitcast=True)
     else:
-        there = there & (found != NONE)
         number = found.to(tl.int32 if WHOLE else tl.float64) * before
-        number = number * number
-    return tl.where(there, number, FAR if WHOLE else float("inf"))
+        number = tl.where(found != NONE, number * number, FAR if WHOLE else float("inf"))
+    return number
 
 
 @triton.jit
 def row_at(
-    j, begin, end, inside, source, pitch, labels, label_pitch, before,
+    j, inside, source, pitch, labels, label_pitch, before,
     MODE: tl.constexpr, WHOLE: tl.constexpr, NONE: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
-    """What row j costs: its numbers; or to voxels inside and outside; or to those of its label, others, and the label.
+    """What row j costs: its numbers; or to voxels inside and outside; or to those of its label, and the label.
 
     And what tells it from others: -1 outside of the mask, or its label.
     """
-    splat = inside.to(tl.int32) * 0 + j
-    there = inside & (splat >= begin) & (splat < end)
     row = tl.cast(j, tl.int64)
-    found = tl.load(source + row * pitch, there, other=0)
+    found = tl.load(source + row * pitch, inside, other=0)
     if MODE == "mask":
         if NONE != 0:
             found = tl.where(found < 0, ~found, found)  # the sign of steps is where they lead to
-        number = number_of(found, before, there, WHOLE, NONE)
+        number = number_of(found, before, WHOLE, NONE)
         if PACK != 0:
-            number = tl.where(number < FAR, (number << PACK) | splat, FAR)
+            number = tl.where(number < FAR, (number << PACK) | j, FAR)
         return (number,), found
     elif MODE == "labels":
-        label = tl.load(labels + row * label_pitch, there, other=0)
-        number, zero = number_of(found, before, there, WHOLE, NONE), number_of(found * 0, before, there, WHOLE, NONE)
-        return (number, zero, label), label
+        label = tl.load(labels + row * label_pitch, inside, other=0)
+        return (number_of(found, before, WHOLE, NONE), label), label
     else:
         outside = found < 0
-        number = number_of(tl.where(outside, ~found, found), before, there, WHOLE, NONE)
-        zero = number_of(found * 0, before, there, WHOLE, NONE)
+        number = number_of(tl.where(outside, ~found, found), before, WHOLE, NONE)
+        zero = tl.zeros_like(number)
         side = tl.where(outside, -1, 0).to(tl.int32 if WHOLE else tl.int64)
         return (tl.where(outside, zero, number), tl.where(outside, number, zero)), side
 
@@ -88,7 +94,7 @@ def cost_to(center, row, MODE: tl.constexpr, WHOLE: tl.constexpr):
     if MODE == "mask":
         return row[0]
     elif MODE == "labels":
-        return tl.where(row[2] == center, row[0], row[1])
+        return tl.where(row[1] == center, row[0], tl.zeros_like(row[0]))
     elif WHOLE:
         return (row[0] & ~center) | (row[1] & center)
     else:
@@ -137,21 +143,20 @@ def search(
     LONGEST: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr,
     MODE: tl.constexpr, WHOLE: tl.constexpr, NONE: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
-    """Rows ``k`` to ``last`` before or after the tile, or on both sides, as long as one of them can win."""
+    """Rows ``k`` to ``last`` before or after the tile, or on both sides, as long as one of them can win.
+
+    Beyond the last the last is taken again, as if it were farther away, and does not win.
+    """
     while (k <= last) & (square_of(k, step, LONGEST, WHOLE, PACK) < bound):
         squares = squares_from(k, step, LONGEST, TILE + AHEAD - 1, WHOLE, PACK)
         for i in tl.static_range(AHEAD):
             if BEFORE:
-                j = first - k - i
-                row, _ = row_at(
-                    j, begin, end, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE, PACK
-                )  # fmt: skip
+                j = tl.maximum(first - k - i, begin)
+                row, _ = row_at(j, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE, PACK)
                 tile, best = meet(tile, best, centers, row, j, squares, i, TILE, MODE, WHOLE)
             if AFTER:
-                j = first + TILE - 1 + k + i
-                row, _ = row_at(
-                    j, begin, end, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE, PACK
-                )  # fmt: skip
+                j = tl.minimum(first + TILE - 1 + k + i, end - 1)
+                row, _ = row_at(j, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE, PACK)
                 tile, best = meet(tile, best, centers, row, j, squares, 1 - TILE - i, TILE, MODE, WHOLE)
         k += AHEAD
         bound = greatest(tile, TILE)
@@ -224,9 +229,8 @@ def spread(
 
     own, centers, tile, best = (), (), (), ()
     for r in tl.static_range(TILE):
-        row, center = row_at(
-            first + r, 0, length, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE, PACK
-        )  # fmt: skip
+        j = tl.minimum(first + r, length - 1)
+        row, center = row_at(j, inside, source, pitch, labels, label_pitch, before, MODE, WHOLE, NONE, PACK)
         own, centers = own + (row,), centers + (center,)
         number = cost_to(center, row, MODE, WHOLE)
         there = inside & (inside.to(tl.int32) * 0 + first + r < length)
