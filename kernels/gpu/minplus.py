@@ -207,8 +207,8 @@ def spread(
 ):  # fmt: skip
     """One axis of ``[outer, length, inner]``. Tiles come fastest, so that the rows of a block of lanes stay in the L2.
 
-    ``step``, of this axis, and ``before``, of the one whose steps are the source's, are whole units or the bits of mm;
-    ``LONGEST``: units along an axis beyond which there is nothing.
+    ``step``, of this axis, and ``before``, of the one whose steps are the source's, are whole units or the bits of mm.
+    ``LONGEST``: units to which distances along the axis are cut, see :func:`whole_square`.
     ``places``: where the best row goes, or in the last axis the site; from ``steps``, and ``rows`` of the axis before.
     """
     if not WHOLE:
