@@ -22,9 +22,9 @@ from .sums import Launch, interpreted
 
 # outputs of a lane, rows a step, lanes of a warp; the interpreter's time is a matter of operations, not of elements
 TILE, AHEAD, LANES = (2, 1, 4096) if interpreted() else (8, 4, 128)
-LONGEST_LINE = 4096  # that a program scans at once
+LONGEST_LINE = 2048  # that a program scans at once
 LONGEST_NARROW = 2**15 - 1  # line whose steps are int16
-SCANNED = 4096  # voxels of a program
+SCANNED = 4096 * (16 if interpreted() else 1)  # voxels of a program
 SCAN_WARPS = 4
 MOST_PARTS = 64  # of the least spacing, in which the common length of all is looked for
 ROUNDING = 4 * 2.0**-52
@@ -143,7 +143,8 @@ class Passes:
         """The first pass, over lines of the last axis."""
         *rest, x = self.axes
         block = min(triton.next_power_of_2(x.length), LONGEST_LINE)
-        rows = max(1, SCANNED * (16 if interpreted() else 1) // block)
+        scanned = SCANNED if self.mode == "mask" else SCANNED // 2  # as each voxel is read with those beside it
+        rows = max(1, scanned // block)
         sizes, strides = merged(self.lead + rest)
         lines, count = rest[-1].length, steps.numel() // x.length
         planes = rest[0].length if len(rest) == 2 else 1
