@@ -169,7 +169,8 @@ class Passes:
         outer, (length, stride, _), inner = self.lead + self.axes[:axis], self.axes[axis], self.axes[axis + 1 :]
         lanes_of_all = math.prod(size for size, *_ in inner)
         tile = min(TILE, triton.next_power_of_2(length))
-        most = LANES if self.metric.whole and self.mode != "labels" else LANES // 2  # what the registers hold
+        most = LANES if self.metric.whole and self.mode != "labels" else LANES // 2  # as many as the registers hold
+        most = LANES // 4 if not self.metric.whole and self.mode == "sides" else most
         lanes = min(most, max(32, triton.next_power_of_2(lanes_of_all)))
         tiles, blocks = triton.cdiv(length, tile), triton.cdiv(lanes_of_all, lanes)
         programs = tiles * blocks * math.prod(size for size, *_ in outer)
