@@ -58,7 +58,7 @@ CASES = (
     Case("labels", GENERAL, torch.int64),
     Case(spacing=GENERAL, sites=True),
 )
-ESSENTIAL = 4
+ESSENTIAL = 3
 
 
 def distance_variants(everything: bool = False) -> list[StencilVariant]:
