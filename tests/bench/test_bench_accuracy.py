@@ -106,9 +106,11 @@ def test_optional_peers_compute_the_same_in_every_form(package):
     peers = [(name, peer) for name, own in OPTIONAL.items() for peer in own if peer.package == package]
     for name, peer in peers:
         for activation in peer.activations:
-            case = Case(name, (2, 3, 8, 8, 8), "float64", activation=activation)
+            # SMP's Lovász knows float32 alone
+            dtype = "float32" if peer.title == "smp LovaszLoss" else "float64"
+            case = Case(name, (2, 3, 8, 8, 8), dtype, activation=activation)
             logits, labels = case.inputs()
             truth = measure.truth_of(case, logits, labels)
             for form, (_, target) in peer.forms.items():
                 theirs = Contestant(peer.loss(activation, 3, form), logits, target(labels, 3))
-                assert not disagreement(*truth.errors(theirs).values(), torch.float64), (peer.title, form)
+                assert not disagreement(*truth.errors(theirs).values(), logits.dtype), (peer.title, form)
