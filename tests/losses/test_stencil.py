@@ -348,6 +348,24 @@ def test_equal_extremes_share_their_derivative(each_backend):
     oracle.assert_close(gradient, (slope + slope.flip(2)) / 2, 1e-6)
 
 
+def test_the_smallest_value_is_not_taken_from_what_is_outside(each_backend):
+    """The second erosion leaves the voxels at both ends: outside is 0 after the normalisation, not before."""
+    wrong = torch.tensor([[[1.0, 0.98, 0.0, 0.85, 0.9, 0.05, 0.96, 0.99]]], dtype=torch.float64)
+    labels = torch.zeros(1, 8, dtype=torch.uint8)
+    loss = fastloss.HausdorffErosionLoss(activation=None, erosions=2)
+    agree(loss, plain_loss("hausdorff_erosion", labels, None, 1, erosions=2), wrong, labels, 1e-6)
+
+
+def test_of_two_values_no_derivative_is_left(each_backend):
+    """Normalised they are 0 and 1, however close to one another: what remains of the derivative is multiplied by 10^6."""
+    wrong, labels = torch.ones(1, 1, 5), torch.zeros(1, 5, dtype=torch.uint8)
+    mask = torch.tensor([[1, 1, 31 * 2.0**-22, 1, 1]])
+    loss = fastloss.HausdorffErosionLoss(activation=None, erosions=1)
+    value, gradient = oracle.value_and_gradient(loss, wrong, labels, mask=mask)
+    assert value.item() == pytest.approx(3 / 4, rel=0.02)  # 1 for three of five voxels, of which four count
+    assert gradient.abs().max() < 1e-4
+
+
 # Hausdorff by convolution
 
 
@@ -432,11 +450,14 @@ def test_skeleton_of_a_bar_is_its_middle(each_backend):
 
 
 def test_of_equal_probabilities_each_keeps_its_derivative(each_backend):
-    """No neighbour is smaller or larger."""
-    logits, labels = torch.zeros(1, 3, 5, 6, dtype=torch.float64), regions((1, 5, 6), 3)
-    found = oracle.value_and_gradient(fastloss.SoftCLDiceLoss(), logits, labels)[1]
-    with fastloss.backend("reference"):
-        oracle.assert_close(found, oracle.value_and_gradient(fastloss.SoftCLDiceLoss(), logits, labels)[1], 1e-9)
+    """No neighbour is smaller or larger. Of five voxels the third is the skeleton: it is the first erosion of itself,
+    and where the second takes the value away from it, it is the first of two equal ones."""
+    p, labels = torch.tensor([[[0.1, 0.7, 0.7, 0.7, 0.1]]], dtype=torch.float64), torch.zeros(1, 5, dtype=torch.uint8)
+    arguments = p, labels, None, "none", [], False, 1, 1, 0, each_backend
+    of_skeleton = torch.eye(7, dtype=torch.float64)[3].view(1, 1, 7)
+    assert torch.ops.fastloss.cldice_sums(*arguments)[0, 0, 3].item() == pytest.approx(0.6)
+    gradient = torch.ops.fastloss.cldice_sums_backward(of_skeleton, *arguments)
+    assert gradient.flatten().tolist() == [-1, 0, 1, 0, 0]
 
 
 def test_cldice_equals_monai_with_a_class_as_a_sample():

@@ -494,11 +494,11 @@ MUTATIONS: list[Mutation] = [
         ("smaller = other < value", "smaller = other <= value", _EQUAL),
         ("larger = other > value", "larger = other >= value", _EQUAL),
         ("inside = inside & (at < size - STEP)", "inside = inside & (at <= size - STEP)", _GPU_STENCIL),
-        ("tl.where(largest, 1.0, (value - low) * scale)", "(value - low) * scale", _GPU_STENCIL),
+        ("tl.where(largest, 1.0, (value - low) * scale)", "(value - low) * scale", _of(_STENCIL, "test_of_two_values_no_derivative_is_left[triton]")),
         (
             "total += tl.where(there, tl.load(x + base + place, there, other=0) - low, 0.0)",
             "total += tl.load(x + base + place, there, other=0) - low",
-            _of(_STENCIL, f"{_EQUAL_EXTREMES}[triton]"),
+            _of(_STENCIL, "test_the_smallest_value_is_not_taken_from_what_is_outside[triton]"),
         ),
     ),
     *_mutations(
