@@ -27,8 +27,8 @@ def test_named_tests_are_there():
     """pytest fails of a name that it does not find, which would look like a mutant killed."""
     names = dict.fromkeys(name for mutation in MUTATIONS for name in mutation.tests if "::" in name)
     names |= dict.fromkeys(name for tests in TESTS.values() for name in tests if "::" in name)
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "slow or not slow", "-p", "no:xdist", *names]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "slow or not slow", "-p", "no:xdist"]
+    done = subprocess.run([*command, *names], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
 
 
