@@ -357,7 +357,7 @@ def test_the_smallest_value_is_not_taken_from_what_is_outside(each_backend):
 
 
 def test_of_two_values_no_derivative_is_left(each_backend):
-    """Normalised they are 0 and 1, however close to one another: what remains of the derivative is multiplied by 10^6."""
+    """Normalised they are 0 and 1, however close to one another: 1e-7 left of the derivative would become 0.03."""
     wrong, labels = torch.ones(1, 1, 5), torch.zeros(1, 5, dtype=torch.uint8)
     mask = torch.tensor([[1, 1, 31 * 2.0**-22, 1, 1]])
     loss = fastloss.HausdorffErosionLoss(activation=None, erosions=1)
@@ -458,6 +458,13 @@ def test_of_equal_probabilities_each_keeps_its_derivative(each_backend):
     assert torch.ops.fastloss.cldice_sums(*arguments)[0, 0, 3].item() == pytest.approx(0.6)
     gradient = torch.ops.fastloss.cldice_sums_backward(of_skeleton, *arguments)
     assert gradient.flatten().tolist() == [-1, 0, 1, 0, 0]
+
+
+def test_cldice_of_a_prediction_without_a_skeleton():
+    """Of its skeleton, which is empty, all lies in the truth; half of the truth's one voxel lies in it."""
+    half, labels = torch.full((1, 1, 5), 0.5, dtype=torch.float64), torch.tensor([[0, 1, 1, 1, 0]])
+    loss = fastloss.SoftCLDiceLoss(activation=None, smooth=0.0)
+    assert loss(half, labels).item() == pytest.approx(1 - 2 * 1 * 0.5 / (1 + 0.5))
 
 
 def test_cldice_equals_monai_with_a_class_as_a_sample():
