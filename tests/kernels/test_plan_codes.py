@@ -133,6 +133,15 @@ def test_logits_of_16_bits(channels, masked, space, activation, dtype):
     check(logits, labels, oracle.one_hot(labels, channels), weight, terms=PLANS[2], activation=activation, **options)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_every_number_of_16_bits(dtype):
+    """One a sample, so that it is brought into a row; subnormal ones, infinite ones and NaN among them."""
+    numbers = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
+    labels = torch.zeros(2**16, 1, dtype=torch.uint8)
+    sums = fastloss.voxel_sums(numbers.view(-1, 1, 1), labels, ("p",), activation=None)
+    torch.testing.assert_close(sums.flatten(), numbers.double(), rtol=0, atol=0, equal_nan=True)
+
+
 ON_A_PROCESSOR = """
 import torch, fastloss
 from fastloss.kernels.cpu.lanes import REGISTER

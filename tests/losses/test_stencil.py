@@ -319,6 +319,14 @@ def test_a_wrong_block_is_eroded_to_nothing():
     assert sizes[0] == 0.0 and sizes == sorted(sizes) and len(set(sizes)) == 4
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_not_a_number_of_either_sign_is_not_eroded(each_backend, sign):
+    """Among zeros: the smallest of all bits has a sign."""
+    p, labels = torch.zeros(1, 1, 3, 4, 5), torch.zeros(1, 3, 4, 5, dtype=torch.uint8)
+    p[0, 0, 1, 2, 3] = torch.tensor(torch.nan).copysign(torch.tensor(sign))
+    assert fastloss.HausdorffErosionLoss(activation=None)(p, labels).isnan()
+
+
 def test_erosion_of_a_volume_of_one_value_is_not_normalised(each_backend):
     """Two voxels: each has the mean 2/3 of itself, its neighbour and a zero, less the threshold of a half."""
     wrong = torch.ones(1, 1, 2, dtype=torch.float64)

@@ -52,6 +52,12 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "if (!metric.whole || metric.greatest_square >= static_cast<double>(kFar<std::int32_t>) || label_bytes > 8) {",
     ): "as_labels in distance/inputs.py leaves none of more than four bytes.",
     (
+        "kernels/cpu/rows.py",
+        "_labels",
+        "bad += 0 if known | (weights[k] == 0) else 1",
+        "bad += 0 if known else 1",
+    ): "Where labels may be bad, _check_labels in passes/values.py looks once more, at those that count.",
+    (
         "fastloss/passes/inputs.py",
         "check_inputs",
         'if activation == "softmax" and logits.shape[1] == 1:',
