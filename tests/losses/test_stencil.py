@@ -468,6 +468,20 @@ def test_of_equal_probabilities_each_keeps_its_derivative(each_backend):
     assert gradient.flatten().tolist() == [-1, 0, 1, 0, 0]
 
 
+def test_skeleton_of_several_slabs():
+    """Slabs of eight planes run in parallel, and see a plane of their neighbours."""
+    logits, labels = problem("softmax", 2, (19, 5, 6))
+    agree(fastloss.SoftCLDiceLoss(), plain_loss("soft_cldice", labels, "softmax", 2), logits, labels)
+
+
+def test_not_a_number_is_in_the_skeleton(each_backend):
+    """Also where the loss has it from elsewhere as well."""
+    p, labels = torch.full((1, 1, 5), 0.5, dtype=torch.float64), torch.zeros(1, 5, dtype=torch.uint8)
+    p[0, 0, 2] = torch.nan
+    sums = torch.ops.fastloss.cldice_sums(p, labels, None, "none", [], False, 1, 1, 0, each_backend)
+    assert sums[0, 0, 3].isnan()
+
+
 def test_cldice_of_a_prediction_without_a_skeleton():
     """Of its skeleton, which is empty, all lies in the truth; half of the truth's one voxel lies in it."""
     half, labels = torch.full((1, 1, 5), 0.5, dtype=torch.float64), torch.tensor([[0, 1, 1, 1, 0]])

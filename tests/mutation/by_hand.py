@@ -353,8 +353,12 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/cpu/skeleton.py",
-        ("x[i] = zero if d <= zero else d", "x[i] = d if d > zero else zero", _CLDICE),
-        ("ready = max(0, start - 1)", "ready = start", _CLDICE),
+        (
+            "x[i] = zero if d <= zero else d",
+            "x[i] = d if d > zero else zero",
+            _of(_STENCIL, "test_not_a_number_is_in_the_skeleton[numba]"),
+        ),
+        ("ready = max(0, start - 1)", "ready = start", _of(_STENCIL, "test_skeleton_of_several_slabs")),
         ("rest[i] *= one - residue[i]", "rest[i] = one - residue[i]", _CLDICE),
     ),
     *_mutations(
