@@ -469,8 +469,8 @@ def test_of_equal_probabilities_each_keeps_its_derivative(each_backend):
 
 
 def test_skeleton_of_several_slabs():
-    """Slabs of eight planes run in parallel, and see a plane of their neighbours."""
-    logits, labels = problem("softmax", 2, (19, 5, 6))
+    """Slabs of eight planes see a plane of their neighbours, which another thread may have made."""
+    logits, labels = problem("softmax", 2, (36, 32, 33), batch=1)
     agree(fastloss.SoftCLDiceLoss(), plain_loss("soft_cldice", labels, "softmax", 2), logits, labels)
 
 
