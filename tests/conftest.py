@@ -5,13 +5,14 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton kernels run on the CPU;
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 from interpreter import quicken
 
 import fastloss
 
 quicken()
 settings.register_profile("fastloss", deadline=None, max_examples=40, derandomize=True)
+settings.register_profile("unshrunk", settings.get_profile("fastloss"), phases=(Phase.explicit, Phase.generate))
 settings.load_profile("fastloss")
 
 

@@ -61,7 +61,7 @@ class OverlapLoss(SumLoss):
 
     terms: tuple[str, ...] = ("p", "py", "y")
 
-    def __init__(self, *, smooth: Smooth = 1e-5, soft_label: bool = False, **options: Any):
+    def __init__(self, *, smooth: Smooth, soft_label: bool, **options: Any):
         self.smooth_pair = check_smooth(smooth)
         check_flag(soft_label=soft_label)
         if soft_label:

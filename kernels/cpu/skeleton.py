@@ -132,7 +132,7 @@ def _residue_derivative(residue, rest, tail):
     for i in range(residue.size):
         d = residue[i]
         residue[i] = tail[i] * rest[i] if d > zero else zero
-        tail[i] = tail[i] * (one - d if rest[i] > zero else one)
+        tail[i] *= one - d
 
 
 @_reduction

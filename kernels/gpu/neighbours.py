@@ -157,7 +157,7 @@ def residue_derivatives(first, later, y, w, by, steps, voxels, BLOCK: tl.constex
         place = later + (k - 1) * whole + own
         found = tl.load(place, inside, other=0)
         tl.store(place, tl.where(found > 0, tail * rest, 0.0), inside)
-        tail *= tl.where(rest > 0, 1.0 - found, 1.0)
+        tail *= 1.0 - found
     found = tl.load(first + own, inside, other=0)
     tl.store(first + own, tl.where(found > 0, tail, 0.0), inside)
 

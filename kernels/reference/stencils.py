@@ -171,7 +171,7 @@ def cldice_sums_backward(
     for k in range(len(residues) - 1, -1, -1):
         before = _rest(residues[:k], p)
         slopes.append(torch.where(residues[k] > 0, tail * before, 0))
-        tail = tail * torch.where(before > 0, 1 - residues[k], 1)
+        tail = tail * (1 - residues[k])
     slopes.reverse()
     slope = _scattered(slopes[-1], dilations[-1])  # by the last eroded volume, with the other sign
     slope = -slope

@@ -133,6 +133,18 @@ def test_logits_of_16_bits(channels, masked, space, activation, dtype):
     check(logits, labels, oracle.one_hot(labels, channels), weight, terms=PLANS[2], activation=activation, **options)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_every_number_of_16_bits(dtype):
+    """One a sample, subnormal ones, infinite ones and NaN among them: probabilities, which the code converts, and
+    weights, which are converted before."""
+    numbers = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype).view(-1, 1, 1)
+    labels = torch.zeros(2**16, 1, dtype=torch.uint8)
+    of_p = fastloss.voxel_sums(numbers, labels, ("p",), activation=None)
+    of_map = fastloss.voxel_sums(torch.ones_like(numbers), labels, ("map*p",), activation=None, weight_map=numbers)
+    for sums in (of_p, of_map):
+        torch.testing.assert_close(sums, numbers.double(), rtol=0, atol=0, equal_nan=True)
+
+
 ON_A_PROCESSOR = """
 import torch, fastloss
 from fastloss.kernels.cpu.lanes import REGISTER

@@ -128,6 +128,7 @@ def test_ignored_labels_at_the_ends_of_a_dtype_and_beyond(each_backend, dtype):
 LAYOUTS = {
     "channels_last": lambda z: z.to(memory_format=torch.channels_last_3d),
     "cropped": lambda z: torch.cat([z, z], 4)[..., 2:8],
+    "block": lambda z: torch.cat([torch.cat([z, z], 4)] * 2, 3)[..., 2:7, 2:8],  # no two axes are like one
     "sliced": lambda z: torch.cat([z, z], 4)[..., ::2],
     "permuted": lambda z: z.permute(0, 1, 4, 2, 3),
     "channel_slice": lambda z: torch.cat([z, z], 1)[:, :3],
@@ -147,6 +148,14 @@ def test_layouts_equal_contiguous(each_backend, layout):
     contiguous = fastloss.voxel_sums(logits.contiguous(), labels, terms)
     tolerance = 1e-12 if each_backend == "reference" else 0  # torch sums in the order of the memory
     torch.testing.assert_close(strided, contiguous, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [(torch.int8, 130), (torch.uint8, 260)], ids=str)
+def test_more_classes_than_labels_can_tell(each_backend, dtype, channels):
+    logits, most = torch.randn(1, channels, 40), torch.iinfo(dtype).max
+    labels = torch.randint(0, most, (1, 40), dtype=dtype)
+    labels[0, :3] = torch.tensor([0, 1, most])
+    check(logits, labels, oracle.one_hot(labels.long(), channels), oracle.counted(labels), terms=("p", "py", "ce_pos"))
 
 
 @pytest.mark.parametrize("channels", [16, 17, 64, 200])
@@ -212,6 +221,14 @@ def test_confident_wrong_predictions_keep_their_gradient(each_backend, activatio
         activation=activation,
         terms=("ce_pos", "ce_neg"),
     )
+
+
+def test_1_minus_p_of_at_most_epsilon_has_no_slope(each_backend):
+    """-log(1 - p) is that of at least epsilon, which is at logits of 16.1 here."""
+    logits = torch.zeros(1, 3, 8)
+    logits[0, 0] = torch.tensor([13.0, 14.0, 15.0, 15.5, 17.0, 20.0, 30.0, 60.0])
+    labels = torch.ones(1, 8, dtype=torch.uint8)
+    check(logits, labels, oracle.one_hot(labels, 3), oracle.counted(labels), terms=("ce_neg",))
 
 
 @pytest.mark.parametrize("dense", [False, True])

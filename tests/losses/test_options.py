@@ -84,10 +84,10 @@ def test_weights_of_other_libraries(weights):
     assert torch.equal(ours, plain)
 
 
-@pytest.mark.parametrize("option", ["include_background", "batch", "validate", "squared"])
+@pytest.mark.parametrize("option", ["include_background", "batch", "validate", "squared", "soft_label"])
 def test_what_is_no_flag_is_named(option):
     with pytest.raises(TypeError, match=f"{option}: got 'no', expected True or False"):
-        fastloss.DiceLoss(**{option: "no"})
+        fastloss.DiceLoss(**{"squared": True, option: "no"})
 
 
 def test_numbers_that_are_none_are_named():

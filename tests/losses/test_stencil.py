@@ -319,6 +319,14 @@ def test_a_wrong_block_is_eroded_to_nothing():
     assert sizes[0] == 0.0 and sizes == sorted(sizes) and len(set(sizes)) == 4
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_not_a_number_of_either_sign_is_not_eroded(each_backend, sign):
+    """Among zeros: the smallest of all bits has a sign."""
+    p, labels = torch.zeros(1, 1, 3, 4, 5), torch.zeros(1, 3, 4, 5, dtype=torch.uint8)
+    p[0, 0, 1, 2, 3] = torch.tensor(torch.nan).copysign(torch.tensor(sign))
+    assert fastloss.HausdorffErosionLoss(activation=None)(p, labels).isnan()
+
+
 def test_erosion_of_a_volume_of_one_value_is_not_normalised(each_backend):
     """Two voxels: each has the mean 2/3 of itself, its neighbour and a zero, less the threshold of a half."""
     wrong = torch.ones(1, 1, 2, dtype=torch.float64)
@@ -346,6 +354,24 @@ def test_equal_extremes_share_their_derivative(each_backend):
     expected, slope = oracle.gradient(plain_loss("hausdorff_erosion", labels, None, 1, erosions=2), wrong)
     assert value.item() == pytest.approx(expected.item(), rel=1e-6)
     oracle.assert_close(gradient, (slope + slope.flip(2)) / 2, 1e-6)
+
+
+def test_the_smallest_value_is_not_taken_from_what_is_outside(each_backend):
+    """The second erosion leaves the voxels at both ends: outside is 0 after the normalisation, not before."""
+    wrong = torch.tensor([[[1.0, 0.98, 0.0, 0.85, 0.9, 0.05, 0.96, 0.99]]], dtype=torch.float64)
+    labels = torch.zeros(1, 8, dtype=torch.uint8)
+    loss = fastloss.HausdorffErosionLoss(activation=None, erosions=2)
+    agree(loss, plain_loss("hausdorff_erosion", labels, None, 1, erosions=2), wrong, labels, 1e-6)
+
+
+def test_of_two_values_no_derivative_is_left(each_backend):
+    """Normalised they are 0 and 1, however close to one another: 1e-7 left of the derivative would become 0.03."""
+    wrong, labels = torch.ones(1, 1, 5), torch.zeros(1, 5, dtype=torch.uint8)
+    mask = torch.tensor([[1, 1, 31 * 2.0**-22, 1, 1]])
+    loss = fastloss.HausdorffErosionLoss(activation=None, erosions=1)
+    value, gradient = oracle.value_and_gradient(loss, wrong, labels, mask=mask)
+    assert value.item() == pytest.approx(3 / 4, rel=0.02)  # 1 for three of five voxels, of which four count
+    assert gradient.abs().max() < 1e-4
 
 
 # Hausdorff by convolution
@@ -432,11 +458,35 @@ def test_skeleton_of_a_bar_is_its_middle(each_backend):
 
 
 def test_of_equal_probabilities_each_keeps_its_derivative(each_backend):
-    """No neighbour is smaller or larger."""
-    logits, labels = torch.zeros(1, 3, 5, 6, dtype=torch.float64), regions((1, 5, 6), 3)
-    found = oracle.value_and_gradient(fastloss.SoftCLDiceLoss(), logits, labels)[1]
-    with fastloss.backend("reference"):
-        oracle.assert_close(found, oracle.value_and_gradient(fastloss.SoftCLDiceLoss(), logits, labels)[1], 1e-9)
+    """No neighbour is smaller or larger. Of five voxels the third is the skeleton: it is the first erosion of itself,
+    and where the second takes the value away from it, it is the first of two equal ones."""
+    p, labels = torch.tensor([[[0.1, 0.7, 0.7, 0.7, 0.1]]], dtype=torch.float64), torch.zeros(1, 5, dtype=torch.uint8)
+    arguments = p, labels, None, "none", [], False, 1, 1, 0, each_backend
+    of_skeleton = torch.eye(7, dtype=torch.float64)[3].view(1, 1, 7)
+    assert torch.ops.fastloss.cldice_sums(*arguments)[0, 0, 3].item() == pytest.approx(0.6)
+    gradient = torch.ops.fastloss.cldice_sums_backward(of_skeleton, *arguments)
+    assert gradient.flatten().tolist() == [-1, 0, 1, 0, 0]
+
+
+def test_skeleton_of_several_slabs():
+    """Slabs of eight planes see a plane of their neighbours, which another thread may have made."""
+    logits, labels = problem("softmax", 2, (36, 32, 33), batch=1)
+    agree(fastloss.SoftCLDiceLoss(), plain_loss("soft_cldice", labels, "softmax", 2), logits, labels)
+
+
+def test_not_a_number_is_in_the_skeleton(each_backend):
+    """Also where the loss has it from elsewhere as well."""
+    p, labels = torch.full((1, 1, 5), 0.5, dtype=torch.float64), torch.zeros(1, 5, dtype=torch.uint8)
+    p[0, 0, 2] = torch.nan
+    sums = torch.ops.fastloss.cldice_sums(p, labels, None, "none", [], False, 1, 1, 0, each_backend)
+    assert sums[0, 0, 3].isnan()
+
+
+def test_cldice_of_a_prediction_without_a_skeleton():
+    """Of its skeleton, which is empty, all lies in the truth; half of the truth's one voxel lies in it."""
+    half, labels = torch.full((1, 1, 5), 0.5, dtype=torch.float64), torch.tensor([[0, 1, 1, 1, 0]])
+    loss = fastloss.SoftCLDiceLoss(activation=None, smooth=0.0)
+    assert loss(half, labels).item() == pytest.approx(1 - 2 * 1 * 0.5 / (1 + 0.5))
 
 
 def test_cldice_equals_monai_with_a_class_as_a_sample():

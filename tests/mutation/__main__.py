@@ -127,20 +127,22 @@ def _line(one: Mutant) -> str:
 
 
 def _report(outcomes: dict[str, list[Mutant]]) -> int:
-    """Prints what lives, and says how much of it has no reason."""
+    """Prints a table and what lives, and says how much of it has no reason."""
     alive = outcomes.get(SURVIVED, [])
     dead = [*outcomes.get(KILLED, []), *outcomes.get(TIMED_OUT, [])]
+    equal = [one for one in alive if one.key in EXPLAINED]
     unexplained = [one for one in alive if one.key not in EXPLAINED]
-    print()
-    for file in dict.fromkeys(one.file for one in (*dead, *alive)):
-        counts = Counter("survived" if one in alive else "killed" for one in (*dead, *alive) if one.file == file)
-        print(f"{file:45} {counts['killed']:4} killed {counts['survived']:3} survived")
+    columns = [Counter(one.file for one in ones) for ones in ((*dead, *alive), dead, equal, unexplained)]
+    print(f"\n{'':45} tried killed equal  open")
+    for file in columns[0]:
+        print(f"{file:45}" + "".join(f"{column[file]:6}" for column in columns))
+    print(f"{'':45}" + "".join(f"{column.total():6}" for column in columns))
     for one in alive:
         print(f"\nsurvived: {one.file}:{one.line} in {one.where}")
         print(textwrap.indent(one.old, "  - ") + "\n" + textwrap.indent(one.new, "  + "))
         print(f"  {EXPLAINED.get(one.key, 'no reason is known')}")
-    total = len(dead) + len(alive)
-    print(f"\n{len(dead)} of {total} killed ({100 * len(dead) / max(total, 1):.1f} %), {len(unexplained)} unexplained")
+    effective = len(dead) + len(unexplained)
+    print(f"\n{len(dead)} of {effective} that have an effect killed ({100 * len(dead) / max(effective, 1):.1f} %)")
     return len(unexplained)
 
 

@@ -60,7 +60,7 @@ class DropCall(Operator):
 
 
 class DropKeyword(Operator):
-    """Leaves out an argument that is given by name, but for zip's ``strict``: only other faults make it matter."""
+    """Leaves out an argument that is given by name."""
 
     def mutation_positions(self, node):
         for child in self._keywords(node):
@@ -75,8 +75,7 @@ class DropKeyword(Operator):
     def _keywords(node):
         if node.type != "arglist":
             return []
-        arguments = [child for child in node.children if child.type == "argument" and child.children[1] == "="]
-        return [argument for argument in arguments if argument.children[0].value != "strict"]
+        return [child for child in node.children if child.type == "argument" and child.children[1] == "="]
 
     @classmethod
     def examples(cls):
@@ -115,17 +114,22 @@ def mutant(file: str, text: str, mutated: str) -> Mutant:
 
 
 class _Stripped(ast.NodeTransformer):
-    """Without annotations, strings that are statements, and what sets arguments by place and by name apart."""
+    """Without annotations, strings that are statements, what sets arguments by place and by name apart, and zip's
+    ``strict``: only other faults make it matter."""
 
     def visit_arguments(self, node):
         node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
-        node.defaults = [*node.defaults, *node.kw_defaults]
+        node.defaults = [*node.defaults, *filter(None, node.kw_defaults)]
         node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
         return self.generic_visit(node)
 
     def visit_arg(self, node):
         node.annotation = None
         return node
+
+    def visit_Call(self, node):
+        node.keywords = [keyword for keyword in node.keywords if keyword.arg != "strict"]
+        return self.generic_visit(node)
 
     def visit_FunctionDef(self, node):
         node.returns = None

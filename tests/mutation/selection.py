@@ -5,6 +5,8 @@ _LOSSES = "tests/losses/test_losses.py"
 _EXTREMES = "tests/losses/test_extremes.py"
 _VOXELS = "tests/kernels/test_voxel_losses.py"
 _BOUNDARY = "tests/losses/test_boundary.py"
+_OPTIONS, _NO_FLAG = "tests/losses/test_options.py", "test_what_is_no_flag_is_named"
+_VOXEL = "tests/losses/test_voxel_reduction.py"
 _NOT = "not triton and not compile and not saturated and not half_precision_errs"
 _INPUTS = f"(test_errors or wrong or portion or meta or options or test_inputs) and {_NOT}"
 _ANY_DEVICE = tuple(
@@ -33,7 +35,7 @@ def _of_losses(names: str, *more: str) -> tuple[str, ...]:
 _BASE = _of_losses(
     "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or test_options"
     " or one_spacing or two_maps or shares_the_pass or no_process_group",
-    *("tests/losses/test_options.py::" + name for name in ("test_what_is_no_flag_is_named", "test_options_are_fixed")),
+    *(f"{_OPTIONS}::{name}" for name in (_NO_FLAG, "test_options_are_fixed")),
     _BOUNDARY,
     "tests/passes/test_distributed.py::test_what_is_no_process_group_is_named",
 )
@@ -41,8 +43,8 @@ _BASE = _of_losses(
 TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/base.py": _BASE,
     "fastloss/losses/options.py": _BASE,
-    "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky"),
-    "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight"),
+    "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky or no_flag", f"{_OPTIONS}::{_NO_FLAG}"),
+    "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight", _VOXEL),
     "fastloss/losses/focal.py": _of_losses("focal or poly or limits", "tests/losses/test_identities.py"),
     "fastloss/losses/confusion.py": _of_losses("generalized or sensitivity or mcc or nowhere"),
     "fastloss/losses/compound.py": _of_losses("dice_ce or dice_focal or combo or exp_log or modules or frequency"),
@@ -78,7 +80,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/distance/transforms.py": _DISTANCES,
     "fastloss/passes/sums.py": (_ERRORS, "tests/passes/test_ops.py", "-k", f"{_NOT} and not opcheck and not thousand"),
     "fastloss/passes/ops.py": ("tests/passes/test_ops.py", _ERRORS, "-k", f"{_NOT} and not thousand and not racing"),
-    "fastloss/passes/voxel_ops.py": (_VOXELS, "tests/losses/test_voxel_reduction.py", "-k", _NOT),
+    "fastloss/passes/voxel_ops.py": (_VOXELS, _VOXEL, "-k", _NOT),
     "fastloss/passes/ranked_ops.py": ("tests/passes/test_ranked_ops.py", *_ANY_DEVICE, "-k", _NOT),
     "fastloss/passes/stencil_ops.py": (
         *("tests/losses/test_stencil.py", *_ANY_DEVICE),

@@ -52,10 +52,52 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "if (!metric.whole || metric.greatest_square >= static_cast<double>(kFar<std::int32_t>) || label_bytes > 8) {",
     ): "as_labels in distance/inputs.py leaves none of more than four bytes.",
     (
+        "kernels/cpu/rows.py",
+        "_labels",
+        "bad += 0 if known | (weights[k] == 0) else 1",
+        "bad += 0 if known else 1",
+    ): "Where labels may be bad, _check_labels in passes/values.py looks once more, at those that count.",
+    (
         "fastloss/passes/inputs.py",
         "check_inputs",
         'if activation == "softmax" and logits.shape[1] == 1:',
         'if activation >= "softmax" and logits.shape[1] == 1:',
     ): "The activations are three, and the others come before it.",
+    (
+        _BASE,
+        "never_zero",
+        _PLAIN[0],
+        _PLAIN[0].replace("type ==", "type >="),
+    ): "Of another device it waits for the values, for the same result.",
+    (
+        "fastloss/losses/distribution.py",
+        "__init__",
+        'if reduction == "voxel" and self.process_group is not None:',
+        'if reduction >= "voxel" and self.process_group is not None:',
+    ): "The other reductions come before it.",
+    (
+        _CONFUSION,
+        "check_target",
+        'if self.variant == "squared_error" and dense and target.is_floating_point():',
+        'if self.variant >= "squared_error" and dense and target.is_floating_point():',
+    ): "The variants are two.",
+    (
+        "fastloss/losses/compound.py",
+        "voxel_table",
+        "negative = sums[self.negative] * ratio(given + rest, rest, 0.0).sqrt()",
+        "negative = sums[self.negative] * ratio(given + rest, rest, 1.0).sqrt()",
+    ): "Where nothing is left, the sum over what is left is 0.",
+    (
+        "fastloss/losses/spatial/structural.py",
+        "__init__",
+        "if window % 2 == 0:",
+        "if window % 2 <= 0:",
+    ): "A remainder is at least 0.",
+    (
+        "fastloss/losses/deep_supervision.py",
+        "_places",
+        'exact, fits = sampling == "nearest-exact", len(size) == len(full)',
+        'exact, fits = sampling >= "nearest-exact", len(size) == len(full)',
+    ): "The samplings are two.",
     (_CONFUSION, "formula", _DEGENERATE.format("=="), _DEGENERATE.format("<=")): "A sum of squares is at least 0.",
 }

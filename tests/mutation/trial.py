@@ -107,7 +107,8 @@ class Tree:
 
             numba.config.reload_config()
             every = [] if "-k" in tests else ["-m", "slow or not slow"]  # of what is named, also what comes by turns
-            status = pytest.main([*tests, *every, "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"])
+            options = ["-x", "-q", "--hypothesis-profile=unshrunk", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            status = pytest.main([*tests, *every, *options])
         finally:
             sys.stdout.flush()
             os._exit(int(status))
