@@ -162,6 +162,12 @@ def region_sums(self: Any, sums: Sums, names: Sequence[str], dropped: bool = Fal
     return found
 
 
+def check_quotients(self: Any, table: Tensor, truth: Truth) -> None:
+    """Of a quotient by 0 MONAI's gradient is NaN at the ignored voxels as well, which it multiplies by 0."""
+    if self.smooth_dr == 0 and (truth.mask is not None or truth.ignore_index is not None):
+        require(table.isfinite(), "quotients by 0 beside ignored voxels")
+
+
 def reduced(self: Any, table: Tensor, p: Pass, broadcast: bool = True) -> Tensor:
     """The reduction of the object, in the dtype of MONAI's result."""
     if self.reduction == "mean":

@@ -165,6 +165,8 @@ def unified_focal_loss(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
         require(y_true <= 1, "a target above 1")  # which is an error
     terms = (f"focal_pos({float(focal.gamma)})", "ce_pos", "y*p", "y*q", "r*p", "count")
     p = Pass(y_pred.clamp(epsilon, 1.0 - epsilon), truth, terms, None)
+    if 0 < focal.gamma < 1 and epsilon < torch.finfo(y_pred.dtype).eps / 4:  # the limit itself rounds to 1
+        require(p.logits < 1, "gamma below 1 with probabilities of 1")
     (sums,) = sums_of(p)
     background, foreground, tp, fn, fp, counted = (sums[name] for name in terms)
     voxels = y_pred[0, 0].numel()

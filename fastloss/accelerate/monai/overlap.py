@@ -17,6 +17,7 @@ from .common import (
     Truth,
     activated,
     are_probabilities,
+    check_quotients,
     check_single_channel,
     overlap_terms,
     reduced,
@@ -42,6 +43,7 @@ def dice_value(self: Any, sums: Sums, p: Pass, dropped: bool = False) -> Tensor:
     share = 1 if self.jaccard else 0.5
     denominator = 2 * (both + share * (predicted - both) + share * (true - both)) + self.smooth_dr
     table = 1 - (2 * both + self.smooth_nr) / denominator
+    check_quotients(self, table, p.truth)
     weight = self.class_weight
     if weight is not None and table.shape[-1] != 1:
         if weight.ndim != 1 or weight.shape[0] != table.shape[-1]:  # MONAI makes a vector of a number at the first call
@@ -132,7 +134,9 @@ def tversky_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     (sums,) = sums_of(p)
     both, predicted, true = region_sums(self, sums, p.terms)
     false = self.alpha * (predicted - both) + self.beta * (true - both)
-    return reduced(self, 1 - (both + self.smooth_nr) / (both + false + self.smooth_dr), p, broadcast=False)
+    table = 1 - (both + self.smooth_nr) / (both + false + self.smooth_dr)
+    check_quotients(self, table, truth)
+    return reduced(self, table, p, broadcast=False)
 
 
 @served(getattr(losses, "MCCLoss", None))
