@@ -34,7 +34,7 @@ def row_truth(
     present = inside & (channel < CHANNELS)
     place = offsets(target, sample, voxel, AXES[1])
     truth = read_truth(target, place, channel, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL)
-    if weight_map is None:
+    if AXES[3] == 0:
         return truth, one
     else:
         place = offsets(weight_map, sample, voxel, AXES[3])
@@ -52,7 +52,7 @@ def row_values(
     one, weight = spot[5], spot[6]
     values = ()
     for k in tl.static_range(len(TERMS)):
-        value = product_value(TERMS[k], parts, one, truth, DENSE)
+        value = product_value(TERMS, k, parts, one, truth, DENSE)
         if TERMS[k].mapped:
             value *= map_value
         if len(weight) > 0:

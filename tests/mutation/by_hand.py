@@ -448,7 +448,7 @@ MUTATIONS: list[Mutation] = [
             _of(_GPU_MANY, "test_unions_of_terms"),
         ),
         (
-            "if 0 < TERMS[k].l < 1:",
+            "if TERMS[k].l > 0 and TERMS[k].l < 1:",
             "if TERMS[k].l > 9:",
             _of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits"),
         ),
@@ -469,8 +469,8 @@ MUTATIONS: list[Mutation] = [
     *_mutations(
         "kernels/gpu/sums.py",
         (
-            "coefficients[..., other] += grad_sums[..., k]",
-            "coefficients[..., other] = grad_sums[..., k]",
+            "coefficients[..., other].add_(grad_sums[..., k])",
+            "coefficients[..., other].add_(0)",
             _of(_GPU_PRODUCTS, "test_a_product_asked_for_twice_and_its_share"),
         ),
     ),
