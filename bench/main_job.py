@@ -10,7 +10,7 @@ from bench.options import RESULTS, device_option, json_option, threads_option
 from bench.speed.commands import refuse, run_speed
 
 
-def run_training(names: list[str], device: str, epochs: int, seconds: float, limit: float, folder: Path, ready):
+def run_training(names: list[str], device: str, schedule: dict, seconds: float, limit: float, folder: Path, ready):
     """A row for each loss, trained on nilearn's head within `seconds` altogether, `ready` compiled."""
     import torch
 
@@ -25,7 +25,7 @@ def run_training(names: list[str], device: str, epochs: int, seconds: float, lim
         except DataError as error:
             raise click.ClickException(str(error)) from None
         clock = lambda: Clock.of(seconds, limit)  # noqa: E731
-        return train_within(names, data, Settings(epochs=epochs), torch.device(device), folder, clock, ready)
+        return train_within(names, data, Settings(**schedule), torch.device(device), folder, clock, ready)
 
 
 @click.command("main")
@@ -45,15 +45,17 @@ def main_job(quick, out, device, threads, json_file):
 
     names, timed = (["cross_entropy", "dice_ce"],) * 2 if quick else (list(TABLE_III), list(LOSSES))
     folder = out / "main"
-    times = {"epochs": 2, "seconds": 12} if quick else {"epochs": 40, "seconds": 230}
-    rows = run_training(names, device, **times, limit=end, folder=folder, ready=timed)
+    # every fourth slice: an epoch, of which there is one at least, is seven steps
+    schedule = {"epochs": 2, "every": 4, "batch_size": 4} if quick else {"epochs": 40}
+    rows = run_training(names, device, schedule, 12 if quick else 230, end, folder, timed)
     for file in filter(None, (out / "train.json", json_file)):
         write_json(file, rows)
     if not quick:
         console.print("the other losses, or longer: python -m bench train --losses all", markup=False)
     shape = (1, 4, 48, 48, 48) if quick else (2, 4, 96, 96, 96)
     case = Case("", shape, device=device, threads=threads)
-    speeds = run_speed(timed, case, Effort(10 if quick else 20, seconds=3.0, slow_peers=False), end)
+    effort = Effort(10 if quick else 20, compiled=not quick, seconds=3.0, slow_peers=False)
+    speeds = run_speed(timed, case, effort, end)
     write_json(out / "speed.json", speeds)
     console.print(f"results: {out / 'train.json'}, {out / 'speed.json'}", markup=False, soft_wrap=True)
     console.print(f"to look at: {folder / 'report.html'}", markup=False, soft_wrap=True)
