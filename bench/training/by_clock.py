@@ -107,11 +107,12 @@ def train_rounds(plan: Plan, data: Prepared, clock: Clock) -> dict[tuple[str, in
     return runs
 
 
-def one_round(runs: dict[tuple[str, int], Run], advance: Callable[[str, Progress], None]) -> float:
+def one_round(runs: dict[tuple[str, int], Run], advance: Callable[[str, Progress, int], None]) -> float:
     """An epoch of every run; its seconds."""
     begin = time.monotonic()
     for (loss, _), run in runs.items():
-        run.epoch(float("inf"), lambda at, loss=loss: advance(loss, at))
+        run.epoch(float("inf"), lambda at, loss=loss: advance(loss, at, 1))
+        advance(loss, run.at, 0)  # with its validation
     return time.monotonic() - begin
 
 
@@ -121,8 +122,8 @@ def bars(names: list[str]):
     with progress() as shown:
         of_loss = {name: shown.add_task(name, total=None, status="") for name in names}
 
-        def advance(loss: str, at: Progress) -> None:
-            shown.update(of_loss[loss], advance=1, status=str(at))
+        def advance(loss: str, at: Progress, steps: int) -> None:
+            shown.update(of_loss[loss], advance=steps, status=str(at))
 
         def expect(steps: int) -> None:
             for bar in of_loss.values():
