@@ -44,3 +44,4 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_show_search_summary = False  # which would fetch pages, and files opened without a server cannot

@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader
 from bench.losses.peers import Loss
 from bench.machine import machine, synchronise
 from bench.training import parallel
-from bench.training.datasets.nifti import DataError
 from bench.training.datasets.samples import SPLIT_OF_BLOCK, Part, Patches, Slices, common_size, split
 from bench.training.datasets.store import Prepared
 from bench.training.settings import Settings
 from bench.training.unet import UNet
 from fastloss.metrics import confusion_counts
+from fastloss.metrics.nifti import DataError
 
 SAVE_SECONDS = 20  # between the checkpoints within an epoch
 

@@ -13,8 +13,8 @@ pytest.importorskip("nibabel", reason="the benchmarks need nibabel")
 import nibabel
 from fuzz.nifti import one_input
 
-from bench.training.datasets.nifti import DataError, NiftiFile
 from bench.training.datasets.reading import FilePair
+from fastloss.metrics.nifti import DataError, NiftiFile
 
 DIM, DATATYPE, PIXDIM, VOX_OFFSET, UNITS, QFORM, MAGIC = 40, 70, 76, 108, 123, 252, 344  # of NIfTI-1's header
 

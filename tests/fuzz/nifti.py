@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.training.datasets.nifti import DataError, NiftiFile
+from fastloss.metrics.nifti import DataError, NiftiFile
 
 # each with the form of an element, as of struct, and their number
 FIELDS = {

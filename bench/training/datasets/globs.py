@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from bench.training.datasets.nifti import DataError
+from fastloss.metrics.nifti import DataError
 
 # a run of wildcards with nothing between them is one; `[*]`, `[?]` and `[[]` stand for these characters
 WILD = re.compile(r"(\*\*/)|\[([*?[])\]|((?:\*|\?|\[(?![*?[]\])[^]]+\])+)")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from bench.training.datasets.nifti import NiftiFile
 from bench.training.datasets.reading import Volume
+from fastloss.metrics.nifti import NiftiFile
 
 CLASSES = ("background", "CSF", "GM", "WM")
 FILE_PATTERN = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"

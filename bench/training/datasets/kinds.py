@@ -9,8 +9,8 @@ from typing import Protocol
 
 from bench.training.datasets.globs import groups, two_globs, wild
 from bench.training.datasets.icbm152 import CLASSES, Icbm152, icbm152_files
-from bench.training.datasets.nifti import SUFFIXES, DataError, printable
 from bench.training.datasets.reading import FilePair, Volume
+from fastloss.metrics.nifti import SUFFIXES, DataError, printable
 
 # BIDS' entities that tell scans apart: a derivative has those of its scan, and no other
 OF_SCANS = {"ses", "task", "acq", "ce", "rec", "dir", "run", "mod", "echo", "flip", "inv", "mt", "part", "chunk"}

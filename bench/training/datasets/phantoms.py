@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
-from bench.training.datasets.nifti import DataError
+from fastloss.metrics.nifti import DataError
 
 SUBJECTS, SIZE = 10, 64
 SEED = 2020

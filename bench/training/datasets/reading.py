@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from bench.training.datasets.nifti import DEFLATE, DataError, NiftiFile, naming
+from fastloss.metrics.nifti import DEFLATE, DataError, NiftiFile, naming
 
 WHOLE = 1e-3  # how far a label may be from a whole number
 APART = 0.1  # of a voxel that the corners of an image and its labels may be apart

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.training.datasets.kinds import Dataset, Subject, listing
-from bench.training.datasets.nifti import DataError
 from bench.training.datasets.reading import IGNORED
+from fastloss.metrics.nifti import DataError
 
 FORMAT = 4  # of the files below; a change of what is written reads everything again
 NO_CLASS = 255  # instead of a class, of voxels that do not count

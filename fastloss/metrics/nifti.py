@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -117,7 +118,7 @@ class NiftiFile:
         return nibabel.apply_orientation(voxels, self.orientation)
 
 
-def _opened(path: Path):
+def _opened(path: Path) -> Any:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 

@@ -1,0 +1,101 @@
+"""`python -m fastloss.metrics score`: its numbers, its files, and its errors."""
+
+import csv
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from fastloss.metrics import confusion_counts, surface_distances
+from fastloss.metrics.__main__ import main
+
+nibabel = pytest.importorskip("nibabel")
+SPACING = (1.0, 2.0, 3.0)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two cases with the labels 0, 1 and 4; of the second the prediction lacks label 4."""
+    volumes = {}
+    for number in range(2):
+        truth = np.zeros((20, 18, 12), np.uint8)
+        truth[3:9, 3:9, 3:9], truth[12:16, 10:15, 4:9] = 1, 4
+        prediction = np.roll(truth, number + 1, 0)
+        if number:
+            prediction[prediction == 4] = 0
+        volumes[f"case{number}"] = truth, prediction
+        for kind, voxels in (("truth", truth), ("prediction", prediction)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            image = nibabel.Nifti1Image(voxels, np.diag([*SPACING, 1.0]))
+            nibabel.save(image, tmp_path / kind / f"case{number}.nii.gz")
+    return tmp_path, volumes
+
+
+def score(folder, *more):
+    where = ["--truth", str(folder / "truth"), "--prediction", str(folder / "prediction")]
+    return main(["score", *where, "--csv", str(folder / "scores.csv"), *more])
+
+
+def rows(folder):
+    with (folder / "scores.csv").open() as file:
+        return {(row["case"], int(row["label"])): row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize(("option", "spacing"), [("from-header", SPACING), ("2,2,0.5", (2.0, 2.0, 0.5))])
+def test_scores_are_those_of_the_library(folders, option, spacing, capsys):
+    folder, volumes = folders
+    assert score(folder, "--spacing", option) == 0
+    found = rows(folder)
+    assert set(found) == {(case, label) for case in volumes for label in (1, 4)}
+    truth, prediction = (torch.from_numpy(x)[None] for x in volumes["case0"])
+    dice = confusion_counts(prediction, truth, classes=5).dice()
+    surfaces = surface_distances(prediction, truth, spacing, classes=5)
+    row = found["case0", 4]
+    assert float(row["dice"]) == pytest.approx(dice[0, 4].item(), rel=1e-5)
+    assert float(row["hd95_mm"]) == pytest.approx(surfaces.hausdorff(95)[0, 3].item(), rel=1e-5)
+    assert float(row["average_mm"]) == pytest.approx(surfaces.average()[0, 3].item(), rel=1e-5)
+    assert float(row["surface_dice"]) == pytest.approx(surfaces.surface_dice(1.0)[0, 3].item(), rel=1e-5)
+    assert float(row["truth_ml"]) == pytest.approx(4 * 5 * 5 * np.prod(spacing) / 1000, rel=1e-5)
+    lacking = found["case1", 4]
+    assert (float(lacking["dice"]), float(lacking["hd95_mm"]), float(lacking["prediction_ml"])) == (0, np.inf, 0)
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["1", "2"]  # the label, and its cases
+
+
+def test_report_has_the_worst_case_first(folders):
+    folder, _ = folders
+    assert score(folder, "--html", str(folder / "report.html"), "--worst", "1") == 0
+    text = (folder / "report.html").read_text()
+    assert re.findall(r"<figcaption>(\w+)", text) == ["case1"]
+    assert text.count("data:image/png;base64,") == 1 and "http" not in text
+
+
+def test_a_truth_without_prediction_is_named(folders, capsys):
+    folder, _ = folders
+    (folder / "prediction/case1.nii.gz").unlink()
+    assert score(folder) == 1
+    assert "no prediction of case1" in capsys.readouterr().err
+
+
+def test_another_grid_is_named(folders, capsys):
+    folder, volumes = folders
+    nibabel.save(nibabel.Nifti1Image(volumes["case1"][1], np.eye(4)), folder / "prediction/case1.nii.gz")
+    assert score(folder) == 1
+    assert "has not the grid of" in capsys.readouterr().err
+
+
+def test_without_nibabel_the_extra_is_named(folders, capsys, monkeypatch):
+    folder, _ = folders
+    for name in [name for name in sys.modules if name in ("fastloss.metrics.scoring", "fastloss.metrics.nifti")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    assert score(folder) == 2
+    assert "fastloss[score]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["1,1", "a,b,c", "0,1,1", "inf,1,1"])
+def test_wrong_spacings_are_refused(folders, option, capsys):
+    with pytest.raises(SystemExit):
+        score(folders[0], "--spacing", option)
+    assert "from-header" in capsys.readouterr().err
