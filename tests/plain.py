@@ -287,7 +287,9 @@ def topk(v, k=0.1, count_ignored=False, label_smoothing=0.0, class_weight=None):
     if v.classes:
         loss, counted = loss.sum(1), counted[:, 0]
     loss = loss.flatten() if count_ignored else loss[counted]
-    return loss.topk(max(1, int(k * loss.numel()))).values.mean()
+    m = max(1, int(k * loss.numel()))
+    above, tied = loss > loss.topk(m).values[-1], loss == loss.topk(m).values[-1]
+    return (loss[above].sum() + loss[tied].mean() * (m - above.sum())) / m  # equal losses share the gradient
 
 
 def lovasz(v, per_sample=False, classes="present", class_weight=None, include_background=True):

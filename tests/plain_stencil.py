@@ -74,7 +74,7 @@ def structural_weights(v, window=3, sigma=1.5, threshold=0.1, stability=0.01):
 
     e = (normalised(v.y) - normalised(v.p)).abs() * v.w
     largest = e.flatten(2).amax(2).reshape(*e.shape[:2], *[1] * (e.ndim - 2))
-    return e.detach(), (v.w * (e > threshold * largest)).detach()
+    return e.detach(), (v.w * (e > threshold * largest) * (e > v.w * 1e-6 / stability)).detach()
 
 
 def structural_similarity(v, batch, ce_weight=0.5, class_weight=None, **options):

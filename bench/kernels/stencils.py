@@ -45,7 +45,7 @@ def run_losses(problem, backend=gpu_stencil) -> dict[str, torch.Tensor]:
     tensors = (problem.logits, problem.target, problem.mask, problem.plan)
     found = {}
     found["erosion sums"], found["erosion slope"], _ = backend.hausdorff_erosion(*tensors, 2.0, 3, True)
-    found["structure"], found["structure sums"], _ = backend.structural_map(*tensors, TAPS, 0.1, 0.01)
+    found["structure"], found["structure sums"], _ = backend.structural_map(*tensors, TAPS, 0.1, 0.01, 1e-4)
     found["skeleton sums"], _ = backend.cldice_sums(*tensors, 2, 1)
     by_sums = torch.linspace(-1, 1, 7, dtype=torch.float64).expand(*problem.logits.shape[:2], 7).clone()
     by_sums[:, 0] = 0

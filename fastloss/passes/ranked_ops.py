@@ -77,7 +77,7 @@ def _topk_sums(
         names, factors = _cross_entropy(logits, class_weight, label_smoothing, exclusive)
         losses = torch.ops.fastloss.voxel_losses(factors, *inputs, not exclusive, names, *options)
         losses = losses.unsqueeze(1) if exclusive else losses
-        losses = torch.where(uncounted(target, mask, plan), -1.0, losses.abs())
+        losses = torch.where(uncounted(target, mask, plan), -1.0, losses.abs()).contiguous()  # else as the target lies
         nothing = logits.new_zeros((*logits.shape[:2], 0), dtype=sum_dtype(logits.device))
         sums = choose(backend, logits.device).forward(*inputs, plan) if terms else nothing
         out = (sums, *module.largest(losses, k, of_all))
@@ -90,7 +90,7 @@ def _topk_sums(
     if validate:
         check_weights(mask)
         check_values(logits, target, mask, plan, validate, bad_labels)
-    return sums, mean, count, weights
+    return sums, mean, count, weights.contiguous()
 
 
 def _topk_sums_backward(

@@ -163,11 +163,12 @@ def _structural_map(
     taps: Sequence[float],
     threshold: float,
     stability: float,
+    least: float,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     plan = _plan(activation, ignore, dense)
     stencils = choose_room("stencils", backend, logits.device)
-    field, selected, bad = stencils.structural_map(logits, target, mask, plan, list(taps), threshold, stability)
+    field, selected, bad = stencils.structural_map(logits, target, mask, plan, list(taps), threshold, stability, least)
     check_values(logits, target, mask, plan, validate, bad)
     return field, selected
 
@@ -177,7 +178,8 @@ def _structural_map_fake(logits: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
 
 
 _register(
-    f"structural_map({_INPUTS}, float[] taps, float threshold, float stability, str backend) -> (Tensor, Tensor)",
+    f"structural_map({_INPUTS}, float[] taps, float threshold, float stability, float least, str backend)"
+    " -> (Tensor, Tensor)",
     _structural_map,
     _structural_map_fake,
 )

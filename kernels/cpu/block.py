@@ -133,6 +133,8 @@ class Block:
         """Whether one of the factors is wanted of each class, not of the label's alone."""
         if self.form.dense and {ERRORS: "q", LOSSES: "l"}.get(self.form.output) in factors:
             return True
+        if self.form.dense and "q" in factors:
+            factors = (*factors, "d")
         terms = [term for term in self.form.terms if term.share != "y" or not self.others]
         return any(getattr(term, factor) for term in terms for factor in factors)
 
@@ -234,7 +236,13 @@ class Block:
             below = b.or_(b.fcmp_ordered("<", p, y), b.fcmp_ordered(">=", y, lanes.one))
             return lanes.pick(above, lanes.one, lanes.pick(below, lanes.reals(-1)))
 
-        return {"d": lambda: lanes.absolute(b.fsub(self.factors(c).get("p"), self.y(c))), "side": side}
+        def distance() -> Any:
+            """Between the smaller ones of p and q, which have more digits."""
+            y, p, q = self.y(c), self.factors(c).get("p"), self.factors(c).get("q")
+            of_q = b.fsub(q, b.fsub(lanes.one, y))
+            return lanes.absolute(lanes.pick(b.fcmp_ordered(">", y, lanes.reals(0.5)), of_q, b.fsub(p, y)))
+
+        return {"d": distance, "side": side}
 
     def _distance_of_own(self) -> Makers:
         """The same of the label's class."""

@@ -52,7 +52,7 @@ def _channel(code: Code, coefficients: Coefficients, index: Any) -> None:
     for slope, factor, less in zip(slopes, by, (False, False, True, True, False), strict=True):
         if slope is not None:
             total.add(b.fmul(slope, factor()), less)
-    block.store(block.weigh(lanes.zero if total.value is None else total.value), 0, code.form.logits)
+    block.store(block.known(block.weigh(lanes.zero if total.value is None else total.value)), 0, code.form.logits)
 
 
 class _Total:
@@ -132,7 +132,7 @@ def _few(code: Code, coefficients: Coefficients, index: Any) -> None:
             mine = lanes.mul(block.own.get("q"), of_label.value)
             others = lanes.builder.fsub(lanes.zero, lanes.mul(part.factors.get("p"), of_label.value))
             value.add(lanes.pick(block.mine(c), mine, others))
-        block.store(block.weigh(lanes.zero if value.value is None else value.value), c, form.logits)
+        block.store(block.known(block.weigh(lanes.zero if value.value is None else value.value)), c, form.logits)
 
 
 def _many(code: Code, coefficients: Coefficients, index: Any) -> None:
@@ -180,7 +180,7 @@ def _many(code: Code, coefficients: Coefficients, index: Any) -> None:
             value = lanes.add(value, block.weigh(apart.value))
         if own_value is not None:
             value = lanes.pick(block.mine(c), own_value, value)
-        block.store(value, c, form.logits)
+        block.store(block.known(value), c, form.logits)
 
     classes.each(write)
 

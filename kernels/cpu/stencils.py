@@ -31,8 +31,10 @@ def structural_map(
     taps: list[float],
     threshold: float,
     stability: float,
+    least: float,
 ) -> tuple[Tensor, Tensor, int]:
-    """e where it is above the threshold, else 0, ``[B, C, *S]``; the sums of w over those voxels, ``[B, C]``."""
+    """e where it is above ``threshold`` times the largest and ``least`` times w, else 0, ``[B, C, *S]``; the sums of w
+    over those voxels, ``[B, C]``."""
     batch, channels = logits.shape[:2]
     v = volumes(logits, target, mask, plan)
     field = np.empty((batch, channels, int(np.prod(v.grid))), v.real)
@@ -40,7 +42,7 @@ def structural_map(
     bad = 0
     if field.size:
         weights = np.empty((1, field.shape[2]), field.dtype)
-        work = _Structure(v, taps, threshold, stability)
+        work = _Structure(v, taps, threshold, stability, least)
         for b in range(batch):
             bad += probabilities(v, field[b : b + 1], weights, b)[1]
             for c in range(channels):
@@ -51,9 +53,9 @@ def structural_map(
 class _Structure:
     """The difference of local structure of one class; its memory serves one class after another."""
 
-    def __init__(self, v: Volumes, taps: list[float], threshold: float, stability: float):
+    def __init__(self, v: Volumes, taps: list[float], threshold: float, stability: float, least: float):
         dtype, (planes, lines, length) = v.real, v.grid
-        self.volumes, self.taps, self.threshold = v, np.array(taps, dtype), threshold
+        self.volumes, self.taps, self.threshold, self.least = v, np.array(taps, dtype), threshold, least
         self.stability = np.array([stability], dtype)
         self.target = np.empty(v.grid, dtype)
         self.fields = np.empty(structure.FIELDS * planes * lines * (length + len(taps) // 2), dtype)
@@ -67,8 +69,8 @@ class _Structure:
         planes = v.grid[0]
         structure.STATISTICS(planes, v.logits, self.fields, p, y, w, self.taps, v.grid[1] > 1)
         structure.DIFFERENCES(planes, v.logits, self.fields, p, y, w, self.taps, self.stability, self.largest)
-        limit = np.array([self.threshold * self.largest.max().view(p.dtype)], p.dtype)
-        structure.SELECT(planes, v.logits, p, w, limit, self.sums)
+        limits = np.array([self.threshold * self.largest.max().view(p.dtype), self.least], p.dtype)
+        structure.SELECT(planes, v.logits, p, w, limits, self.sums)
         return float(self.sums.sum())
 
 

@@ -87,14 +87,15 @@ def _largest(x):
 
 
 @_reduction
-def _select(x, w, limit):
-    """Zero where not above the limit; the sum of w where it is."""
+def _select(x, w, limit, least):
+    """Zero where not above the limit, and ``least`` w; the sum of w where it is."""
     distinct_rows()
     zero = x.dtype.type(0)
     total = zero
     for i in range(x.size):
-        total += w[i] if x[i] > limit else zero
-        x[i] = x[i] if x[i] > limit else zero
+        bound = max(limit, least * w[i])
+        total += w[i] if x[i] > bound else zero
+        x[i] = x[i] if x[i] > bound else zero
     return total
 
 
@@ -177,10 +178,10 @@ def _differences(arguments, z):  # type: ignore[no-untyped-def]
 
 
 def _select_plane(arguments, z):  # type: ignore[no-untyped-def]
-    p, w, limit = array(arguments, 0, 3, real), array(arguments, 1, 3, real), array(arguments, 2, 1, real)
+    p, w, limits = array(arguments, 0, 3, real), array(arguments, 1, 3, real), array(arguments, 2, 1, real)
     sums, total = array(arguments, 3, 1, np.float64), 0.0
     for line in range(p.shape[1]):
-        total += _select(p[z, line], w[z, line], limit[0])
+        total += _select(p[z, line], w[z, line], limits[0], limits[1])
     sums[z] = total
     return 0
 

@@ -60,9 +60,9 @@ class _Voxels:
                 classes.each(lambda c: total.add(self._of_each(c)))
             parts = [total.get()] if self.of_each else []
             value = self._add(parts if self.own is None else [*parts, self.own])
-            block.store(self._with_those_before(block.weigh(value)))
+            block.store(self._with_those_before(block.known(block.weigh(value))))
         else:
-            classes.each(lambda c: block.store(block.weigh(self._of_class(c)), c))
+            classes.each(lambda c: block.store(block.known(block.weigh(self._of_class(c))), c))
 
     def _of_class(self, c: Any) -> Any:
         mine = [] if self.own is None else [self.code.lanes.pick(self.block.mine(c), self.own)]

@@ -29,7 +29,7 @@ def product(
     if E > 0:  # a factor that is a function of p
         x *= tl.exp2(p * (-E * LOG2_E))
     if D > 0:
-        x *= power(tl.abs(p - y) if DENSE else tl.where(hit, q, p), D)
+        x *= power(distance(p, q, y, rest) if DENSE else tl.where(hit, q, p), D)
     # Of labels y * x fuses with its sum, but takes y, which Dice needs anyhow, and what sums errors does not.
     MULTIPLY: tl.constexpr = L == 0 and M == 0 and (DENSE or Q == 0)
     if SHARE == "1":
@@ -113,6 +113,12 @@ def product_slopes(TERM: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
     if M > 0:
         by_log_rest = slope_by_log(M, parts[3], product(S, P, Q, L, M - 1, E, D, parts, one, truth, DENSE))
     return by_p, steep_p, steep_q, by_log, by_log_rest, steep_log
+
+
+@triton.jit
+def distance(p, q, y, rest):
+    """|p - y| of a dense target, where y is large from q, which has more digits there."""
+    return tl.where(y > 0.5, tl.abs(q - rest), tl.abs(p - y))
 
 
 @triton.jit

@@ -37,7 +37,7 @@ class Volumes:
         self.real, self.device = gpu._real(logits), logits.device
         space = tuple(logits.shape[2:])
         self.axes, self.voxels, self.grid = len(space), math.prod(space), (*(1,) * (3 - len(space)), *space)
-        self.weights = voxel_weight(target, mask, plan).to(self.real).view(self.batch, self.voxels)
+        self.weights = voxel_weight(target, mask, plan).to(self.real).reshape(self.batch, self.voxels)
         if target.dtype in (torch.uint16, torch.uint32):  # which torch compares with no other dtype
             self.target = target.long()
 
@@ -155,8 +155,10 @@ def structural_map(
     taps: list[float],
     threshold: float,
     stability: float,
+    least: float,
 ) -> tuple[Tensor, Tensor, int]:
-    """e where it is above the threshold, else 0, ``[B, C, *S]``; the sums of w over those voxels, ``[B, C]``."""
+    """e where it is above ``threshold`` times the largest and ``least`` times w, else 0, ``[B, C, *S]``; the sums of w
+    over those voxels, ``[B, C]``."""
     v = Volumes(logits, target, mask, plan)
     selected = torch.zeros(logits.shape[:2], dtype=torch.float64, device=v.device)
     if not logits.numel():
@@ -169,7 +171,7 @@ def structural_map(
             of_p = _standardised(v, e, w, taps, stability)
             torch.sub(of_p, _standardised(v, v.truth(b, some), w, taps, stability), out=e)
             e.abs_().mul_(w)
-            chosen = e > threshold * e.amax(1, keepdim=True)
+            chosen = (e > threshold * e.amax(1, keepdim=True)) & (e > least * w)
             e.mul_(chosen)
             selected[b, some] = (chosen * w).sum(1, dtype=torch.float64)
     return field.view(logits.shape), selected, -1

@@ -99,14 +99,16 @@ def structural_map(
     taps: list[float],
     threshold: float,
     stability: float,
+    least: float,
 ) -> tuple[Tensor, Tensor, int]:
-    """e where it is above the threshold, else 0, ``[B, C, *S]``; the sums of w over those voxels, ``[B, C]``."""
+    """e where it is above ``threshold`` times the largest and ``least`` times w, else 0, ``[B, C, *S]``; the sums of w
+    over those voxels, ``[B, C]``."""
     v = _Voxels(logits, target, mask, plan)
     weight = v.weight.expand_as(v.p)
     p, y = (_standardised(x, weight, taps, stability) for x in (v.p, v.y))
     e = (y - p).abs() * weight
     largest = e.amax(v.spatial, keepdim=True) if e.numel() else e
-    selected = e > threshold * largest
+    selected = (e > threshold * largest) & (e > least * weight)
     return _stored(e * selected, logits), _total(weight * selected), -1
 
 

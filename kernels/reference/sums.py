@@ -20,7 +20,7 @@ def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Ten
         value = v.weight * v.value(term)
         if term.mapped:
             assert weight_map is not None
-            value = value * weight_map.to(v.real)
+            value = value * torch.where(v.counted, weight_map.to(v.real), 0)
         sums.append(value.expand_as(v.p).sum(v.spatial, dtype=_sum_dtype(logits)))
     return torch.stack(sums, -1)
 
@@ -104,7 +104,7 @@ class _Voxels:
             self.leads = torch.zeros_like(self.p, dtype=torch.bool).scatter_(1, self.z.argmax(1, keepdim=True), True)
             self.q = torch.where(self.leads, self.others(self.p), self.q)
         self.l = self._negative_log()
-        self.d = torch.where(self.y == 1, self.q, (self.p - self.y).abs())
+        self.d = torch.where(self.y > 0.5, self.q - (1 - self.y), self.p - self.y).abs()
         self.of_p = {name: value(self.p) for name, (value, _) in _OF_P.items()}
         self.m = -F.logsigmoid(-self.z) if self.sigmoid else -self.q.clamp_min(EPSILON).log()
 

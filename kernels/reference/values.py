@@ -28,5 +28,6 @@ def voxel_losses(
             assert weight_map is not None
             factor = factor * weight_map.to(v.real)
         total = total + factor * v.weight * v.value(term)
+    total = torch.where(v.counted, total, 0)
     total = (total if per_class else total.sum(1)).to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     return total.contiguous()

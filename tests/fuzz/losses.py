@@ -143,7 +143,7 @@ def _part(random, name, channels, dense):
             chosen = [round(float(x), 2) for x in 0.1 + 2 * random.random(channels)]
         elif chosen == "shares":
             chosen = [round(float(x), 3) for x in 0.05 + 0.9 * random.random(channels)]
-        if random.random() < 0.6 or option == "beta":
+        if random.random() < 0.6 or option in ("beta", "radii"):  # those of the default take minutes
             options[option] = chosen
     if name == "sensitivity_specificity" and dense != "soft" and random.random() < 0.5:
         options["variant"] = "squared_error"

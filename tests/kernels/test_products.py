@@ -140,6 +140,18 @@ def test_powers_of_logarithms_are_of_at_least_epsilon(each_backend):
 # Names
 
 
+@pytest.mark.parametrize(("activation", "channels"), [("softmax", 3), ("softmax", 11), ("sigmoid", 3)])
+def test_distance_to_a_dense_target_has_all_digits_where_p_is_nearly_1(each_backend, activation, channels):
+    """Where m^2 makes much of what 1 - p has lost."""
+    labels = torch.arange(channels).repeat(5).unsqueeze(0)
+    y = one_hot(labels, channels)
+    logits = torch.where(y, 11.0, -3.0) + torch.linspace(0, 1, labels.shape[1])
+    expected = fastloss.voxel_sums(logits.double(), labels, ("y*q*m^2",), activation=activation)
+    for target in (y, y.float(), y.to(torch.uint8)):
+        found = fastloss.voxel_sums(logits, target, ("y*d*m^2",), activation=activation)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize(
     ("name", "other"),
     [

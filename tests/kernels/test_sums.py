@@ -52,6 +52,32 @@ def test_all_terms_with_labels(each_backend, activation, channels, space):
     check(logits, labels, y, oracle.counted(labels), activation=activation, weight_map=weight_map)
 
 
+@pytest.mark.parametrize("dense", [False, True], ids=["labels", "dense"])
+@pytest.mark.parametrize(("activation", "channels"), [("softmax", 3), ("softmax", 19), ("sigmoid", 2), (None, 3)])
+def test_what_does_not_count_is_0_whatever_its_map_and_coefficients(each_backend, activation, channels, dense):
+    logits, target = oracle.make(activation, channels, (37,))
+    target = torch.rand(logits.shape) if dense else target
+    mask = torch.rand(2, 37) > 0.5
+    mask[1] = False  # of which a formula may make 0 / 0
+    terms = ("p", "py", "map*y", "ce_pos", "map*ce_neg", "p*l")
+    weight_map = torch.where(mask, torch.rand(2, 37), torch.nan).unsqueeze(1)
+    options = {"activation": activation, "mask": mask, "weight_map": weight_map, "validate": False}
+    leaf, coefficients = logits.requires_grad_(), torch.randn(2, channels, len(terms), dtype=torch.float64)
+    coefficients[1] = torch.nan
+    sums = fastloss.voxel_sums(leaf, target, terms, **options)
+    (gradient,) = torch.autograd.grad(sums, leaf, coefficients)
+    losses = [
+        fastloss.voxel_losses(
+            leaf, target, dict(zip(terms, coefficients.unbind(-1), strict=True)), per_class=each, **options
+        )
+        for each in (False, True)
+    ]
+    assert sums.isfinite().all() and not sums[1].any()
+    for found in (gradient, losses[0].unsqueeze(1), losses[1]):
+        assert found.isfinite().all() and found[0].any()
+        assert not found[~mask.unsqueeze(1).expand_as(found)].any()
+
+
 def test_nan_is_not_hidden(each_backend):
     """Not even where a logarithm is that of at least epsilon, or itself at least that."""
     of_truth, of_others = ("p", "ce_pos", "log_power_pos(0.3)", "e"), ("p", "ce_neg", "log_power_neg(0.7)", "q^2")

@@ -22,6 +22,8 @@ from ..base import Sums, as_loss, ratio
 from ..distribution import CrossEntropyLoss
 from ..options import SegmentationLoss
 
+ROUNDING = 1e-6  # of a probability and its means, a few units in the last place
+
 
 class StructuralSimilarityLoss(CrossEntropyLoss):
     r"""Cross-entropy, and once more where the local structure of prediction and target differ most.
@@ -31,11 +33,12 @@ class StructuralSimilarityLoss(CrossEntropyLoss):
         (1 - \lambda)\, \frac{\sum_{bc} \omega_c \sum_v e\, f\, \ell}{\max(\sum_{bcv} f, 1)},
         \qquad
         e = w\,\left|\frac{y - \mu_y + C}{\sigma_y + C} - \frac{p - \mu_p + C}{\sigma_p + C}\right|, \qquad
-        f = w\,[\,e > t \max e\,]
+        f = w\,[\,e > t \max e,\ e > w\, 10^{-6} / C\,]
 
     with :math:`\mu` and :math:`\sigma` the mean and deviation under a Gaussian window of the voxels that count, the
     maximum over a class of a sample, and :math:`\ell = -y \log p - (1 - y) \log(1 - p)` of each class. e and f are
-    constants: no gradient passes through them. Where both are flat e is 0, hence the cross-entropy.
+    constants: no gradient passes through them. Where both are flat e is 0, but for what rounding makes of it, which the
+    second bound leaves out; hence the cross-entropy.
 
     Window and λ could not be checked against the paper.
 
@@ -90,7 +93,7 @@ class StructuralSimilarityLoss(CrossEntropyLoss):
         """The loss; see :func:`fastloss.voxel_sums` for the forms of the tensors."""
         inputs = self.inputs(logits, target, mask)
         options = (self.activation, inputs.ignore, inputs.dense, inputs.validate)
-        stencil = (self.taps, self.threshold, self.stability)
+        stencil = (self.taps, self.threshold, self.stability, ROUNDING / self.stability)
         tensors = (inputs.logits, inputs.target, inputs.mask)
         where, selected = structural_map(*tensors, (*options, *stencil), forced_backend())
         inputs = inputs._replace(weight_map=where, validate=VALIDATE_NOTHING)  # which the map has seen to

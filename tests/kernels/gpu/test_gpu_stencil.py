@@ -35,7 +35,7 @@ def results(backend, problem, iterations=2):
     by_sums[:, :first] = 0
     return (
         *backend.hausdorff_erosion(*tensors, 1.5, 3, True)[:2],
-        *backend.structural_map(*tensors, [0.1, 0.2, 0.4, 0.2, 0.1], 0.1, 0.01)[:2],
+        *backend.structural_map(*tensors, [0.1, 0.2, 0.4, 0.2, 0.1], 0.1, 0.01, 1e-4)[:2],
         backend.cldice_sums(*tensors, iterations, first)[0],
         backend.cldice_sums_backward(by_sums, *tensors, iterations, first),
         *backend.hausdorff_conv(*tensors, 2.0, [1, 3], False, first)[:2],
