@@ -52,8 +52,10 @@ def warmup(
 
     Raises:
         ValueError: naming the argument.
+        TypeError: for a module that is no loss, likewise.
     """
     losses = [DiceCELoss(), DiceLoss(activation="sigmoid")] if losses is None else losses
+    losses = list(losses) if isinstance(losses, nn.ModuleList) else losses
     members = _several(losses, "losses", nn.Module, "one or more losses (modules)")
     counts = _several(classes, "classes", int, "one or more positive integers")
     kinds = _several(dtypes, "dtypes", torch.dtype, "one or more floating point dtypes")
@@ -100,4 +102,10 @@ def _volume(classes: int, space: tuple[int, ...], label_dtype: torch.dtype) -> t
 def _step(loss: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> None:
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_()
-        torch.autograd.grad(loss(leaf, labels).sum(), leaf)  # parameters of the loss get no gradient
+        try:
+            value = loss(leaf, labels)
+        except (TypeError, NotImplementedError) as error:
+            raise TypeError(f"losses: {loss!r} is not called with logits and labels ({error})") from error
+        if not isinstance(value, torch.Tensor) or not value.requires_grad:
+            raise TypeError(f"losses: {loss!r} gives {value!r}, expected a tensor with a gradient")
+        torch.autograd.grad(value.sum(), leaf)  # parameters of the loss get no gradient

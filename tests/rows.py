@@ -146,6 +146,11 @@ RANKED = [
 REGION = [row for row in LOSSES if row.name in plain.TABLES and row.name != "generalized_dice"]
 ON_SUMS_ALONE = [row for row in LOSSES if not row.has_distances]
 ONE_OF_EACH = list({row.name: row for row in reversed(LOSSES)}.values())[::-1]
+_small = {"hausdorff_conv": {"radii": (1, 2)}, "hausdorff_erosion": {"erosions": 3}}
+EVERY_CLASS = [
+    *ONE_OF_EACH,
+    *(Row(name, _small.get(name, {})) for name in ("topk", "dice_topk", "lovasz", *plain.STENCILS)),
+]
 
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
 ranked_loss = pytest.mark.parametrize("loss", RANKED, ids=str)

@@ -10,15 +10,10 @@ import pytest
 import torch
 from failure_cases import CASES
 from oracle import close, value_and_gradient
-from rows import LOSSES, ONE_OF_EACH, Row
+from rows import EVERY_CLASS, LOSSES
 
 import fastloss
 
-SMALL = {"hausdorff_conv": {"radii": (1, 2)}, "hausdorff_erosion": {"erosions": 3}}
-EVERY_CLASS = [
-    *ONE_OF_EACH,
-    *(Row(name, SMALL.get(name, {})) for name in ("topk", "dice_topk", "lovasz", *plain.STENCILS)),
-]
 # those whose value is more than a formula on the sums of one pass
 OTHER_PASSES = [row for row in EVERY_CLASS if row not in LOSSES or row.has_distances]
 every_class = pytest.mark.parametrize("loss", EVERY_CLASS, ids=str)

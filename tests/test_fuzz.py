@@ -9,17 +9,19 @@ from fuzz import kinds
 from fuzz.run import Kind, Record, run, work
 from hypothesis import strategies as st
 
-SLOW = ("losses", "products", "losses on Triton", "products on Triton")  # which are compiled, or interpreted
+SLOW = {"losses": 30, "products": 30, "losses on Triton": 12, "products on Triton": 12}  # compiled, or interpreted
+SIZES = [
+    *((name, SLOW.get(name, 100)) for name in kinds.KINDS),
+    *(pytest.param(name, 200, marks=pytest.mark.slow) for name in SLOW),
+]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in kinds.KINDS]
-)
-def test_inputs_of_every_kind(name, tmp_path):
+@pytest.mark.parametrize(("name", "inputs"), SIZES)
+def test_inputs_of_every_kind(name, inputs, tmp_path):
     _, kind = kinds.KINDS[name]
-    result = work(kind, 1, Record(tmp_path), inputs=100)
+    result = work(kind, 1, Record(tmp_path), inputs=inputs)
     assert not result.failures, "\n".join(result.failures)
-    assert result.inputs == 100
+    assert result.inputs == inputs
 
 
 def wrong(number):

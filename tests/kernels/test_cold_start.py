@@ -164,10 +164,23 @@ def test_warmup_leaves_random_state_and_runs_every_combination(monkeypatch):
     assert ((2, 3, 16, 9), torch.float64, torch.int16) in seen and ((2, 2, 8, 8), torch.float32, torch.int16) in seen
 
 
+def test_warmup_of_a_list_of_modules():
+    losses = torch.nn.ModuleList([fastloss.DiceLoss(), fastloss.CrossEntropyLoss()])
+    assert fastloss.warmup(losses, classes=2, size=(4, 4)) > 0
+
+
+class Constant(torch.nn.Module):
+    def forward(self, logits, labels):
+        return None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"losses": [3]}, r"losses: got \[3\]"),
+        ({"losses": torch.nn.Identity()}, r"losses: Identity\(\) is not called with logits and labels"),
+        ({"losses": torch.nn.Module()}, r"losses: Module\(\) is not called with logits and labels"),
+        ({"losses": Constant()}, r"losses: Constant\(\) gives None, expected a tensor with a gradient"),
         ({"classes": 0}, "classes: got 0"),
         ({"classes": []}, "classes: got"),
         ({"dtypes": torch.int32}, "dtypes: got torch.int32"),
