@@ -82,6 +82,12 @@ def before_cancelling(terms, z, v):
     return greatest
 
 
+def _below_normal(term, real):
+    """A p or q that is less than any normal number may be that, or 0: what a product then is."""
+    powers = [power for power in (term.p, term.q) if 0 < power < 1]
+    return max((real.tiny**power for power in powers), default=0.0) * 2 * (-math.log(real.tiny)) ** (term.l + term.m)
+
+
 def agree(ours, terms, activation, v, tolerances):
     """Sums and gradient, to tolerances of the largest magnitude, and what the rounding of l adds.
 
@@ -100,6 +106,7 @@ def agree(ours, terms, activation, v, tolerances):
     rounded = [plain(step), plain(-step)] if activation == "softmax" else []
     found = sums_and_gradient(ours, v.logits, v.coefficients)
     least = 2.0**-25 if dtype == torch.float16 else real.tiny  # half of the least float16
+    underflow = max(_below_normal(term, real) for term in terms)
     if activation == "softmax":
         least += 4 * step * before_cancelling(terms, clean, v)
     for what, k in (("sums", 0), ("gradient", 1)):
@@ -108,7 +115,7 @@ def agree(ours, terms, activation, v, tolerances):
         error = torch.where(fits, found[k] - expected[k], 0).abs().max().item()
         scale = torch.where(fits, expected[k], 0).abs().max().item()
         band = max((other[k] - expected[k]).abs().max().item() for other in rounded) if rounded else 0.0
-        allowed = tolerances[k] * scale + 4 * band + least * k
+        allowed = tolerances[k] * scale + 4 * band + least * k + underflow
         assert error <= allowed, f"{what}: error {error:.1e} of {scale:.1e}, expected {allowed:.1e}"
     return found
 

@@ -13,7 +13,7 @@ from .ops import NoForwardMode, apply_function, choose_room, first_derivative_on
 from .values import check_values
 
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask, str activation, int[] ignore, bool dense, int validate"
-_SLOPE_TERMS = ["map*p2", "map*py"]  # whose difference is the derivative of a map times (p - y)^2
+_SLOPE_TERMS = ["map*d^2"]  # a map times (p - y)^2
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
 
@@ -126,10 +126,8 @@ class _SquaredErrorSums(torch.autograd.Function):
             return None, None, None, None, None
         logits, target, mask, slope = ctx.saved_tensors
         activation, ignore, dense = ctx.options[:3]
-        by_error = grad_sums[..., 0]
-        coefficients = torch.stack((by_error, -2 * by_error), -1)
         gradient = torch.ops.fastloss.voxel_sums_backward(
-            coefficients, logits, target, mask, slope, _SLOPE_TERMS, activation, ignore, dense, 0, ctx.options[-1]
+            grad_sums[..., :1], logits, target, mask, slope, _SLOPE_TERMS, activation, ignore, dense, 0, ctx.options[-1]
         )
         return first_derivative_only(gradient, grad_sums, logits), None, None, None, None
 

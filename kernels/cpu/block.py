@@ -10,7 +10,7 @@ from llvmlite import ir
 from fastloss.terms import EPSILON
 
 from .classes import FEW, Few, Many, registers
-from .forms import ERRORS, LOSSES, SUMS, TOTALS, VALUES, Arguments, Form
+from .forms import ERRORS, LOSSES, SQUARES, SUMS, TOTALS, VALUES, Arguments, Form
 from .functions import Functions
 from .lanes import BYTES, SIZES, Lanes, prefetch
 from .products import Factors, Makers
@@ -132,6 +132,8 @@ class Block:
     def _asks(self, *factors: str) -> bool:
         """Whether one of the factors is wanted of each class, not of the label's alone."""
         if self.form.dense and {ERRORS: "q", LOSSES: "l"}.get(self.form.output) in factors:
+            return True
+        if self.form.output == SQUARES and "q" in factors:
             return True
         if self.form.dense and "q" in factors:
             factors = (*factors, "d")

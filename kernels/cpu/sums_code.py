@@ -236,8 +236,8 @@ def _value(block: Block, c: Any) -> Any:
     if form.output == PROBABILITIES:
         return block.known(p)
     if form.output == SQUARES:
-        difference = b.fsub(p, block.of_share("y", c, None))
-        return block.weigh(b.fmul(difference, difference))
+        d = block.factors(c).get("d")
+        return block.weigh(b.fmul(d, d))
     return _error(block, c, p)
 
 

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from .math import probability
+from .products import distance
 from .rows import load_coefficients
 from .softmax import read_rows, row_parts, softmax_channel, softmax_parts, softmax_rows
 from .tiles import combine, of_channel, offsets, read, read_truth, weigh, within
@@ -25,8 +26,10 @@ def value_of(WHAT: tl.constexpr, parts, truth, counted, weight, DENSE: tl.conste
     elif WHAT == "hinges":
         value = tl.where(truth[1], parts[1], tl.where(parts[0] < -1.0, 0.0, 1.0 + parts[0]))  # 1 - p is at least 0
     else:
-        value = parts[0] - truth[0] if DENSE and WHAT == "squares" else tl.where(truth[1], parts[1], parts[0])
+        value = tl.where(truth[1], parts[1], parts[0])
         if WHAT == "squares":
+            if DENSE:
+                value = distance(parts[0], parts[1], truth[0], truth[2])
             value *= value
             if len(weight) > 0:
                 value *= weight[0]

@@ -258,8 +258,10 @@ def agree(found, reference, clean, dtype, tolerances=None):
     def nearby():
         step = 8 * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
         signs = [torch.randint(0, 2, clean.shape, generator=torch.Generator().manual_seed(k)) * 2 - 1 for k in range(6)]
-        moved = [reference(clean * (1 + step * sign)) for sign in signs]
-        return moved if dtype == torch.float64 else [*moved, reference(clean.float())]
+        moved = [clean * (1 + step * sign) for sign in signs]
+        if dtype != torch.float64:  # and what each float32 number on the way does
+            moved += [x.float() for x in (clean, *moved)]
+        return [reference(x) for x in moved]
 
     for what, k in (("value", 0), ("gradient", 1)):
         fits = expected[k].abs() < torch.finfo(dtype).max if k else torch.ones((), dtype=torch.bool)
@@ -268,7 +270,7 @@ def agree(found, reference, clean, dtype, tolerances=None):
         def distance(other, k=k, fits=fits):
             return torch.where(fits, (other[k].double() - expected[k].double()).abs(), 0).max().item()
 
-        allowed = tolerances[k] * expected[k].abs().max().item() + (least if k else tolerances[0] * 1e-3)
+        allowed = tolerances[k] * expected[k].abs().max().item() + (least if k else tolerances[0] * 1e-2)
         if distance(found) > allowed:
             allowed += 4 * max(distance([x.nan_to_num(0) for x in other]) for other in nearby())
             assert distance(found) <= allowed, f"{what}: error {distance(found):.2e}, expected at most {allowed:.2e}"
