@@ -56,7 +56,7 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "PlaneTransform",
         "clear_rows(plane.rows);",
         "",
-    ): "The lanes of a tile do not mix: what is left in those beyond the last row takes time, and no number grows of it.",
+    ): "The lanes of a tile do not mix: what is left in those beyond the last row takes time at most.",
     (
         "kernels/cpu/rows.py",
         "_labels",
