@@ -100,6 +100,8 @@ def test_numbers_that_are_none_are_named():
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             fastloss.DiceLoss(**options)
+    with pytest.raises(ValueError, match=r"^weights: got a tensor that requires a gradient"):  # given by place
+        fastloss.CompoundLoss([fastloss.DiceLoss()], torch.ones(1, requires_grad=True))
 
 
 # Learned weights

@@ -44,9 +44,9 @@ def main(files: str, budget: int, seed: int, minutes: float, folder: Path) -> No
     with (folder / "results.jsonl").open("a") as log:
         tree = Tree(folder.resolve())
         by_name = _by_name(files.split())
-        for tests, chosen in _chosen(files.split(), budget, seed):
+        for tests, chosen in _chosen(tree.root, files.split(), budget, seed):
             unmutated = by_name if set(tests) <= set(by_name) else tests
-            sources = _digest(*tests, *((ROOT / name).read_text() for name in _files(tests)))
+            sources = _digest(*tests, *(file.read_text() for file in _files(tree.root, tests)))
             for one in chosen:
                 mutated = _digest(one.file, one.text)
                 outcome, by = known.get(mutated, ("", ""))
@@ -68,14 +68,14 @@ def main(files: str, budget: int, seed: int, minutes: float, folder: Path) -> No
     sys.exit(bool(unexplained or left))
 
 
-def _chosen(words: list[str], budget: int, seed: int) -> Iterator[tuple[tuple[str, ...], list[Mutant]]]:
-    """Mutants with the tests that should kill them."""
+def _chosen(root: Path, words: list[str], budget: int, seed: int) -> Iterator[tuple[tuple[str, ...], list[Mutant]]]:
+    """Mutants with the tests that should kill them; of the copy, so that the working tree may change meanwhile."""
     for file, tests in TESTS.items():
         if not words or any(word in file for word in words):
-            yield tests, list(islice(mutants(file, (ROOT / file).read_text(), seed), budget))
+            yield tests, list(islice(mutants(file, (root / file).read_text(), seed), budget))
     for mutation in MUTATIONS:
         if not words or any(word in mutation.file for word in words):
-            text = (ROOT / mutation.file).read_text()
+            text = (root / mutation.file).read_text()
             yield mutation.tests, [mutant(mutation.file, text, text.replace(mutation.old, mutation.new))]
 
 
@@ -105,11 +105,10 @@ def _try(tree: Tree, one: Mutant, tests: tuple[str, ...], limit: float) -> str:
         return tree.run(tests, limit + _COMPILING * compiles, own_cache=compiles)
 
 
-def _files(tests: tuple[str, ...]) -> list[str]:
+def _files(root: Path, tests: tuple[str, ...]) -> list[Path]:
     """Those that pytest's arguments name, and of the folders among them."""
-    paths = [ROOT / test.split("::")[0] for test in tests if test.startswith("tests/")]
-    files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
-    return [str(file.relative_to(ROOT)) for file in files]
+    paths = [root / test.split("::")[0] for test in tests if test.startswith("tests/")]
+    return [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
 
 
 def _digest(*texts: str) -> str:

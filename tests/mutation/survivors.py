@@ -52,6 +52,12 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "if (!metric.whole || metric.greatest_square >= static_cast<double>(kFar<std::int32_t>) || label_bytes > 8) {",
     ): "as_labels in distance/inputs.py leaves none of more than four bytes.",
     (
+        "csrc/plane.hpp",
+        "PlaneTransform",
+        "clear_rows(plane.rows);",
+        "",
+    ): "The lanes of a tile do not mix: what is left in those beyond the last row takes time at most.",
+    (
         "kernels/cpu/rows.py",
         "_labels",
         "bad += 0 if known | (weights[k] == 0) else 1",
