@@ -147,7 +147,9 @@ def main() -> None:
     options = parser.parse_args()
     pretend(options.target)
     first, step = map(int, (options.turn or "0/1").split("/"))
-    others = *stencil_variants(), *distance_variants(options.all), *resample_variants()
+    from bench.kernels.epilogue import epilogue_variants  # which pretends as well
+
+    others = *stencil_variants(), *distance_variants(options.all), *resample_variants(), *epilogue_variants()
     for variant in [*variants(options.all), *others][first::step]:
         _, launch, _ = variant.launch(variant.problem())
         print(json.dumps(facts(options.target, variant, launch, compile_launch(launch))), flush=True)

@@ -22,7 +22,7 @@ def kernels_command(everything, targets, shape, bandwidth, json_file):
     if not importlib.util.find_spec("triton"):
         raise click.ClickException("Triton is not installed here, and it is what compiles the kernels")
     from bench.kernels.instructions import tools_folder
-    from bench.kernels.measure import BANDWIDTH, code_table, faults, jobs, measure, time_table
+    from bench.kernels.measure import BANDWIDTH, code_table, epilogue_table, faults, jobs, measure, time_table
     from bench.kernels.variants import variants
     from bench.output import console, progress, write_json
 
@@ -46,6 +46,7 @@ def kernels_command(everything, targets, shape, bandwidth, json_file):
             raise click.ClickException(str(error)) from error
     console.print(code_table(result))
     console.print(time_table(result))
+    console.print(epilogue_table(result))
     if not tools:
         console.print("instructions left out: no ptxrun.py, which executes PTX (FASTLOSS_TOOLS names its folder)")
     if json_file:

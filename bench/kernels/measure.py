@@ -56,6 +56,7 @@ def jobs(targets: list[str], everything: bool, shape: tuple[int, ...], tools, gp
     flags = ("--all",) if everything else ()
     volume = ("--shape", ",".join(map(str, shape)))
     found = {f"code {target}": Job(target, "bench.kernels.code", (target, *flags)) for target in targets}
+    found["epilogue"] = Job("epilogue", "bench.kernels.epilogue")
     found["traffic"] = Job("traffic", "bench.kernels.traffic", (*flags, *volume), interpreted=True)
     if tools:
         found["instructions"] = Job("instructions", "bench.kernels.instructions", (str(tools), *flags, *volume))
@@ -69,17 +70,19 @@ def jobs(targets: list[str], everything: bool, shape: tuple[int, ...], tools, gp
 
 def measure(work: dict[str, Job], shape, bandwidth: float, advance: Callable[[str, str], None]) -> dict:
     """The code's facts by target, and traffic and times of each kernel; ``advance`` is told job and kernel."""
-    code, kernels = [], {}
+    code, kernels, around = [], {}, []
     for what, job in work.items():
         for row in job.rows():
             advance(job.title, row["name"])
             if what.startswith("code"):
                 code.append(row)
+            elif what == "epilogue":
+                around.append(row)
             else:
                 kernels.setdefault(row["name"], {}).update(row)
     times = [predict(row, math.prod(shape), bandwidth) for row in kernels.values()]
     about = {"shape": list(shape), "bandwidth_tb_s": bandwidth, "machine": machine()}
-    return about | {"device": "cuda" if "timing" in work else "cpu", "code": code, "kernels": times}
+    return about | {"device": "cuda" if "timing" in work else "cpu", "code": code, "kernels": times, "epilogue": around}
 
 
 def predict(row: dict, voxels: int, bandwidth: float) -> dict:
@@ -126,6 +129,16 @@ def code_table(result: dict) -> Table:
             widths(row, "LDG"),
             widths(row, "STG"),
         )
+    return table
+
+
+def epilogue_table(result: dict) -> Table:
+    """What a loss does on a GPU besides its two fused kernels."""
+    title = "Around the fused kernels of [2, 4, 32, 32, 32]: small kernels, their bytes, µs of the process (on a CPU)"
+    table = plain_table(title, ("loss", "small kernels", "bytes", "host", "which"), ("loss", "which"))
+    for row in result["epilogue"]:
+        which = ", ".join(dict.fromkeys(row["which"]))
+        table.add_row(row["name"], str(row["kernels"]), str(row["bytes"]), number(row["host_us"], 0), which)
     return table
 
 

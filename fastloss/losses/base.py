@@ -14,9 +14,10 @@ from ..lazy.logits import LazyLogits
 from ..passes.distributed import check_process_group, gathered_sums
 from ..passes.inputs import Factors, Inputs, check_factors, check_iterable, weighted_sum
 from ..passes.ops import by_term
-from ..passes.sums import checked_sums, checked_sums_of_terms, checked_voxel_losses, reads_map
+from ..passes.sums import checked_quotients, checked_sums, checked_sums_of_terms, checked_voxel_losses, reads_map
+from ..quotients import Quotient
 from ..terms import check_terms
-from .options import SegmentationLoss, option_names
+from .options import SegmentationLoss, of_this_package, option_names
 
 Sums = dict[str, Tensor]
 """The sums of a pass: for the name of each term a float64 tensor ``[B, C]``."""
@@ -27,7 +28,7 @@ def ratio(numerator: Tensor, denominator: Tensor, empty: float) -> Tensor:
     if never_zero(denominator):
         return numerator / denominator
     nothing = denominator == 0
-    return torch.where(nothing, empty, numerator / torch.where(nothing, 1.0, denominator))
+    return (numerator / denominator.masked_fill(nothing, 1.0)).masked_fill(nothing, empty)
 
 
 def never_zero(values: Tensor) -> bool:
@@ -91,6 +92,21 @@ class SumLoss(SegmentationLoss):
         """The loss from the sums of its terms; sums of parts of a volume, or of ranks, may be added first."""
         return self.reduce(self.formula(self.merge(sums)))
 
+    def quotients(self, batch: int, channels: int) -> list[Quotient] | None:
+        """The same loss as :meth:`from_sums` as quotients of linear forms, which a GPU finishes in one step; None where
+        it is something else, or has weights that are learned."""
+        return None
+
+    def has_forms(self, formula: str, forms: str) -> bool:
+        """Whether a method that gives linear forms is of the class whose formula they are, and the weights of the
+        classes are the plain constants."""
+
+        def owner(name: str) -> type:
+            return next(cls for cls in type(self).__mro__ if name in vars(cls))
+
+        plain = owner("weights") is SegmentationLoss and not isinstance(self.class_weight, nn.Parameter)
+        return plain and of_this_package(type(self)) and owner(forms) is owner(formula)
+
     def merge(self, sums: Sums) -> Sums:
         """With ``batch``, the sums over the samples, ``[1, C]``."""
         return {name: value.sum(0, keepdim=True) for name, value in sums.items()} if self.batch else sums
@@ -147,6 +163,9 @@ class SumLoss(SegmentationLoss):
             per_class = not self.exclusive(channels)
             return checked_voxel_losses(inputs, self.coefficients(inputs), self.activation, per_class)
         if self.process_group is None:
+            finished = checked_quotients(inputs, self.terms, self.activation, self.quotients)
+            if finished is not None:
+                return finished
             sums = checked_sums_of_terms(inputs, self.terms, self.activation)
         else:
             gathered = gathered_sums(checked_sums(inputs, self.terms, self.activation), self.process_group)
@@ -237,6 +256,17 @@ class CompoundLoss(SumLoss):
             for name, part in loss.coefficients(inputs).items():  # type: ignore[operator]
                 found.setdefault(name, []).append(weighted_sum([weight], [part]))
         return {name: functools.reduce(torch.add, parts) for name, parts in found.items()}
+
+    def quotients(self, batch: int, channels: int) -> list[Quotient] | None:
+        if not of_this_package(type(self)) or not isinstance(self.loss_weights, list):
+            return None
+        found: list[Quotient] = []
+        for weight, loss in zip(self.loss_weights, self.losses, strict=True):
+            parts = loss.quotients(batch, channels)  # type: ignore[operator]
+            if parts is None:
+                return None
+            found += (part._replace(factor=weight * part.factor) for part in parts)
+        return found
 
     def from_sums(self, sums: Sums) -> Tensor:
         parts: list[Tensor] = [loss.from_sums(sums) for loss in self.losses]  # type: ignore[operator]

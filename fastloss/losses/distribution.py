@@ -11,6 +11,7 @@ from torch import Tensor
 from ..passes.inputs import Inputs, check_activation, check_factor, check_fraction, check_weight_length
 from ..passes.ops import sum_dtype
 from ..passes.sums import checked_sums
+from ..quotients import Quotient
 from ..terms import is_constant
 from .base import SumLoss, Sums, ratio
 
@@ -71,6 +72,28 @@ class VoxelLoss(SumLoss):
         """The sums of the voxels' losses ``[B, C]``, before the class weights: linear in the sums of all terms but
         those ``of_target``."""
         raise NotImplementedError(f"{type(self).__name__} has no voxel_table")
+
+    def linear_terms(self, exclusive: bool, channels: int) -> dict[str, float]:
+        """Coefficients of the sums in the table, as ``voxel_table`` of the same class has them, if they are numbers."""
+        raise NotImplementedError(f"{type(self).__name__} has no linear_terms")
+
+    def quotients(self, batch: int, channels: int) -> list[Quotient] | None:
+        if not self.has_forms("voxel_table", "linear_terms") or self.reduction != "mean":
+            return None
+        if self.class_weight is not None:
+            check_weight_length(self.class_weight, channels)
+        exclusive = self.exclusive(channels)
+        per_target = exclusive and self.per_target
+        part = Quotient(
+            self.linear_terms(exclusive, channels),
+            {"y" if per_target else "count": 1.0},
+            factor=1.0,
+            table=False,
+            last=1 if exclusive and not per_target else channels,
+            weight=self.class_weight,
+            weigh_below=per_target,
+        )
+        return [part]
 
     def voxels_count_whole(self, channels: int) -> bool:
         return self.exclusive(channels)
@@ -146,6 +169,12 @@ class CrossEntropyLoss(VoxelLoss):
             **options,
         )
         self.label_smoothing = label_smoothing
+
+    def linear_terms(self, exclusive: bool, channels: int) -> dict[str, float]:
+        s, found = self.label_smoothing, {}
+        for side, classes in (("pos", channels),) if exclusive else (("pos", 2), ("neg", 2)):
+            found |= {f"ce_{side}": 1 - s} | ({f"nll_{side}": s / classes} if s else {})
+        return found
 
     def voxel_table(self, sums: Sums, exclusive: bool) -> Tensor:
         if exclusive:

@@ -16,6 +16,7 @@ from ..passes.inputs import (
     check_fraction,
     check_weight_length,
 )
+from ..quotients import Quotient
 from ..terms import term_name
 from .base import CompoundLoss, SumLoss, Sums
 from .distribution import CrossEntropyLoss, VoxelLoss
@@ -60,6 +61,12 @@ class FocalLoss(VoxelLoss):
             raise ValueError(f"alpha: got {factor.tolist()}, expected numbers from 0 to 1 for sigmoid")
         self.register_class_vector("alpha", factor)
 
+    def quotients(self, batch: int, channels: int) -> list[Quotient] | None:
+        return super().quotients(batch, channels) if self.alpha is None else None
+
+    def linear_terms(self, exclusive: bool, channels: int) -> dict[str, float]:
+        return dict.fromkeys((self.positive,) if exclusive else (self.positive, self.negative), 1.0)
+
     def voxel_table(self, sums: Sums, exclusive: bool) -> Tensor:
         positive, alpha = sums[self.positive], self.alpha
         if alpha is not None and alpha.ndim:
@@ -79,6 +86,9 @@ class _ErrorPowerLoss(VoxelLoss):
         self.per_target = per_target
         self.positive, self.negative = term_name("miss_pos", power), term_name("miss_neg", power)
         super().__init__((self.positive,), (self.negative,), **options)
+
+    def linear_terms(self, exclusive: bool, channels: int) -> dict[str, float]:
+        return dict.fromkeys((self.positive,) if exclusive else (self.positive, self.negative), 1.0)
 
     def voxel_table(self, sums: Sums, exclusive: bool) -> Tensor:
         return sums[self.positive] if exclusive else sums[self.positive] + sums[self.negative]

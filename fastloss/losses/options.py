@@ -28,7 +28,7 @@ from ..passes.ops import refuse_script
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
-def _of_this_package(cls: type) -> bool:
+def of_this_package(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
@@ -40,7 +40,7 @@ def _option_names(cls: type) -> tuple[str, ...]:
         if "__init__" not in vars(base):
             continue
         _, *parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-        if _of_this_package(base):
+        if of_this_package(base):
             names |= dict.fromkeys(p.name for p in parameters if p.kind != p.VAR_KEYWORD)
         if all(p.kind != p.VAR_KEYWORD for p in parameters):
             break
@@ -92,7 +92,7 @@ def _constructor(cls: type) -> Callable[..., None]:
 
     @functools.wraps(init)
     def constructor(self: SegmentationLoss, *values: Any, **options: Any) -> None:
-        if _of_this_package(cls):
+        if of_this_package(cls):
             for name in options:
                 if name in ELSEWHERE and name not in names:
                     raise TypeError(f"{name}: is no option of {cls.__name__}, expected {ELSEWHERE[name]}")

@@ -19,14 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.inputs import Smooth, check_at_least_zero, check_flag, check_positive, check_smooth
+from ..passes.inputs import (
+    Smooth,
+    check_at_least_zero,
+    check_flag,
+    check_positive,
+    check_smooth,
+    check_weight_length,
+)
+from ..quotients import Quotient
 from ..terms import EPSILON
 from .base import SumLoss, Sums, never_zero, ratio
 
 
 def where_counted(sums: Sums, value: Tensor) -> Tensor:
     """``value``, and 0 where no voxel counts: for formulas that are not 0 for a perfect overlap."""
-    return value if never_zero(sums["count"]) else torch.where(sums["count"] > 0, value, 0.0)
+    return value if never_zero(sums["count"]) else value.masked_fill(sums["count"] <= 0, 0.0)
 
 
 def one_minus_ratio(wrong: Tensor, whole: Tensor, smooth: tuple[float, float]) -> Tensor:
@@ -34,7 +42,7 @@ def one_minus_ratio(wrong: Tensor, whole: Tensor, smooth: tuple[float, float]) -
     above, below = smooth
     if above == below:
         return ratio(wrong, whole + below, 0.0)
-    return torch.where(whole == 0, 0.0, ratio(wrong + (below - above), whole + below, 0.0))
+    return ratio(wrong + (below - above), whole + below, 0.0).masked_fill(whole == 0, 0.0)
 
 
 def one_minus_tversky_index(
@@ -73,6 +81,32 @@ class OverlapLoss(SumLoss):
         """I."""
         return (sums["p"] + sums["y"] - sums["d"]) / 2 if self.soft_label else sums["py"]
 
+    def linear_forms(self) -> tuple[dict[str, float], dict[str, float]]:
+        """What is wrong and the whole, as the formula of the same class has them: coefficients of the sums."""
+        raise NotImplementedError(f"{type(self).__name__} has no linear_forms")
+
+    def quotients(self, batch: int, channels: int) -> list[Quotient] | None:
+        if not self.has_forms("formula", "linear_forms") or self.reduction not in ("mean", "sum"):
+            return None
+        if self.class_weight is not None:
+            check_weight_length(self.class_weight, channels)
+        first = 1 if not self.include_background and channels > 1 else 0
+        cells = (1 if self.batch else batch) * (channels - first)
+        wrong, whole = self.linear_forms()
+        above, below = self.smooth_pair
+        part = Quotient(
+            wrong,
+            whole,
+            factor=1 / max(1, cells) if self.reduction == "mean" else 1.0,
+            table=True,
+            first=first,
+            batch=self.batch,
+            smooth_above=below - above,
+            smooth_below=below,
+            weight=self.class_weight,
+        )
+        return [part]
+
     def differences(self, sums: Sums, volumes: Tensor) -> Tensor:
         """``P + Y - 2I``, given P + Y."""
         return sums["d"] if self.soft_label else torch.sub(volumes, sums["py"], alpha=2)
@@ -104,6 +138,10 @@ class DiceLoss(OverlapLoss):
             self.terms = ("py", "p2", "y2")
         super().__init__(smooth=smooth, soft_label=soft_label, **options)
         self.squared = squared
+
+    def linear_forms(self) -> tuple[dict[str, float], dict[str, float]]:
+        volumes = {"p2": 1.0, "y2": 1.0} if self.squared else {"p": 1.0, "y": 1.0}
+        return {"d": 1.0} if self.soft_label else {**volumes, "py": -2.0}, volumes
 
     def formula(self, sums: Sums) -> Tensor:
         volumes = sums["p2"] + sums["y2"] if self.squared else sums["p"] + sums["y"]
@@ -144,6 +182,11 @@ class JaccardLoss(OverlapLoss):
     def __init__(self, *, smooth: Smooth = 1e-5, soft_label: bool = False, **options: Any):
         super().__init__(smooth=smooth, soft_label=soft_label, **options)
 
+    def linear_forms(self) -> tuple[dict[str, float], dict[str, float]]:
+        if self.soft_label:
+            return {"d": 1.0}, {"p": 0.5, "y": 0.5, "d": 0.5}
+        return {"p": 1.0, "y": 1.0, "py": -2.0}, {"p": 1.0, "y": 1.0, "py": -1.0}
+
     def formula(self, sums: Sums) -> Tensor:
         volumes = sums["p"] + sums["y"]
         union = volumes - self.overlap(sums)
@@ -180,6 +223,13 @@ class TverskyLoss(OverlapLoss):
         check_at_least_zero(alpha=alpha, beta=beta)
         super().__init__(smooth=smooth, soft_label=soft_label, **options)
         self.alpha, self.beta = alpha, beta
+
+    def linear_forms(self) -> tuple[dict[str, float], dict[str, float]]:
+        a, b = self.alpha, self.beta
+        if self.soft_label:  # I = (P + Y - D) / 2
+            wrong = {"p": (a - b) / 2, "y": (b - a) / 2, "d": (a + b) / 2}
+            return wrong, {"p": wrong["p"] + 0.5, "y": wrong["y"] + 0.5, "d": wrong["d"] - 0.5}
+        return {"p": a, "y": b, "py": -(a + b)}, {"p": a, "y": b, "py": 1 - a - b}
 
     def formula(self, sums: Sums) -> Tensor:
         overlap, predicted, true = self.overlap(sums), sums["p"], sums["y"]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..quotients import Quotient
 from ..terms import Plan, is_constant, make_plan
 from .values import check_values
 
@@ -280,6 +281,57 @@ class _EagerSumsOfTerms(NoForwardMode, torch.autograd.Function):
         backward = _voxel_sums_backward if _unobserved(inputs) else torch.ops.fastloss.voxel_sums_backward
         gradient = backward(grad_sums, *inputs, *ctx.options)
         return first_derivative_only(gradient, *given, inputs[0]), None, None, None, None
+
+
+class _Quotients(NoForwardMode, torch.autograd.Function):
+    """A loss that is quotients of sums, which a back end finishes without an operator for each step."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        weight_map: Tensor | None,
+        options: tuple[Any, ...],
+        parts: tuple[Quotient, ...],
+    ) -> Tensor:
+        terms, *form, validate, backend = options
+        plan = _plan(terms, *form)
+        value, slopes = choose(backend, logits.device).quotient_loss(
+            logits, target, mask, weight_map, plan, tuple(terms), parts
+        )
+        if validate:
+            check_values(logits, target, mask, plan, validate, True)
+        _save(ctx, (logits, target, mask, weight_map, slopes, (plan, backend)))
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        grad = grads[0]
+        if grad is None:
+            return None, None, None, None, None, None
+        *inputs, slopes = ctx.saved_tensors
+        plan, backend = ctx.options
+        with torch.no_grad():
+            gradient = choose(backend, grad.device).quotient_backward(slopes, grad, *inputs, plan)
+        return first_derivative_only(gradient, grad, inputs[0]), None, None, None, None, None
+
+
+def takes_quotients(inputs: Sequence[Tensor | None], backend: str) -> bool:
+    """Whether :func:`quotient_loss` serves tensors: of back ends with a step for it, in eager code."""
+    logits = inputs[0]
+    if torch.compiler.is_compiling() or not all(x is None or type(x) is Tensor for x in inputs) or logits is None:
+        return False
+    module = choose(backend, logits.device)
+    return hasattr(module, "quotient_loss") and module.takes_quotients(*logits.shape[:2]) and logits.numel() > 0
+
+
+def quotient_loss(*inputs: Any) -> Tensor:
+    """The sum of :class:`Quotient` of sums as a differentiable scalar; arguments as of :func:`sums`, and these."""
+    refuse_transforms()
+    value: Tensor = _Quotients.apply(*inputs)
+    return value
 
 
 def _unobserved(inputs: Sequence[Tensor | None]) -> bool:

@@ -3,13 +3,14 @@ or to those of each voxel over the terms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..lazy.logits import LazyLogits
+from ..quotients import Quotient
 from ..terms import MAP_PREFIX, check_terms
 from . import ops, voxel_ops
 from .inputs import Inputs, as_number, check_activation, check_finite, check_flag, check_ignore_index, check_inputs
@@ -158,6 +159,18 @@ def checked_sums_of_terms(inputs: Inputs, terms: tuple[str, ...], activation: st
     if isinstance(inputs.logits, LazyLogits):
         return ops.by_term(checked_sums(inputs, terms, activation), terms)
     return ops.sums_of_terms(*_arguments(inputs, terms, activation))
+
+
+def checked_quotients(
+    inputs: Inputs, terms: tuple[str, ...], activation: str, quotients: Callable[[int, int], list[Quotient] | None]
+) -> Tensor | None:
+    """The loss that is ``quotients(batch, channels)`` of the sums, where the device finishes them in one step."""
+    if not ops.takes_quotients(inputs[:4], ops.forced_backend()):
+        return None
+    parts = quotients(*inputs.logits.shape[:2])
+    if parts is None or any(p.weight is not None and p.weight.device != inputs.logits.device for p in parts):
+        return None
+    return ops.quotient_loss(*_arguments(inputs, terms, activation), tuple(parts))
 
 
 def _arguments(inputs: Inputs, terms: tuple[str, ...], activation: str) -> tuple[Any, ...]:

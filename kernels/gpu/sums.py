@@ -6,47 +6,19 @@ follows from shapes, dtypes and strides (never from timings), so the same call g
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, NamedTuple, get_type_hints
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from fastloss.quotients import Quotient
 from fastloss.terms import Plan, Term
 
 from ..layout import labels_within, spatial_layout
-from . import rows, unrolled
+from . import epilogue, rows, unrolled
 from .geometry import Tile, choose_tile, interpreted, split
-
-
-class Field(NamedTuple):
-    """A tensor as a kernel sees it: strides in elements, the space merged into at most three axes."""
-
-    pointer: Tensor
-    sample: int
-    channel: int
-    size1: int
-    size2: int
-    stride0: int
-    stride1: int
-    stride2: int
-    far: int | None  # 1, else None: both are compile-time constants; whether channels are 2^31 elements apart
-
-
-class Launch(NamedTuple):
-    """One kernel call, complete: ``kernel[grid](*args, **constants)``."""
-
-    kernel: Any
-    grid: tuple[int, ...]
-    args: tuple
-    constants: dict[str, Any]
-
-    def run(self) -> None:
-        first = self.args[0]
-        device = (first.pointer if isinstance(first, Field) else first).device
-        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            self.kernel[self.grid](*self.args, **self.constants)
+from .launch import Field, Launch
 
 
 def unavailable(device: torch.device) -> str:
@@ -64,6 +36,43 @@ def forward(logits: Tensor, target: Tensor, mask: Tensor | None, weight_map: Ten
     launch, partial = forward_launch(logits, target, mask, weight_map, plan)
     launch.run()
     return partial.sum(1, dtype=torch.float64)
+
+
+takes_quotients = epilogue.fits
+
+
+def quotient_loss(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    plan: Plan,
+    names: tuple[str, ...],
+    parts: tuple[Quotient, ...],
+) -> tuple[Tensor, Tensor]:
+    """The sum of the quotients, and its slopes ``[B, C, K]`` (float64), which :func:`quotient_backward` takes."""
+    sums = forward(logits, target, mask, weight_map, plan)
+    merged = [[k for k, other in _merged(plan) if other == term] for term in range(len(names))]
+    launch, value, slopes = epilogue.launch_of(sums, names, parts, tuple(map(tuple, merged)), _real(logits))
+    launch.run()
+    return value, slopes
+
+
+def quotient_backward(
+    slopes: Tensor,
+    grad: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    plan: Plan,
+) -> Tensor:
+    """Gradient with respect to ``logits`` of such a loss, times the scalar ``grad``."""
+    coefficients = torch.empty(slopes.shape, dtype=_real(logits), device=slopes.device)
+    torch.mul(slopes, grad.detach(), out=coefficients)
+    launch, gradient = _sloped_launch(coefficients, logits, target, mask, weight_map, plan)
+    launch.run()
+    return gradient
 
 
 def backward(
@@ -108,15 +117,29 @@ def backward_launch(
     plan: Plan,
 ) -> tuple[Launch, Tensor]:
     """The backward kernel's call and the gradient that it fills."""
+    coefficients = grad_sums.clone()
+    for k, other in _merged(plan):  # in float64, as they may cancel but for a small part
+        coefficients[..., other].add_(grad_sums[..., k])
+    coefficients = coefficients.to(_real(logits)).contiguous()
+    return _sloped_launch(coefficients, logits, target, mask, weight_map, plan)
+
+
+def _sloped_launch(
+    coefficients: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight_map: Tensor | None,
+    plan: Plan,
+) -> tuple[Launch, Tensor]:
+    """The same from coefficients that are merged and of the kernel's dtype."""
     batch, voxels = logits.shape[0], logits[0, 0].numel()
     tile = choose_tile(logits, len(plan.terms), plan)
     tiles, programs = split(voxels, batch, tile, 1)
     grad = torch.empty_like(logits)
-    terms, coefficients = _sloped(plan, grad_sums)
-    coefficients = coefficients.to(_real(logits)).contiguous()
     fields, constants = _inputs(logits, target, mask, weight_map, plan, tile)
     args = (*fields, coefficients, _field(grad, True), voxels, programs, tiles)
-    constants |= {"TERMS": terms, "AXES": (*constants["AXES"], _axes(grad, 2))}
+    constants |= {"TERMS": _sloped(plan), "AXES": (*constants["AXES"], _axes(grad, 2))}
     kernel = rows.backward_rows if "ROWS" in tile.constants else unrolled.backward_unrolled
     return _launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), grad
 
@@ -125,20 +148,20 @@ def backward_launch(
 Sloped = NamedTuple("Sloped", [*get_type_hints(Term).items(), ("of_target", int)])
 
 
-def _sloped(plan: Plan, grad_sums: Tensor) -> tuple[tuple[Sloped, ...], Tensor]:
-    """The terms and their coefficients, where a product and its share of y are one term of two coefficients.
+def _sloped(plan: Plan) -> tuple[Sloped, ...]:
+    """The terms, where a product and its share of y are one term of two coefficients."""
+    terms = [Sloped(*term, k) for k, term in enumerate(plan.terms)]
+    for k, other in _merged(plan):
+        terms[k] = terms[k]._replace(of_target=other)
+        terms[other] = Sloped(*Term(), other)  # whose slope is zero
+    return tuple(terms)
 
-    What both add where y is 1 is added here in float64, since they may cancel but for a small part.
-    """
-    terms, coefficients = [Sloped(*term, k) for k, term in enumerate(plan.terms)], grad_sums.clone()
-    for k, term in enumerate(plan.terms):
-        of_target = term._replace(share="y")
-        if term.share == "1" and of_target in plan.terms and plan.terms.index(term) == k:
-            other = plan.terms.index(of_target)
-            terms[k] = terms[k]._replace(of_target=other)
-            terms[other] = Sloped(*Term(), other)  # whose slope is zero
-            coefficients[..., other] += grad_sums[..., k]
-    return tuple(terms), coefficients
+
+def _merged(plan: Plan) -> list[tuple[int, int]]:
+    """Which terms are products whose share of y is a term as well, to whose coefficient theirs is to be added."""
+    shares = [(k, term._replace(share="y")) for k, term in enumerate(plan.terms) if term.share == "1"]
+    first = plan.terms.index
+    return [(k, first(share)) for k, share in shares if share in plan.terms and first(plan.terms[k]) == k]
 
 
 def _inputs(

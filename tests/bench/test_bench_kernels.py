@@ -20,6 +20,7 @@ CODE = {
     "name": NAME, "target": "sm_90", "registers": 96, "spilled": 0, "shared": 128, "occupancy": 0.31,
     "widths": {"LDG.128": 4, "LDG.U8": 1, "STG.32": 1}, "faults": [],
 }  # fmt: skip
+AROUND = {"name": "forward dice", "kernels": 2, "which": ["sum", "quotients"], "bytes": 9, "host_us": 99.0}
 
 
 class FakeJob:
@@ -36,6 +37,7 @@ def invoke(monkeypatch, tmp_path, code=None, instructions=89.0):
         "code sm_90": FakeJob("sm_90", {**CODE, **(code or {})}),
         "traffic": FakeJob("traffic", TRAFFIC),
         "instructions": FakeJob("instructions", counted),
+        "epilogue": FakeJob("epilogue", AROUND),
     }
     monkeypatch.setattr(kernels, "jobs", lambda *_: work)
     return CliRunner().invoke(cli, ["kernels", "--json", str(tmp_path / "kernels.json")])
@@ -52,6 +54,7 @@ def test_times_follow_from_bytes_and_instructions():
 def test_table_and_json(monkeypatch, tmp_path):
     done = invoke(monkeypatch, tmp_path)
     assert done.exit_code == 0, done.output
+    assert "forward dice" in done.output and "sum, quotients" in done.output
     assert "4x128 1xU8" in done.output and (tmp_path / "kernels.json").exists()
 
 

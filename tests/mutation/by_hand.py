@@ -455,8 +455,8 @@ MUTATIONS: list[Mutation] = [
     *_mutations(
         "kernels/gpu/sums.py",
         (
-            "coefficients[..., other] += grad_sums[..., k]",
-            "coefficients[..., other] = grad_sums[..., k]",
+            "coefficients[..., other].add_(grad_sums[..., k])",
+            "coefficients[..., other].add_(0)",
             _of(_GPU_PRODUCTS, "test_a_product_asked_for_twice_and_its_share"),
         ),
     ),
