@@ -63,7 +63,12 @@ def gpu_command(json_file, markdown, minutes, toy, everything):
 
 def compile_ahead(everything: bool) -> list[subprocess.Popen]:
     """Processes that fill Triton's cache for this device, each with a share of the kernels."""
-    command = [sys.executable, "-W", "ignore", "-m", "bench.gpu.compiled", *(["--all"] if everything else [])]
+    from bench.gpu.compiled import target_here
+
+    target = target_here()
+    if target is None:
+        return []
+    command = [sys.executable, "-W", "ignore", "-m", "bench.gpu.compiled", target, *(["--all"] if everything else [])]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return [subprocess.Popen([*command, "--turn", f"{k}/{WORKERS}"], **quiet) for k in range(WORKERS)]
 

@@ -63,12 +63,13 @@ def unpack(folder: Path, site: Path) -> None:
 
 
 def run(folder: Path, options: list[str]) -> int:
-    """The exit code of the command; `-P` keeps the checkout's own fastloss, without kernels, from being found."""
+    """The exit code of the command, which must not find the checkout's own fastloss, without kernels, first."""
     with tempfile.TemporaryDirectory() as site:
         unpack(folder, Path(site))
         paths = [site, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        command = [sys.executable, "-P", "-W", "ignore", "-m", "bench", "gpu", *options]
-        return subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, cwd=ROOT).returncode
+        command = [sys.executable, "-W", "ignore", "-m", "bench", "gpu", *options]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+        return subprocess.run(command, env=environment, cwd=ROOT).returncode
 
 
 def main(arguments: list[str]) -> int:
