@@ -7,7 +7,7 @@ A loss that is a sum of quotients of linear forms of the sums (:class:`fastloss.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -22,11 +22,10 @@ from .launch import Launch
 MOST_CELLS = 4096  # samples and classes, each to a power of two, that one program holds
 
 
-class Part(NamedTuple):
-    """What a quotient is compiled for: its forms by the order of the terms, and its options."""
+@dataclass(frozen=True)
+class Part:
+    """What a quotient is compiled for, besides its forms; no tuple, whose names some versions of Triton forget."""
 
-    above: tuple[float, ...]
-    below: tuple[float, ...]
     table: bool
     first: int
     last: int
@@ -42,21 +41,13 @@ def fits(batch: int, channels: int) -> bool:
 
 
 @triton.jit
-def form(sums, FACTORS: tl.constexpr, zero):
-    """A linear form of the sums."""
-    total = zero
-    for k in tl.static_range(len(FACTORS)):
-        if FACTORS[k] != 0:
-            total += FACTORS[k] * sums[k]
-    return total
-
-
-@triton.jit
 def quotients(
     sums, weights, factors, value, slopes, BATCH: tl.constexpr, CHANNELS: tl.constexpr, COUNT: tl.constexpr,
-    PARTS: tl.constexpr, MERGED: tl.constexpr, BP: tl.constexpr, CP: tl.constexpr,
+    PARTS: tl.constexpr, ABOVE: tl.constexpr, BELOW: tl.constexpr, ADDED_TO: tl.constexpr,
+    BP: tl.constexpr, CP: tl.constexpr,
 ):  # fmt: skip
-    """The value, and the slopes [B, C, K]; ``MERGED[k]``: the terms whose slopes are added to those of term k."""
+    """The value, and the slopes [B, C, K]; ``ABOVE``, ``BELOW``: coefficients of the sums, part by part; ``ADDED_TO``:
+    for each term that to whose slope its own is added, too, or -1."""
     sample = tl.arange(0, BP)[:, None]
     channel = tl.arange(0, CP)[None, :]
     there = (sample < BATCH) & (channel < CHANNELS)
@@ -70,8 +61,13 @@ def quotients(
     total = tl.sum(tl.sum(zero, axis=1), axis=0)
     for i in tl.static_range(len(PARTS)):
         factor = tl.cast(factors[2 * i], tl.float64) + tl.cast(factors[2 * i + 1], tl.float64)
-        above = form(terms, PARTS[i].above, zero)
-        below = form(terms, PARTS[i].below, zero)
+        above = zero
+        below = zero
+        for k in tl.static_range(COUNT):
+            if ABOVE[i * COUNT + k] != 0:
+                above += ABOVE[i * COUNT + k] * terms[k]
+            if BELOW[i * COUNT + k] != 0:
+                below += BELOW[i * COUNT + k] * terms[k]
         scale = tl.where(there & (channel >= PARTS[i].first), 1.0, 0.0).to(tl.float64)
         if weights[i] is not None:
             scale *= tl.load(weights[i] + channel, channel < CHANNELS, other=0)
@@ -102,39 +98,36 @@ def quotients(
         more = ()
         for k in tl.static_range(COUNT):
             slope = by[k]
-            if PARTS[i].above[k] != 0:
-                slope += PARTS[i].above[k] * by_above
-            if PARTS[i].below[k] != 0:
-                slope += PARTS[i].below[k] * by_below
+            if ABOVE[i * COUNT + k] != 0:
+                slope += ABOVE[i * COUNT + k] * by_above
+            if BELOW[i * COUNT + k] != 0:
+                slope += BELOW[i * COUNT + k] * by_below
             more = more + (slope,)
         by = more
     tl.store(value, total.to(value.dtype.element_ty))
     for k in tl.static_range(COUNT):
         slope = by[k]
-        for j in tl.static_range(len(MERGED[k])):
-            slope += by[MERGED[k][j]]
+        for j in tl.static_range(COUNT):
+            if ADDED_TO[j] == k:
+                slope += by[j]
         tl.store(slopes + cell * COUNT + k, slope, there)
 
 
 def launch_of(
-    sums: Tensor, names: tuple[str, ...], parts: tuple[Quotient, ...], merged: tuple[tuple[int, ...], ...],
-    dtype: torch.dtype,
+    sums: Tensor, names: tuple[str, ...], parts: tuple[Quotient, ...], added_to: tuple[int, ...], dtype: torch.dtype,
 ) -> tuple[Launch, Tensor, Tensor]:  # fmt: skip
     """The kernel's call, the value that it fills, and the slopes by each of the sums."""
     batch, channels, count = sums.shape
     value, slopes = torch.empty((), dtype=dtype, device=sums.device), torch.empty_like(sums)
-    described = tuple(
-        Part(
-            tuple(part.above.get(name, 0.0) for name in names),
-            tuple(part.below.get(name, 0.0) for name in names),
-            part.table, part.first, part.last, part.batch, part.smooth_above, part.smooth_below, part.weigh_below,
-        )
-        for part in parts
-    )  # fmt: skip
+    options = tuple(Part(**{field.name: getattr(part, field.name) for field in fields(Part)}) for part in parts)
+    above, below = (
+        tuple(getattr(part, side).get(name, 0.0) for part in parts for name in names) for side in ("above", "below")
+    )
     # a kernel takes numbers as float32: two of them have the digits, and none is compiled in, as users change weights
     factors = tuple(number for part in parts for number in halves(part.factor))
     constants = {
-        "BATCH": batch, "CHANNELS": channels, "COUNT": count, "PARTS": described, "MERGED": merged,
+        "BATCH": batch, "CHANNELS": channels, "COUNT": count, "PARTS": options, "ABOVE": above,
+        "BELOW": below, "ADDED_TO": added_to,
         "BP": triton.next_power_of_2(batch), "CP": triton.next_power_of_2(channels), "num_warps": 4,
         "enable_fp_fusion": True,
     }  # fmt: skip

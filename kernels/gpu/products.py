@@ -1,6 +1,6 @@
 """Products of powers for the Triton kernels; elementwise, so they fit tiles of any shape.
 
-A term is a compile-time constant, a :class:`fastloss.terms.Term`: an exponent of 0 leaves no instruction.
+A term is a compile-time constant, a :class:`Product`: an exponent of 0 leaves no instruction.
 
 A voxel of weight 0 is *neutral*: ``p = y = 0`` and ``one = rest = 0``, everything else is finite. So every product is
 0 there.
@@ -8,13 +8,39 @@ A voxel of weight 0 is *neutral*: ``p = y = 0`` and ``one = rest = 0``, everythi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import triton
 import triton.language as tl
+
+from fastloss.terms import Term
 
 from .math import EPSILON, LOG2_E, power
 
 TINY_SINGLE = tl.constexpr(1.1754943508222875e-38)  # the least normal numbers
 TINY_DOUBLE = tl.constexpr(2.2250738585072014e-308)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A :class:`fastloss.terms.Term`, and the index of its coefficient in backward where y is 1, else its own.
+
+    No tuple, whose names some versions of Triton forget.
+    """
+
+    share: str = "1"
+    p: float = 0.0
+    q: float = 0.0
+    l: float = 0.0
+    m: float = 0.0
+    e: float = 0.0
+    d: float = 0.0
+    mapped: bool = False
+    of_target: int = 0
+
+
+def as_products(terms: tuple[Term, ...]) -> tuple[Product, ...]:
+    return tuple(Product(**term._asdict(), of_target=k) for k, term in enumerate(terms))
 
 
 @triton.jit
@@ -43,9 +69,16 @@ def product(
 
 
 @triton.jit
-def product_value(TERM: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
-    """A term's value."""
-    return product(TERM.share, TERM.p, TERM.q, TERM.l, TERM.m, TERM.e, TERM.d, parts, one, truth, DENSE)
+def product_value(TERMS: tl.constexpr, K: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
+    """The value of one of the terms."""
+    S: tl.constexpr = TERMS[K].share
+    P: tl.constexpr = TERMS[K].p
+    Q: tl.constexpr = TERMS[K].q
+    L: tl.constexpr = TERMS[K].l
+    M: tl.constexpr = TERMS[K].m
+    E: tl.constexpr = TERMS[K].e
+    D: tl.constexpr = TERMS[K].d
+    return product(S, P, Q, L, M, E, D, parts, one, truth, DENSE)
 
 
 @triton.jit
@@ -74,19 +107,19 @@ def clamped(log, EXPONENT: tl.constexpr):
 
 
 @triton.jit
-def product_slopes(TERM: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
+def product_slopes(TERMS: tl.constexpr, K: tl.constexpr, parts, one, truth, DENSE: tl.constexpr):
     """Derivatives of a product, each ``(value,)`` or, for zero, ``()``; they are apart to stay finite at p = 0 and 1.
 
     By p; by p and by q times p and q for powers of them below 1 (steep); by l and by m; and again by l for powers of it
     below 1, which grows without bound as p nears 1.
     """
-    S: tl.constexpr = TERM.share
-    P: tl.constexpr = TERM.p
-    Q: tl.constexpr = TERM.q
-    L: tl.constexpr = TERM.l
-    M: tl.constexpr = TERM.m
-    E: tl.constexpr = TERM.e
-    D: tl.constexpr = TERM.d
+    S: tl.constexpr = TERMS[K].share
+    P: tl.constexpr = TERMS[K].p
+    Q: tl.constexpr = TERMS[K].q
+    L: tl.constexpr = TERMS[K].l
+    M: tl.constexpr = TERMS[K].m
+    E: tl.constexpr = TERMS[K].e
+    D: tl.constexpr = TERMS[K].d
     by_p = ()
     steep_p = ()
     steep_q = ()

@@ -52,7 +52,7 @@ def row_values(
     one, weight = spot[5], spot[6]
     values = ()
     for k in tl.static_range(len(TERMS)):
-        value = product_value(TERMS[k], parts, one, truth, DENSE)
+        value = product_value(TERMS, k, parts, one, truth, DENSE)
         if TERMS[k].mapped:
             value *= map_value
         if len(weight) > 0:

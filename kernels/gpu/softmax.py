@@ -45,7 +45,7 @@ def softmax_parts(
         others = others + (before[c] + after[CHANNELS - 1 - c],)
     rest = ()
     for k in tl.static_range(len(TERMS)):
-        if 0 < TERMS[k].l < 1:  # only then are all digits of -log p needed near p = 1
+        if TERMS[k].l > 0 and TERMS[k].l < 1:  # only then are all digits of -log p needed near p = 1
             rest = (lowest(others, CHANNELS),)
     log_total, reciprocal = normalise(before[CHANNELS], rest)
     return below, power, others, log_total, tl.where(counted, reciprocal, 0.0)

@@ -6,19 +6,21 @@ follows from shapes, dtypes and strides (never from timings), so the same call g
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_type_hints
+from dataclasses import replace
+from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
 from fastloss.quotients import Quotient
-from fastloss.terms import Plan, Term
+from fastloss.terms import Plan
 
 from ..layout import labels_within, spatial_layout
 from . import epilogue, rows, unrolled
 from .geometry import Tile, choose_tile, interpreted, split
 from .launch import Field, Launch
+from .products import Product, as_products
 
 
 def unavailable(device: torch.device) -> str:
@@ -52,8 +54,9 @@ def quotient_loss(
 ) -> tuple[Tensor, Tensor]:
     """The sum of the quotients, and its slopes ``[B, C, K]`` (float64), which :func:`quotient_backward` takes."""
     sums = forward(logits, target, mask, weight_map, plan)
-    merged = [[k for k, other in _merged(plan) if other == term] for term in range(len(names))]
-    launch, value, slopes = epilogue.launch_of(sums, names, parts, tuple(map(tuple, merged)), _real(logits))
+    others = dict(_merged(plan))
+    added_to = tuple(others.get(k, -1) for k in range(len(names)))
+    launch, value, slopes = epilogue.launch_of(sums, names, parts, added_to, _real(logits))
     launch.run()
     return value, slopes
 
@@ -144,16 +147,12 @@ def _sloped_launch(
     return _launch(kernel, (batch * tile.chunks * programs,), args, constants, tile), grad
 
 
-# A term as backward takes it: a Term, and the index of its coefficient where y is 1, else its own.
-Sloped = NamedTuple("Sloped", [*get_type_hints(Term).items(), ("of_target", int)])
-
-
-def _sloped(plan: Plan) -> tuple[Sloped, ...]:
+def _sloped(plan: Plan) -> tuple[Product, ...]:
     """The terms, where a product and its share of y are one term of two coefficients."""
-    terms = [Sloped(*term, k) for k, term in enumerate(plan.terms)]
+    terms = list(as_products(plan.terms))
     for k, other in _merged(plan):
-        terms[k] = terms[k]._replace(of_target=other)
-        terms[other] = Sloped(*Term(), other)  # whose slope is zero
+        terms[k] = replace(terms[k], of_target=other)
+        terms[other] = Product(of_target=other)  # whose slope is zero
     return tuple(terms)
 
 
@@ -182,7 +181,7 @@ def _inputs(
     voxels = logits[0, 0].numel()
     axes = tuple(1 if t is None else _axes(t, f) for t, f in zip(tensors, first, strict=True))
     constants = {
-        "TERMS": plan.terms,
+        "TERMS": as_products(plan.terms),
         "ACTIVATION": plan.activation,
         "IGNORE": labels_within(plan, target.dtype),
         "DENSE": plan.dense,

@@ -105,7 +105,7 @@ def slopes(coefficients, map_value, parts, one, truth, TERMS: tl.constexpr, DENS
     """Derivatives of the weighted sum of terms of one channel: :func:`product_slopes`."""
     totals = (), (), (), (), (), ()
     for k in tl.static_range(len(TERMS)):
-        found = product_slopes(TERMS[k], parts, one, truth, DENSE)
+        found = product_slopes(TERMS, k, parts, one, truth, DENSE)
         factor = coefficients[k]
         if TERMS[k].of_target != k:
             factor = either(truth, coefficients[TERMS[k].of_target], factor, DENSE)
@@ -123,7 +123,7 @@ def combine(coefficients, map_value, parts, one, truth, TERMS: tl.constexpr, DEN
     """The sum of terms of one channel, each times its coefficient; absent coefficients are 1."""
     total = one
     for k in tl.static_range(len(TERMS)):
-        value = product_value(TERMS[k], parts, one, truth, DENSE)
+        value = product_value(TERMS, k, parts, one, truth, DENSE)
         if len(coefficients) > 0:
             value *= coefficients[k]
         if TERMS[k].mapped:

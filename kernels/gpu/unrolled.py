@@ -82,7 +82,7 @@ def forward_unrolled(
                 target, truth_place, first + c, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
             )
             for k in tl.static_range(COUNT):
-                value = product_value(TERMS[k], parts, one, truth, DENSE)
+                value = product_value(TERMS, k, parts, one, truth, DENSE)
                 if TERMS[k].mapped:
                     map_place = offsets(weight_map, sample, voxel, AXES[3])
                     value *= read(weight_map, map_place, first + c, present, counted, SELECT, REAL)

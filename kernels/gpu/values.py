@@ -10,6 +10,7 @@ from fastloss.terms import Plan, Term
 from . import sums as gpu
 from . import voxels as kernels
 from .geometry import choose_tile, split
+from .products import as_products
 
 
 def voxel_losses(
@@ -50,7 +51,7 @@ def values_launch(
         tile = tile._replace(chunks=1)
     tiles, programs = split(voxels, batch, tile, 1)
     fields, constants = gpu._inputs(logits, target, mask, weight_map, plan, tile)
-    constants |= {"WHAT": what, "TERMS": terms, "AXES": (*constants["AXES"], gpu._axes(out, 2))}
+    constants |= {"WHAT": what, "TERMS": as_products(terms), "AXES": (*constants["AXES"], gpu._axes(out, 2))}
     if "ROWS" not in tile.constants:
         constants["SPAN"] = channels if tile.chunks == 1 else tile.constants["CHUNK"]
     if coefficients is not None:

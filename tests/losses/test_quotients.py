@@ -64,7 +64,7 @@ def test_value_and_slopes_are_those_of_the_formula(make, options, activation):
         parts = loss.quotients(2, 3)
         stacked = torch.stack([sums[name] for name in loss.terms], -1).requires_grad_()
         launch, value, slopes = epilogue.launch_of(
-            stacked.detach(), loss.terms, tuple(parts), ((),) * len(loss.terms), torch.float64
+            stacked.detach(), loss.terms, tuple(parts), (-1,) * len(loss.terms), torch.float64
         )
         launch.run()
         want = loss.from_sums(dict(zip(loss.terms, stacked.unbind(-1), strict=True)))

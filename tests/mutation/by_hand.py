@@ -434,7 +434,7 @@ MUTATIONS: list[Mutation] = [
             _of(_GPU_MANY, "test_unions_of_terms"),
         ),
         (
-            "if 0 < TERMS[k].l < 1:",
+            "if TERMS[k].l > 0 and TERMS[k].l < 1:",
             "if TERMS[k].l > 9:",
             _of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits"),
         ),
