@@ -129,11 +129,10 @@ def faults(variant: Variant | StencilVariant, constants: dict, fact: dict) -> li
         vector = constants.get("VECTOR", 16 // size)  # voxels of a thread
         if widths.get(f"LDG.{min(128, 8 * size * vector)}", 0) < constants.get("CHUNK", constants.get("PIECES", 1)):
             found.append("narrow loads of the logits")
-        # one loss a voxel, of a tile whose channels lie with several threads, is left to whom the reduction leaves it
-        if variant.direction in ("losses", "totals") and "ROWS" in constants:
-            vector = 2
         size = size if variant.direction == "backward" else max(4, size)
-        store = {f"STG.{min(128, 8 * size * vector)}"}
+        # one loss a voxel, of a tile whose channels lie with several threads, is left to whom the reduction leaves it
+        shared = variant.direction in ("losses", "totals") and "ROWS" in constants
+        store = {f"STG.{64 if shared else min(128, 8 * size * vector)}"}
         if variant.direction != "forward" and {w for w in widths if w.startswith("STG")} != store:
             found.append("narrow stores")
     return found

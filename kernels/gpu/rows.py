@@ -34,7 +34,7 @@ def row_truth(
     present = inside & (channel < CHANNELS)
     place = offsets(target, sample, voxel, AXES[1])
     truth = read_truth(target, place, channel, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL)
-    if weight_map is None:
+    if AXES[3] == 0:
         return truth, one
     else:
         place = offsets(weight_map, sample, voxel, AXES[3])

@@ -179,7 +179,7 @@ def _inputs(
     first = (2, 2 if plan.dense else 1, 2 if by_channel else 1, 2)
     tensors = (logits, target, mask, weight_map)
     voxels = logits[0, 0].numel()
-    axes = tuple(1 if t is None else _axes(t, f) for t, f in zip(tensors, first, strict=True))
+    axes = tuple(0 if t is None else _axes(t, f) for t, f in zip(tensors, first, strict=True))  # 0: there is none
     constants = {
         "TERMS": as_products(plan.terms),
         "ACTIVATION": plan.activation,

@@ -153,7 +153,7 @@ def backward_unrolled(
             truth = read_truth(
                 target, truth_place, first + c, present, labels, counted, one, SELECT, DENSE, CHANNELS, REAL
             )
-            if weight_map is not None:
+            if AXES[3] > 0:
                 map_place = offsets(weight_map, sample, voxel, AXES[3])
                 map_value = read(weight_map, map_place, first + c, present, counted, SELECT, REAL)
             by = slopes(scale[c], map_value, parts, one, truth, TERMS, DENSE)

@@ -54,7 +54,7 @@ def read_map(
     REAL: tl.constexpr,
 ):  # fmt: skip
     """The voxel weight map of a channel; an absent one is not asked for."""
-    if weight_map is None:
+    if AXES[3] == 0:
         return one
     else:
         place = offsets(weight_map, sample, voxel, AXES[3])
