@@ -88,5 +88,6 @@ def plan(everything: bool):
         ("more than 2^31 elements", kernels.large),
         ("every kind of kernel", kernels.stage(lambda: kernels.every(everything))),
         ("losses beside compiled peers", losses.beside_compiled_peers),
+        ("kernels of many classes with other tiles", kernels.choices),
         ("machine code", lambda run: compiled.rows(run, everything)),
     )

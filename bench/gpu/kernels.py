@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator
+from unittest.mock import patch
 
 import torch
+from fastloss.kernels.gpu import geometry
 from fastloss.kernels.reference import sums as reference
 
 from bench.gpu.measure import microseconds, nbytes
@@ -108,6 +110,32 @@ def stage(chosen: Callable[[], list[Variant]]) -> Callable[[Run], Iterator[dict]
             yield checked(variant, run)
 
     return rows
+
+
+CHOICES: dict[str, dict] = {  # of the registers that a thread may take, what a device should decide
+    "as chosen": {"HELD_REGISTERS": geometry.HELD_REGISTERS},
+    "fewer registers": {"HELD_REGISTERS": 64, "UNROLLED_REGISTERS": {8: 96, 4: 128, 2: 128}},
+    "few registers": {"HELD_REGISTERS": 40, "UNROLLED_REGISTERS": {8: 64, 4: 80, 2: 80}},
+    "rows only": {"UNROLLED_REGISTERS": {}},
+    "rows only, fewer registers": {"HELD_REGISTERS": 64, "UNROLLED_REGISTERS": {}},
+}
+
+
+def choices(run: Run) -> Iterator[dict]:
+    """The kernels of many classes with other tiles: whether the choice by registers is the fastest here."""
+    for channels in (32,) if run.toy else (32, 118, 16, 8, 64):
+        for direction in ("forward", "backward"):
+            options = {"activation": "softmax", "channels": channels, "dtype": BF16, "terms": DICE_CE}
+            variant = Variant(direction, options)
+            problem = filled(variant, run, space_for(variant, run))
+            for name, changes in CHOICES.items():
+                with patch.multiple(geometry, **changes):
+                    _, launch, out = variant.launch(problem)
+                    moved = nbytes(problem.logits) + nbytes(problem.target) + nbytes(out)
+                    bound = moved / run.copy_bytes * 1e6
+                    took = microseconds(run, launch.run)
+                    row = {"kernel": variant.name, "who": name, "shape": list(problem.logits.shape)}
+                    yield row | {"us": took, "bandwidth_us": bound, "over": took / bound}
 
 
 def large(run: Run) -> Iterator[dict]:
