@@ -123,12 +123,12 @@ CHOICES: dict[str, dict] = {  # of the registers that a thread may take, what a 
 
 def choices(run: Run) -> Iterator[dict]:
     """The kernels of many classes with other tiles: whether the choice by registers is the fastest here."""
-    for channels in (32,) if run.toy else (32, 118, 16, 8, 64):
+    for channels in (5,) if run.toy else (32, 118, 16, 8, 64):
         for direction in ("forward", "backward"):
             options = {"activation": "softmax", "channels": channels, "dtype": BF16, "terms": DICE_CE}
             variant = Variant(direction, options)
             problem = filled(variant, run, space_for(variant, run))
-            for name, changes in CHOICES.items():
+            for name, changes in list(CHOICES.items())[:: 3 if run.toy else 1]:
                 with patch.multiple(geometry, **changes):
                     _, launch, out = variant.launch(problem)
                     moved = nbytes(problem.logits) + nbytes(problem.target) + nbytes(out)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from fastloss.kernels.gpu import distances as gpu_distances
 from fastloss.kernels.gpu import sums as gpu
-from scipy import ndimage
 
 from bench.kernels.stencils import StencilVariant
 from bench.kernels.variants import SHAPE, shape_of
@@ -72,6 +71,8 @@ def distance_variants(everything: bool = False) -> list[StencilVariant]:
 
 def masks(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
     """What is measured: smooth objects, a ball and how far it is from all voxels, one site near a corner."""
+    from scipy import ndimage  # what only compiles the kernels does without
+
     noise = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(shape, np.float32), 3)
     grid = np.ogrid[tuple(slice(0, size) for size in shape)]
     ball = sum((x - size // 2) ** 2 for x, size in zip(grid, shape, strict=True)) > (shape[0] / 8) ** 2
