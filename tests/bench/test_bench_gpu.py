@@ -39,7 +39,7 @@ def test_toy_run_end_to_end(tmp_path):
     assert all(stage["error"] is None and not stage["cut"] for stage in stages.values())
     for name in ("kernels of common losses", "every kind of kernel", "every loss", "more than 2^31 elements"):
         assert stages[name]["rows"] and all(row["ok"] for row in stages[name]["rows"]), stages[name]
-    assert len(stages["transforms against all pairs"]["rows"]) == 5 * 4
+    assert len(stages["transforms against all pairs"]["rows"]) == 5 * 6
     who = {row["who"] for row in stages["losses beside their peers"]["rows"] if row["us"] > 0}
     assert {"fastloss", "torch plain Dice + CE"} <= who
     assert "## every loss" in table.read_text() and "| dice_ce | fastloss |" in table.read_text()
