@@ -171,7 +171,8 @@ class CrossEntropyLoss(VoxelLoss):
         self.label_smoothing = label_smoothing
 
     def linear_terms(self, exclusive: bool, channels: int) -> dict[str, float]:
-        s, found = self.label_smoothing, {}
+        s = self.label_smoothing
+        found: dict[str, float] = {}
         for side, classes in (("pos", channels),) if exclusive else (("pos", 2), ("neg", 2)):
             found |= {f"ce_{side}": 1 - s} | ({f"nll_{side}": s / classes} if s else {})
         return found
