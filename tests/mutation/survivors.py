@@ -5,7 +5,7 @@ _PLAIN = (
     'plain = type(values) is Tensor and values.device.type == "cpu" and not torch.compiler.is_compiling()',
     'plain = type(values) is Tensor and values.device.type == "cpu" and  torch.compiler.is_compiling()',
 )
-_RATIO = "return torch.where(nothing, empty, numerator / torch.where(nothing, {}, denominator))"
+_RATIO = "return (numerator / denominator.masked_fill(nothing, {})).masked_fill(nothing, empty)"
 _DEGENERATE = "degenerate = square {} 0  # without smoothing: the root has no derivative there, and 0 / 0 is perfect"
 
 EXPLAINED: dict[tuple[str, str, str, str], str] = {
