@@ -321,7 +321,9 @@ class _Quotients(NoForwardMode, torch.autograd.Function):
 def takes_quotients(inputs: Sequence[Tensor | None], backend: str) -> bool:
     """Whether :func:`quotient_loss` serves tensors: of back ends with a step for it, in eager code."""
     logits = inputs[0]
-    if torch.compiler.is_compiling() or not all(x is None or type(x) is Tensor for x in inputs) or logits is None:
+    if logits is None or (logits.device.type == "cpu" and backend != "triton"):  # soonest said, as calls are short
+        return False
+    if torch.compiler.is_compiling() or not all(x is None or type(x) is Tensor for x in inputs):
         return False
     module = choose(backend, logits.device)
     return hasattr(module, "quotient_loss") and module.takes_quotients(*logits.shape[:2]) and logits.numel() > 0
