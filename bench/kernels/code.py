@@ -118,8 +118,8 @@ def facts(target: str, variant: Variant | StencilVariant, launch, kernel) -> dic
 def faults(variant: Variant | StencilVariant, constants: dict, fact: dict) -> list[str]:
     """What is wrong with a kernel's code; empty if nothing."""
     widths, found = fact["widths"], []
-    # ptxas may keep one register on the stack, outside the loop, with others to spare; no loss sums every term
-    allowed = 40 if "every term" in variant.name else 12 if fact["registers"] <= 128 else 0
+    # ptxas may keep one or two registers on the stack, outside the loop, with others to spare; no loss sums every term
+    allowed = 40 if "every term" in variant.name else 14 if fact["registers"] <= 128 else 0
     if fact["spilled"] > allowed:
         found.append("spills")
     if not 0 < fact["registers"] <= MOST_REGISTERS[fact["target"]]:

@@ -19,5 +19,5 @@ def test_every_byte_moves_once(rows):
     small = [row for row in rows if row["small"]]
     assert {row["name"]: row["moved"] for row in rows if row["moved"] > 1.05} == {}
     # What a program asks for again are the backward's coefficients, which these small volumes hardly dilute.
-    assert {row["name"]: row["reread"] for row in small if row["reread"] > 1.4} == {}
+    assert {row["name"]: row["reread"] for row in small if row["reread"] > 1.5} == {}
     assert {row["name"]: row["partial"] for row in rows if row["partial"] > 0.01} == {}
