@@ -374,8 +374,6 @@ MUTATIONS: list[Mutation] = [
         ("plane + 1, found)", "plane, found)", _GPU_DISTANCES),
         ("mask & (value > known)", "mask & (value < known)", _GPU_DISTANCES),
         ("steps = tl.where(behind < ahead, ~steps, steps)", "steps = steps", _GPU_DISTANCES),
-        ("last = tl.maximum(tl.associative_scan(last, 1, larger), carried[:, None])",
-         "last = tl.associative_scan(last, 1, larger)", _GPU_DISTANCES),
     ),
     *_mutations(
         "kernels/gpu/minplus.py",
