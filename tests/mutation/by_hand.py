@@ -49,6 +49,11 @@ _FIELDS = (
     *("tests/distance/test_distance_fields.py", "tests/distance/test_distance.py"),
     *("-k", "not two_thousand and not meanwhile and not fork and not threads_at_once and not subclasses"),
 )
+_GPU_DISTANCES = (
+    "tests/kernels/gpu/test_gpu_distances.py",
+    "-k",
+    "not compiled and (kinds or extreme or any_shape or sites)",
+)
 
 MUTATIONS: list[Mutation] = [
     *_mutations(
@@ -376,6 +381,28 @@ MUTATIONS: list[Mutation] = [
             _BALLS,
         ),
         ("inside = 0 <= y < lines", "inside = 0 < y < lines", _BALLS),
+    ),
+    *_mutations(
+        "kernels/gpu/steps.py",
+        ("lines - line, found", "lines - line - 1, found", _GPU_DISTANCES),
+        ("plane + 1, found)", "plane, found)", _GPU_DISTANCES),
+        ("mask & (value > known)", "mask & (value < known)", _GPU_DISTANCES),
+        ("steps = tl.where(behind < ahead, ~steps, steps)", "steps = steps", _GPU_DISTANCES),
+    ),
+    *_mutations(
+        "kernels/gpu/minplus.py",
+        ("tl.maximum(first - end + 1,", "tl.maximum(first - end + 2,", _GPU_DISTANCES),
+        ("begin - first - TILE + 1), 1)", "begin - first - TILE + 2), 1)", _GPU_DISTANCES),
+        ("k += AHEAD", "k += AHEAD + 1", _GPU_DISTANCES),
+        ("tl.where(some_outside, begin_inside, length)", "length", _GPU_DISTANCES),
+        ("several = several & (end_inside > 0)", "several = several | (end_inside > 0)", _GPU_DISTANCES),
+        ("tl.where(away < 0, x + 1 + away, x + away)", "x + away", _GPU_DISTANCES),
+    ),
+    *_mutations(
+        "kernels/gpu/distances.py",
+        ("if len(rest) == 2 else 1\n", "\n", _GPU_DISTANCES),
+        ("(greatest < 2**24 or not self.root)", "(greatest < 2**31 or not self.root)", _GPU_DISTANCES),
+        ("+ tile + AHEAD) * self._unit(axis) > longest", ") * self._unit(axis) > 2 * longest", _GPU_DISTANCES),
     ),
     *_mutations(
         "kernels/gpu/tiles.py",
