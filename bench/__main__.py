@@ -7,6 +7,7 @@ from bench.distances.commands import edt_command, metrics_command
 from bench.endurance import endurance
 from bench.gpu.commands import gpu_command
 from bench.kernels.commands import kernels_command
+from bench.lazy.commands import head_command, resample_command
 from bench.main_job import main_job
 from bench.speed.commands import memory, report_command, speed
 from bench.training.commands import train, volume
@@ -19,7 +20,8 @@ def cli():
 
 SPEED = (memory, report_command, speed)
 GPU = (gpu_command, kernels_command)
-for command in (accuracy, edt_command, endurance, *GPU, main_job, metrics_command, *SPEED, train, volume):
+LAZY = (head_command, resample_command)
+for command in (accuracy, edt_command, endurance, *GPU, *LAZY, main_job, metrics_command, *SPEED, train, volume):
     cli.add_command(command)
 
 
