@@ -57,6 +57,8 @@ def run(monkeypatch, tmp_path):
 def test_code_runs_as_printed(run, page):
     if "accelerate(" in page.read_text():
         pytest.importorskip("monai")
+    for module in re.findall(r"^(?:from|import) (\w+)", whole(page), re.MULTILINE):
+        pytest.importorskip(module)
     run(page)
 
 
