@@ -252,7 +252,7 @@ def spread(
         end = tl.maximum(tl.where(some_inside, end, 0), tl.where(some_outside, end_inside, 0))
     elif MODE == "labels":
         begin, end = length * 0, length
-    k = tl.maximum(tl.maximum(first - end + 2, begin - first - TILE + 1), 1)
+    k = tl.maximum(tl.maximum(first - end + 1, begin - first - TILE + 1), 1)
     last_before, last_after = first - begin, end - first - TILE
     bound = greatest(tile, TILE)
     tile, best, k, bound = search(

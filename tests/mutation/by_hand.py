@@ -396,13 +396,6 @@ MUTATIONS: list[Mutation] = [
         ("k += AHEAD", "k += AHEAD + 1", _GPU_DISTANCES),
         ("tl.where(some_outside, begin_inside, length)", "length", _GPU_DISTANCES),
         ("several = several & (end_inside > 0)", "several = several | (end_inside > 0)", _GPU_DISTANCES),
-        ("tl.where(away < 0, x + 1 + away, x + away)", "x + away", _GPU_DISTANCES),
-    ),
-    *_mutations(
-        "kernels/gpu/distances.py",
-        ("if len(rest) == 2 else 1\n", "\n", _GPU_DISTANCES),
-        ("(greatest < 2**24 or not self.root)", "(greatest < 2**31 or not self.root)", _GPU_DISTANCES),
-        ("+ tile + AHEAD) * self._unit(axis) > longest", ") * self._unit(axis) > 2 * longest", _GPU_DISTANCES),
     ),
     *_mutations(
         "kernels/gpu/tiles.py",
