@@ -7,6 +7,7 @@ from bench.distances.commands import edt_command, metrics_command
 from bench.endurance import endurance
 from bench.gpu.commands import gpu_command
 from bench.kernels.commands import kernels_command
+from bench.lazy.commands import head_command, resample_command
 from bench.main_job import main_job
 from bench.report.commands import report_command, results_command
 from bench.speed.commands import memory, scaling, speed
@@ -19,8 +20,8 @@ def cli():
 
 
 for command in (
-    *(accuracy, edt_command, endurance, gpu_command, kernels_command, main_job, memory, metrics_command),
-    *(report_command, results_command, scaling, speed, train, volume),
+    *(accuracy, edt_command, endurance, gpu_command, head_command, kernels_command, main_job, memory, metrics_command),
+    *(report_command, resample_command, results_command, scaling, speed, train, volume),
 ):
     cli.add_command(command)
 

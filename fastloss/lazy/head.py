@@ -103,8 +103,8 @@ def lazy_head(module: Head, *, chunk_bytes: int | None = None) -> Head:
         module: ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d`` of kernel 1, without stride, padding and groups, of
             features ``[B, F, *S]``; or ``nn.Linear`` of features ``[B, *S, F]``, whose lazy logits ``[B, *S, C]`` stay
             lazy as ``[B, C, *S]`` through ``movedim``, ``permute`` or ``transpose``.
-        chunk_bytes: memory of a chunk, its logits and their gradient; None for half of the features, from 16 to 64 MiB
-            on a CPU and to 256 MiB elsewhere.
+        chunk_bytes: memory of a chunk, its logits and their gradient; None for three quarters of the features, from 16
+            to 64 MiB on a CPU, to 256 MiB elsewhere.
 
     Returns:
         The module.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lazy.chunks import Box, Gradients, Maker, add_adjoint, boxes, cut, make_chunk, making, no_gradients
+from ..lazy.chunks import PIECE, Box, Gradients, Maker, add_adjoint, boxes, cut, make_chunk, making, no_gradients
 from ..lazy.logits import LazyLogits
 from ..terms import VALIDATE_ALL, make_plan
 from .ops import NoForwardMode, apply_function, choose, first_derivative_only, sum_dtype
@@ -77,8 +77,9 @@ class _Call:
         features, weight, bias = self.made_of
         features, volumes = self.row(features), [x if x is None else self.row(x) for x in self.volumes]
         for box in boxes(batch, space, channels, self.maker):
-            parts = [cut(x, box, len(space)) for x in volumes]
-            yield box, make_chunk(self.maker, features, weight, bias, box), parts
+            for part in _whole_pieces(box) if self.as_rows else [box]:
+                parts = [cut(x, part, len(space)) for x in volumes]
+                yield part, make_chunk(self.maker, features, weight, bias, part), parts
 
     def check(self, logits: Tensor, parts: list[Tensor | None], bad_labels: bool | int) -> None:
         """Raises ValueError for what is no value of a chunk, with its place in the whole."""
@@ -102,6 +103,43 @@ def _is_row(volume: Tensor, axes: int) -> bool:
     return all(before == step * size for (_, before), (size, step) in itertools.pairwise(steps))
 
 
+def _whole_pieces(box: Box) -> Iterator[Box]:
+    """A row's part that is whole pieces, and what is left of it."""
+    samples, part = box
+    end = part.stop - (part.stop - part.start) % PIECE
+    for a, b in ((part.start, end), (end, part.stop)):
+        if a < b:
+            yield samples, slice(a, b)
+
+
+class _Pieces:
+    """A chunk of one sample as several samples, through strides: since the CPU's threads share samples, and of large
+    ones parts, of which a chunk has too few."""
+
+    def __init__(self, logits: Tensor):
+        space = logits.ndim - 2
+        voxels = logits.shape[2]
+        self.rows = space > 1 and voxels > 1
+        self.pieces = space == 1 and voxels > PIECE and voxels % PIECE == 0
+        self.apart = logits.device.type == "cpu" and logits.shape[0] == 1 and (self.rows or self.pieces)
+        self.axis = -space if self.rows else -2
+
+    def split(self, volume: Tensor) -> Tensor:
+        """``[1, ..., *S]`` as ``[pieces, ..., *piece]``."""
+        if not self.apart:
+            return volume
+        if self.pieces:
+            volume = volume.unflatten(-1, (-1, PIECE))
+        return volume.movedim(self.axis, 0).squeeze(1)
+
+    def join(self, volume: Tensor) -> Tensor:
+        """The same back."""
+        if not self.apart:
+            return volume
+        volume = volume.unsqueeze(1).movedim(0, self.axis)
+        return volume.flatten(-2) if self.pieces else volume
+
+
 def _lazy_sums(*arguments: Any) -> Tensor:
     call = _Call(*arguments)
     features = call.made_of[0]
@@ -110,13 +148,15 @@ def _lazy_sums(*arguments: Any) -> Tensor:
     with making(features.device):
         for box, logits, parts in call.chunks():
             bad_labels: bool | int = True
+            pieces = _Pieces(logits)
+            inputs = [x if x is None else pieces.split(x) for x in (logits, *parts)]
             if hasattr(call.module, "forward_with_bad_labels"):
-                found, bad_labels = call.module.forward_with_bad_labels(logits, *parts, call.plan)
+                found, bad_labels = call.module.forward_with_bad_labels(*inputs, call.plan)
             else:
-                found = call.module.forward(logits, *parts, call.plan)
+                found = call.module.forward(*inputs, call.plan)
             if call.validate:
                 call.check(logits, parts, bad_labels)
-            sums[box[0]] += found
+            sums[box[0]] += found.sum(0) if pieces.apart else found
     return sums
 
 
@@ -129,7 +169,10 @@ def _lazy_sums_backward(grad_sums: Tensor, wanted: Sequence[bool], *arguments: A
         rows = gradients._replace(features=call.row(gradients.features))
     with making(features.device):
         for box, logits, parts in call.chunks():
-            gradient = call.module.backward(grad_sums[box[0]], logits, *parts, call.plan)
+            pieces = _Pieces(logits)
+            z, volumes = pieces.split(logits), [x if x is None else pieces.split(x) for x in parts]
+            by_sums = grad_sums[box[0]].expand(z.shape[0], -1, -1)
+            gradient = pieces.join(call.module.backward(by_sums, z, *volumes, call.plan))
             add_adjoint(call.maker, gradient, call.row(features), weight, bias, box, rows)
     return tuple(_found(gradients, call.made_of))
 
