@@ -124,9 +124,9 @@ class _Pieces:
         self.apart = logits.device.type == "cpu" and logits.shape[0] == 1 and (self.rows or self.pieces)
         self.axis = -space if self.rows else -2
 
-    def split(self, volume: Tensor | None) -> Tensor | None:
+    def split(self, volume: Tensor) -> Tensor:
         """``[1, ..., *S]`` as ``[pieces, ..., *piece]``."""
-        if volume is None or not self.apart:
+        if not self.apart:
             return volume
         if self.pieces:
             volume = volume.unflatten(-1, (-1, PIECE))
@@ -149,7 +149,7 @@ def _lazy_sums(*arguments: Any) -> Tensor:
         for box, logits, parts in call.chunks():
             bad_labels: bool | int = True
             pieces = _Pieces(logits)
-            inputs = [pieces.split(x) for x in (logits, *parts)]
+            inputs = [x if x is None else pieces.split(x) for x in (logits, *parts)]
             if hasattr(call.module, "forward_with_bad_labels"):
                 found, bad_labels = call.module.forward_with_bad_labels(*inputs, call.plan)
             else:
@@ -170,9 +170,9 @@ def _lazy_sums_backward(grad_sums: Tensor, wanted: Sequence[bool], *arguments: A
     with making(features.device):
         for box, logits, parts in call.chunks():
             pieces = _Pieces(logits)
-            inputs = [pieces.split(x) for x in (logits, *parts)]
-            by_sums = grad_sums[box[0]].expand(inputs[0].shape[0], -1, -1)
-            gradient = pieces.join(call.module.backward(by_sums, *inputs, call.plan))
+            z, volumes = pieces.split(logits), [x if x is None else pieces.split(x) for x in parts]
+            by_sums = grad_sums[box[0]].expand(z.shape[0], -1, -1)
+            gradient = pieces.join(call.module.backward(by_sums, z, *volumes, call.plan))
             add_adjoint(call.maker, gradient, call.row(features), weight, bias, box, rows)
     return tuple(_found(gradients, call.made_of))
 
