@@ -4,7 +4,6 @@ from .accelerate.core import accelerate
 from .ahead import warmup
 from .lazy.head import lazy_head
 from .lazy.interpolate import interpolate
-from .lazy.logits import LazyLogits
 from .lazy.resample import resample_argmax
 from .losses.base import CompoundLoss, SumLoss
 from .losses.compound import ComboLoss, DiceCELoss, DiceFocalLoss, ExpLogLoss
@@ -21,6 +20,7 @@ from .losses.spatial.hausdorff import HausdorffConvLoss, HausdorffErosionLoss
 from .losses.spatial.structural import StructuralSimilarityLoss
 from .losses.unified import UnifiedFocalLoss
 from .passes.distributed import gather_sums
+from .passes.lazy_logits import LazyLogits
 from .passes.ops import backend
 from .passes.sums import voxel_losses, voxel_sums
 

@@ -5,7 +5,7 @@ from fastloss.kernels.gpu import resample as gpu_resample
 from fastloss.kernels.layout import Axis
 
 from bench.kernels.stencils import StencilVariant
-from fastloss.lazy.resize import Resize
+from fastloss.passes.resize import Resize
 
 CASES = ((torch.float32, torch.uint8), (torch.bfloat16, torch.uint8), (torch.float64, torch.int16))
 

@@ -1,1 +1,1 @@
-"""Logits that are made chunk by chunk where a pass needs them, and never as a whole."""
+"""What makes logits chunk by chunk, never as a whole: heads, interpolation; and labels at another resolution."""

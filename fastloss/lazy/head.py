@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..passes.chunks import default_chunk_bytes
 from ..passes.inputs import as_number, check_count
-from .chunks import default_chunk_bytes
-from .logits import LazyLogits
-from .resize import NO_RESIZE
+from ..passes.lazy_logits import LazyLogits
+from ..passes.resize import NO_RESIZE
 
 Head = TypeVar("Head", bound=nn.Module)
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..passes.chunks import default_chunk_bytes
 from ..passes.inputs import FLOATS, as_number, check_count, check_flag, check_iterable, check_positive, check_tensor
-from .chunks import default_chunk_bytes
-from .logits import LazyLogits
-from .resize import Resize
+from ..passes.lazy_logits import LazyLogits
+from ..passes.resize import Resize
 
 MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear")
 _LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3}  # and how many spatial axes they have

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from fastloss.kernels.layout import Axis
 
+from ..passes.chunks import making
 from ..passes.inputs import FLOATS, check_choice, check_count, check_flag
+from ..passes.lazy_logits import LazyLogits
 from ..passes.ops import choose_room, forced_backend
-from .chunks import making
+from ..passes.resize import Resize
 from .interpolate import MODES, sizes_of
-from .logits import LazyLogits
-from .resize import Resize
 
 _FEW_PLANES = 16  # of the result that are made of one part at least, since parts have planes in common
 _MOST_CLASSES = 2**15

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..lazy.logits import LazyLogits
 from ..passes.distributed import check_process_group, gathered_sums
 from ..passes.inputs import Factors, Inputs, check_factors, check_iterable, weighted_sum
+from ..passes.lazy_logits import LazyLogits
 from ..passes.ops import by_term
 from ..passes.sums import checked_quotients, checked_sums, checked_sums_of_terms, checked_voxel_losses, reads_map
 from ..quotients import Quotient

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..lazy.logits import LazyLogits
 from ..passes.inputs import (
     Factors,
     check_at_least_zero,
@@ -18,6 +17,7 @@ from ..passes.inputs import (
     check_tensor,
     weighted_sum,
 )
+from ..passes.lazy_logits import LazyLogits
 from ..passes.ops import refuse_script
 from .options import CalledWithInput
 

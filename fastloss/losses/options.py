@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..lazy.logits import LazyLogits
 from ..passes.inputs import (
     Inputs,
     as_number,
@@ -23,6 +22,7 @@ from ..passes.inputs import (
     check_inputs,
     check_weight_length,
 )
+from ..passes.lazy_logits import LazyLogits
 from ..passes.ops import refuse_script
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))

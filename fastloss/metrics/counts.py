@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ..lazy.logits import LazyLogits
+from ..passes.lazy_logits import LazyLogits
 from .inputs import Segmentations, check_segmentations
 
 

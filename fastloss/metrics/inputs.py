@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..distance.inputs import MAX_AXES, Spacing, as_tensor, axes_of_spacing, has_channel_axis, whole_number
-from ..lazy.logits import LazyLogits
 from ..passes.inputs import as_flag, as_int64, check_choice, check_ignore_index
+from ..passes.lazy_logits import LazyLogits
 from ..passes.ops import distances_in_triton
 
 Place = tuple[slice, ...]  # of the first one or two spatial axes

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..lazy.logits import LazyLogits
 from ..terms import ACTIVATIONS, VALIDATE_ALL, VALIDATE_LABELS, VALIDATE_NOTHING
+from .lazy_logits import LazyLogits
 from .values import whole_labels
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lazy.chunks import PIECE, Box, Gradients, Maker, add_adjoint, boxes, cut, make_chunk, making, no_gradients
-from ..lazy.logits import LazyLogits
 from ..terms import VALIDATE_ALL, make_plan
+from .chunks import PIECE, Box, Gradients, Maker, add_adjoint, boxes, cut, make_chunk, making, no_gradients
+from .lazy_logits import LazyLogits
 from .ops import NoForwardMode, apply_function, choose, first_derivative_only, sum_dtype
 from .values import check_values
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lazy.logits import LazyLogits
 from ..quotients import Quotient
 from ..terms import MAP_PREFIX, check_terms
 from . import ops, voxel_ops
 from .inputs import Inputs, as_number, check_activation, check_finite, check_flag, check_ignore_index, check_inputs
+from .lazy_logits import LazyLogits
 from .lazy_ops import lazy_sums
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastloss
-from fastloss.lazy.logits import LazyLogits
+from fastloss.passes.lazy_logits import LazyLogits
 
 LINEAR = ("linear", "bilinear", "trilinear")
 SPACES = ((7,), (5, 6), (4, 5, 3))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...distance.inputs import Spacing, spacing_per_sample
 from ...distance.transforms import distance_field
-from ...lazy.logits import LazyLogits
 from ...passes.inputs import Inputs, check_has_values
+from ...passes.lazy_logits import LazyLogits
 from ...passes.ops import distances_in_triton
 from ...terms import first_label
 
