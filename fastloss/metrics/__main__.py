@@ -31,6 +31,12 @@ def tolerance(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of pictures of at least 0")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fastloss.metrics", description="Scores of segmentations.")
     command = parser.add_subparsers(dest="command", required=True).add_parser(
@@ -44,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     command.add_argument("--csv", type=Path, default=Path("scores.csv"), metavar="FILE", help="default scores.csv")
     command.add_argument("--html", type=Path, metavar="FILE", help="a report with pictures of the worst cases")
-    command.add_argument("--worst", type=int, default=6, metavar="N", help="pictures in the report; default 6")
+    command.add_argument("--worst", type=count, default=6, metavar="N", help="pictures in the report; default 6")
     given = parser.parse_args(arguments)
     try:
         from .nifti import DataError
@@ -56,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         score_folders(
-            given.truth, given.prediction, given.spacing, given.tolerance, given.csv, given.html, max(0, given.worst)
+            given.truth, given.prediction, given.spacing, given.tolerance, given.csv, given.html, given.worst
         )
     except DataError as error:
         print(error, file=sys.stderr)

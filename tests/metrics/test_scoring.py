@@ -71,6 +71,12 @@ def test_report_has_the_worst_case_first(folders):
     assert text.count("data:image/png;base64,") == 1 and "http" not in text
 
 
+def test_a_number_of_pictures_that_is_none(folders, capsys):
+    with pytest.raises(SystemExit):
+        score(folders[0], "--worst", "-1")
+    assert "got '-1', expected a number of pictures of at least 0" in capsys.readouterr().err
+
+
 def test_a_truth_without_prediction_is_named(folders, capsys):
     folder, _ = folders
     (folder / "prediction/case1.nii.gz").unlink()
