@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 # where there is no terminal, in a log, rich would take 80 columns
-console = Console(width=None if sys.stdout.isatty() else 100)
+console = Console(width=None if sys.stdout.isatty() else 130)
 
 
 class RateColumn(ProgressColumn):

@@ -404,6 +404,7 @@ def test_door_says_what_is_wrong(arguments, error, monkeypatch, capsys):
     from fastloss.accelerate.__main__ import main
 
     monkeypatch.setattr(sys, "argv", ["fastloss.accelerate", *arguments])
+    monkeypatch.setenv("FASTLOSS_ACCELERATE", "")  # which main() sets for the program, and which is to be put back
     with pytest.raises(SystemExit):
         main()
     assert error in capsys.readouterr().err
