@@ -146,8 +146,8 @@ def dice(self: Any, y_pred: Tensor, y_true: Tensor) -> Tensor:
     loss = loss * present
     if self.classes is not None:
         loss = loss[self.classes]
-    if self.ignore_index is not None and getattr(self, "gamma", 1.0) < 1:
-        require(loss.any(), "loss of 0 with an infinite slope, NaN at ignored voxels")
+    if (self.ignore_index is not None or self.log_loss) and getattr(self, "gamma", 1.0) < 1:
+        require(loss.any(), "loss of 0 with an infinite slope, NaN where it is not cut off")
     aggregated: Tensor = self.aggregate_loss(loss)
     return aggregated
 

@@ -40,6 +40,13 @@ def test_draws(peer, backend, draws):
     assert found["share"] > 0.5
 
 
+@pytest.mark.parametrize("peer, seed", [("smp", 701193)])
+def test_draws_that_differed_once(peer, seed):
+    peer_module(PEERS[peer])
+    with fastloss.backend("reference"):
+        assert not record(peer, seed, 1)["differing"]
+
+
 def test_other_versions_keep_their_own_losses(caplog):
     for found, left in (("0.5.0", 0), ("0.5.2", 1), ("0.60.0", 0), ("0.6.0", 1)):
         served = core.Served()
