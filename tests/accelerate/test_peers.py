@@ -40,10 +40,10 @@ def test_draws(peer, backend, draws):
     assert found["share"] > 0.5
 
 
-@pytest.mark.parametrize("peer, seed", [("smp", 701193)])
+@pytest.mark.parametrize("peer, seed", [("smp", 701193), ("monai", 101006)])
 def test_draws_that_differed_once(peer, seed):
-    peer_module(PEERS[peer])
-    with fastloss.backend("reference"):
+    peer_module(PEERS.get(peer, peer))
+    with fastloss.backend("numba"):
         assert not record(peer, seed, 1)["differing"]
 
 

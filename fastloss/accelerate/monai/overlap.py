@@ -9,7 +9,7 @@ from monai import losses
 from torch import Tensor
 
 from ..core import Unserved, check_tensors
-from ..shared import Sums, part, require
+from ..shared import Sums, part, require, serve
 from .common import (
     OWN_OPTIONS,
     UNSIGNED,
@@ -148,15 +148,9 @@ def mcc_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     if not truth.dtype.is_floating_point:
         truth = truth._replace(dtype=torch.get_default_dtype())  # that of 1.0 - target
     p = activated(self, input, truth, ("y*p", "r*q", "r*p", "y*q"))
-    if are_probabilities(p):
-        (sums,) = sums_of(p)
-        tp, tn, fp, fn = region_sums(self, sums, p.terms)
-    else:  # a pass takes a negative 1 - p for 0
-        p = p._replace(terms=("y*p", "p", "y", "count"))
-        (sums,) = sums_of(p)
-        tp, predicted, true, voxels = region_sums(self, sums, p.terms)
-        fp, fn = predicted - tp, true - tp
-        tn = voxels - tp - fp - fn
+    serve(are_probabilities(p), "values that are no probabilities")  # roots of differences near 0 lose all digits
+    (sums,) = sums_of(p)
+    tp, tn, fp, fn = region_sums(self, sums, p.terms)
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     score = 1 - (tp * tn - fp * fn + self.smooth_nr) / (product + self.smooth_dr).sqrt()
     return reduced(self, torch.where((fp == 0) & (fn == 0), 0.0, score), p, broadcast=False)
