@@ -325,3 +325,12 @@ def test_processes(tmp_path):
         assert list(found) == list(KINDS)
         for grads in found.values():
             torch.testing.assert_close(grads, [p.grad for p in plain.parameters()], rtol=1e-4, atol=1e-6)
+
+
+def test_accelerated_losses_of_other_libraries_get_the_real_logits():
+    head, features = fastloss.lazy_head(nn.Conv3d(4, 3, 1)), torch.randn(1, 4, *SPACE)
+    labels = torch.randint(0, 3, (1, *SPACE))
+    expected = F.cross_entropy(head(features).tensor(), labels)
+    with fastloss.accelerate("torch") as handle:
+        torch.testing.assert_close(F.cross_entropy(head(features), labels), expected)
+    assert handle.report()["cross_entropy"].passed_on
