@@ -54,7 +54,8 @@ class Sources(NamedTuple):
 
     @property
     def identity(self) -> bool:
-        return self.length == self.outputs
+        """As torch has it: a factor near 1 moves the nearest voxels even where it leaves their number as it is."""
+        return self.length == self.outputs and (self.mode == "linear" or self.scale in (0.0, 1.0))
 
     def places(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """The lower and the upper voxel of each output, and the share of the upper."""

@@ -167,3 +167,16 @@ def test_what_is_wrong_is_named():
         fastloss.interpolate(x[0, 0], 8)
     with pytest.raises(ValueError, match=r"target: got .*\[1, 4, 4\] for logits \[1, 2, 8, 8\]"):
         fastloss.DiceLoss()(fastloss.interpolate(x, 8), torch.zeros(1, 4, 4).long())
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "trilinear"])
+def test_a_factor_near_one_that_leaves_the_size(mode):
+    x = torch.randn(1, 3, 10, 19, 7, dtype=torch.float64)
+    options = {"scale_factor": 1.05, "mode": mode}
+    expected, target = F.interpolate(x, **options), torch.randint(0, 3, (1, 10, 19, 7))
+    lazy = fastloss.interpolate(x, **options, chunk_bytes=4000)
+    assert lazy.shape == x.shape
+    with fastloss.backend("reference"):
+        loss = fastloss.CrossEntropyLoss()
+        torch.testing.assert_close(loss(lazy, target), loss(expected, target))
+    assert torch.equal(fastloss.resample_argmax(x, **options).long(), expected.argmax(1))
