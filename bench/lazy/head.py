@@ -11,8 +11,8 @@ from torch import nn
 
 import fastloss
 from bench.lazy.process import peak_of
+from bench.lazy.table import ways_table
 from bench.machine import installed_version, machine, notes_on_others, watch_others
-from bench.output import machine_line, number, plain_table
 from bench.peak_memory import peak_bytes
 from bench.timing import Contestant, interleave, quartiles
 
@@ -123,22 +123,7 @@ def peak_here(way: str, **case) -> int:
 
 def head_table(rows: list[dict]) -> Table:
     """Times and peaks, and how many times those of the lazy head."""
-    columns = ("case", "way", "ms", "times lazy", "peak MiB", "times lazy")
-    table = plain_table("head and loss, forward and backward", columns, columns[:2])
-    for row in rows:
-        lazy = row["ways"][LAZY]
-        for way, its in row["ways"].items():
-            peak, least = its["peak_bytes"], lazy["peak_bytes"]
-            table.add_row(
-                row["name"] if way == LAZY else "",
-                way,
-                number(its["total_ms"], 1),
-                number(its["total_ms"] / lazy["total_ms"]),
-                number(None if peak is None else peak / 2**20, 1),
-                number(peak / least if peak is not None and least else None, 1),
-            )
-    table.caption = machine_line(rows[0])
-    return table
+    return ways_table(rows, "head and loss, forward and backward", LAZY, "times lazy", "total_ms", 2)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 import fastloss
 from bench.lazy.process import peak_of
+from bench.lazy.table import ways_table
 from bench.machine import installed_version, machine, notes_on_others, synchronise, watch_others
-from bench.output import machine_line, number, plain_table
 from bench.peak_memory import peak_so_far, reset_peak, resident_bytes
 from bench.timing import no_collection, quartiles
 
@@ -115,22 +115,7 @@ def peak_here(way: str, **case) -> int:
 
 def resample_table(rows: list[dict]) -> Table:
     """Times and peaks, and how many times ours."""
-    columns = ("case", "way", "ms", "times ours", "peak MiB", "times ours")
-    table = plain_table("labels at another resolution", columns, columns[:2])
-    for row in rows:
-        ours = row["ways"][OURS]
-        for way, its in row["ways"].items():
-            peak, least = its["peak_bytes"], ours["peak_bytes"]
-            table.add_row(
-                row["name"] if way == OURS else "",
-                way,
-                number(its["ms"], 1),
-                number(its["ms"] / ours["ms"], 1),
-                number(None if peak is None else peak / 2**20, 1),
-                number(peak / least if peak is not None and least else None, 1),
-            )
-    table.caption = machine_line(rows[0])
-    return table
+    return ways_table(rows, "labels at another resolution", OURS, "times ours", "ms", 1)
 
 
 if __name__ == "__main__":
