@@ -5,6 +5,8 @@ import torch
 from oracle import close, make, one_hot, value_and_gradient
 from rows import EVERY_CLASS
 
+import fastloss
+
 SPACE = (5, 6)
 
 every_class = pytest.mark.parametrize("loss", EVERY_CLASS, ids=str)
@@ -140,3 +142,22 @@ def test_half_precision_is_the_loss_of_its_float32(each_backend, loss):
     assert value.dtype == torch.float32 and gradient.dtype == torch.float16
     close(value, expected)
     torch.testing.assert_close(gradient.float(), slope, rtol=2**-10, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", [row for row in EVERY_CLASS if issubclass(row.cls, fastloss.SumLoss)], ids=str)
+def test_a_loss_on_sums_keeps_nothing_of_the_logits_size(loss):
+    logits, labels = make("softmax", 3, (40, 50))
+    leaf, kept = logits.requires_grad_(), []
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in given:
+            kept.append(tensor.numel())
+        return tensor
+
+    given = {x.untyped_storage().data_ptr() for x in (leaf, labels)}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        value = loss()(leaf, labels)
+    has_map = loss.has_distances or loss.cls is fastloss.StructuralSimilarityLoss
+    assert kept and sum(kept) <= has_map * logits.numel() + 1000
+    value.backward()
+    assert leaf.grad.any()

@@ -50,15 +50,23 @@ def speed(results: Results) -> str:
 
 
 def speed_mean(results: Results) -> str:
-    """The geometric mean, with and without exacta, and the rows where a peer is faster."""
+    """The geometric mean, with and without exacta, and the rows where fastloss is slower or not far ahead."""
     peers = [(row["class"], peer) for row in results["speed"] for peer in row["peers"]]
     factors = [peer["speedup"] for _, peer in peers]
     well_known = [peer["speedup"] for _, peer in peers if peer["package"] != "exacta"]
-    slower = [f"`{name}` than {peer['name']} ({peer['speedup']:.2f})" for name, peer in peers if peer["speedup"] < 1]
     text = f"The geometric mean of the {len(factors)} rows is {statistics.geometric_mean(factors):.1f}"
     if len(well_known) < len(factors):
         text += f", of those without exacta {statistics.geometric_mean(well_known):.1f}"
-    return f"{text}. Slower: {', '.join(slower) if slower else 'none'}."
+    slower, near = (
+        [
+            f"`{name}` than {peer['name']} ({peer['speedup']:.2f})"
+            for name, peer in peers
+            if least <= peer["speedup"] < most
+        ]
+        for least, most in ((0, 1), (1, 2))
+    )
+    text += f". Slower: {', '.join(slower) or 'none'}."
+    return text + (f" Less than twice as fast: {', '.join(near)}." if near else "")
 
 
 def headline(results: Results) -> str:
@@ -73,7 +81,7 @@ def headline(results: Results) -> str:
             cells = [f"`{row['class']}`", number(row["total_ms"], 1), peer["name"], number(best, 1)]
             rows.append([*cells, times(peer["speedup"]), memory])
     heads = ("loss", "ms", "fastest peer", "its ms", "× faster", "peak memory: fastloss, peer eager, compiled")
-    return markdown(heads, rows) + source("speed", results["speed"])
+    return f"{markdown(heads, rows)}\n\n{speed_mean(results)}{source('speed', results['speed'])}"
 
 
 def classes(results: Results) -> str:
@@ -132,12 +140,29 @@ def edt(results: Results) -> str:
     return "\n\n".join(parts) + source("edt", results["edt"])
 
 
+def edt_headline(results: Results) -> str:
+    """The fastest peer of each kind, without the table."""
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in results["edt"]):
+        own = [row for row in results["edt"] if row["kind"] == kind and not row["refused"]]
+        peers = dict.fromkeys(peer for row in own for peer in row["faster"])
+        lines.append(edt_summary(own, kind, min(peers, key=lambda peer, own=own: edt_mean(own, peer))))
+    return "\n".join(lines) + source("edt", results["edt"])
+
+
+def edt_mean(rows: list[dict], peer: str) -> float:
+    """How many times faster than a peer, the geometric mean of the rows that have it."""
+    return statistics.geometric_mean(row["faster"][peer] for row in rows if peer in row["faster"])
+
+
 def edt_summary(rows: list[dict], kind: str, peer: str) -> str:
     """The mean and the least factor, and what the peer was given."""
-    factors = [row["faster"][peer] for row in rows if peer in row["faster"]]
     ways = list(dict.fromkeys(row["ways"][peer] for row in rows if peer in row["ways"]))
-    mean = statistics.geometric_mean(factors)
-    return f"* {kind}, {peer}: geometric mean {mean:.1f}, least {min(factors):.1f}; fastest given {' or '.join(ways)}"
+    least = min((row for row in rows if peer in row["faster"]), key=lambda row: row["faster"][peer])
+    place = f"{least['mask']}, {least['shape'][0]}³, {':'.join(f'{mm:g}' for mm in least['spacing_mm'])}"
+    text = f"{kind}, than {peer}: {edt_mean(rows, peer):.1f} times faster (geometric mean), "
+    text += f"at least {least['faster'][peer]:.1f} ({place})"
+    return f"* {text}; {peer} is fastest given {' or '.join(ways)}"
 
 
 def metrics(results: Results) -> str:
@@ -153,19 +178,24 @@ def metrics(results: Results) -> str:
 
 
 def accuracy(results: Results) -> str:
-    """Errors of value and gradient beside the best peer's, in float32 at the smallest size."""
+    """Errors of value and gradient beside the best peer's, in float32 at the smallest size, and the largest of all."""
     least = min(row["shape"][2] for row in results["accuracy"])
-    rows = []
-    for row in results["accuracy"]:
-        if row["dtype"] == "float32" and row["shape"][2] == least:
-            cells = [f"`{row['class']}`"]
-            for what in ("value", "gradient"):
-                best = best_peer(row["errors"], what)
-                cells.append(f"{row['errors']['ours'][what]:.1e}")
-                cells.append(f"{row['errors'][best][what]:.1e} ({best})" if best else "–")
-            rows.append(cells)
+    shown = [row for row in results["accuracy"] if row["dtype"] == "float32" and row["shape"][2] == least]
+    rows, largest = [], []
+    for row in shown:
+        cells = [f"`{row['class']}`"]
+        for what in ("value", "gradient"):
+            best = best_peer(row["errors"], what)
+            cells.append(f"{row['errors']['ours'][what]:.1e}")
+            cells.append(f"{row['errors'][best][what]:.1e} ({best})" if best else "–")
+        rows.append(cells)
+    for what in ("value", "gradient"):
+        worst = max(shown, key=lambda row, what=what: row["errors"]["ours"][what])
+        largest.append(f"{what} {worst['errors']['ours'][what]:.1e} (`{worst['class']}`)")
     heads = ("loss", "value", "best peer's", "gradient", "best peer's")
-    return markdown(heads, rows) + source("accuracy", results["accuracy"])
+    shape = "×".join(map(str, shown[0]["shape"]))
+    text = f"float32, {shape}; the largest errors of fastloss: {', '.join(largest)}."
+    return f"{markdown(heads, rows)}\n\n{text}{source('accuracy', results['accuracy'])}"
 
 
 def train(results: Results) -> str:
@@ -185,21 +215,19 @@ def train(results: Results) -> str:
 def kernels(results: Results) -> str:
     """What each kind of GPU kernel moves and issues, and the time that is predicted from it."""
     found = results["kernels"]
+    measured = any(row["measured_us"] for row in found["kernels"])
     rows = [
         [row["name"], f"{number(row['moved'])} ({number(row['moved'] / row['compulsory'], 3)})",
          number(row["instructions"], 0), number(row["bandwidth_us"], 1), number(row["predicted_us"], 1),
-         number(row["measured_us"], 1)]
+         *([number(row["measured_us"], 1)] if measured else [])]
         for row in found["kernels"]
     ]  # fmt: skip
-    heads = (
-        "kernel",
-        "bytes a voxel (of least)",
-        "instructions a voxel",
-        "bandwidth µs",
-        "predicted µs",
-        "measured µs",
-    )
-    return markdown(heads, rows) + source("kernels", found)
+    heads = ["kernel", "bytes a voxel (of least)", "instructions a voxel", "bandwidth µs", "predicted µs"]
+    volume = "×".join(map(str, found["shape"]))
+    text = f"Batch and volume {volume}, predicted at {found['bandwidth_tb_s']:g} TB/s and an H100's issue rate"
+    text += "." if measured else "; none of it was timed on a GPU."
+    table = markdown(heads + ["measured µs"] * measured, rows)
+    return f"{table}\n\n{text}{source('kernels', found)}"
 
 
 def machine(results: Results) -> str:
@@ -216,6 +244,7 @@ BLOCKS: dict[str, tuple[Callable[[Results], str], tuple[str, ...]]] = {
     "untuned": (untuned, ("untuned",)),
     "memory": (memory, ("memory",)),
     "edt": (edt, ("edt",)),
+    "edt-headline": (edt_headline, ("edt",)),
     "metrics": (metrics, ("metrics",)),
     "accuracy": (accuracy, ("accuracy",)),
     "train": (train, ("train",)),

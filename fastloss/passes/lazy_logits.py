@@ -170,7 +170,7 @@ class LazyLogits:
         batch, _, *space = self.maker.shape(self.features, self.weight)
         found = torch.empty((batch, *space), dtype=torch.int64, device=self.device)
         for box, logits in self.chunks():
-            found[box] = logits.max(1)[1]  # argmax is 14 times slower on the CPU
+            found[box] = logits.max(1)[1]  # argmax is slower on the CPU
         return found.unsqueeze(channels) if keepdim else found
 
     def softmax(self, dim: int, dtype: torch.dtype | None = None) -> Tensor:

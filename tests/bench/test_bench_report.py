@@ -53,7 +53,7 @@ def report(root, results, *more):
 
 
 def test_blocks_are_filled_from_the_json_and_nothing_else_changes(tmp_path, results):
-    names = ["speed", "headline", "classes", "edt", "metrics", "accuracy", "machine"]
+    names = ["speed", "headline", "classes", "edt", "edt-headline", "metrics", "accuracy", "machine"]
     (tmp_path / "docs" / "deep").mkdir(parents=True)
     files = {tmp_path / "README.md": names[:2], tmp_path / "docs" / "deep" / "page.md": names[2:]}
     for file, own in files.items():
@@ -67,7 +67,10 @@ def test_blocks_are_filled_from_the_json_and_nothing_else_changes(tmp_path, resu
     assert f"| `DiceCELoss` | {rows[0]['total_ms']:.1f} |" in readme and "| `PolyLoss` |" in readme
     assert rows[0]["machine"]["cpu"] in readme and rows[0]["machine"]["commit"][:12] in page
     edt = json.loads((results / "edt.json").read_text())
-    assert f"fastest given {edt[0]['ways']['edt']}" in page
+    assert f"edt is fastest given {edt[0]['ways']['edt']}" in page
+    least = min((row for row in edt if row["kind"] == "unsigned"), key=lambda row: row["faster"]["edt"])
+    spacing = ":".join(f"{mm:g}" for mm in least["spacing_mm"])
+    assert f"at least {least['faster']['edt']:.1f} (ball, 12³, {spacing})" in page
     for table in re.findall(r"(?:^\|.*\n)+", readme + page, re.MULTILINE):
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
     assert (tmp_path / "figures" / "accuracy.svg").is_file()
@@ -91,9 +94,14 @@ def test_an_unknown_block_is_named():
 
 def test_rows_where_a_peer_is_faster_are_named(results):
     rows = json.loads((results / "speed.json").read_text())
-    rows[0]["peers"][0]["speedup"] = 0.5
-    text, missing = filled("<!-- speed -->\n<!-- /speed -->", {"speed": rows})
-    assert not missing and f"Slower: `DiceCELoss` than {rows[0]['peers'][0]['name']} (0.50)" in text
+    peer, *others = rows[0]["peers"]
+    for other in others:
+        other["speedup"] = 2.5
+    for speedup, told in ((0.5, "Slower: "), (1.5, "Slower: none. Less than twice as fast: ")):
+        peer["speedup"] = speedup
+        text, missing = filled("<!-- speed -->\n<!-- /speed -->", {"speed": rows})
+        assert not missing and f"{told}`DiceCELoss` than {peer['name']} ({speedup:.2f})" in text
+        assert ("Less than twice" in text) == (speedup > 1)
 
 
 def test_tables_of_memory_training_and_kernels(results):
@@ -108,6 +116,7 @@ def test_tables_of_memory_training_and_kernels(results):
             | {"loss_ms": 1.5, "loss_share": 0.012, "survey": {"dice": 0.97}, "steps": 220, "epochs": 10}
         ],
         "kernels": about
+        | {"shape": [2, 128, 128, 128], "bandwidth_tb_s": 3.0}
         | {
             "kernels": [
                 {"name": "k", "moved": 9.06, "compulsory": 9.0, "instructions": 89, "bandwidth_us": 12.7}
@@ -118,7 +127,11 @@ def test_tables_of_memory_training_and_kernels(results):
     blocks = {name: filled(f"<!-- {name} -->\n<!-- /{name} -->", found)[0] for name in found}
     assert "| `dice` | fastloss | 1.00 | 200³ |" in blocks["memory"]
     assert "0.900 ± 0.010" in blocks["train"] and "220 steps (10 epochs) of each loss, 2 seed" in blocks["train"]
-    assert "| k | 9.06 (1.007) | 89 | 12.7 | 13.0 | - |" in blocks["kernels"]
+    assert "| k | 9.06 (1.007) | 89 | 12.7 | 13.0 |\n" in blocks["kernels"]
+    assert "predicted at 3 TB/s" in blocks["kernels"] and "none of it was timed on a GPU" in blocks["kernels"]
+    found["kernels"]["kernels"][0]["measured_us"] = 14.0
+    measured = filled("<!-- kernels -->\n<!-- /kernels -->", found)[0]
+    assert "| k | 9.06 (1.007) | 89 | 12.7 | 13.0 | 14.0 |" in measured and "none of it" not in measured
 
 
 def test_every_measurement_has_a_command_and_every_block_its_measurements():
