@@ -127,7 +127,7 @@ class LabelMaps:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.save(file, found.numpy(force=True))
+                np.save(file, found.cpu().numpy())
             os.replace(name, path)
         except BaseException:
             os.unlink(name)

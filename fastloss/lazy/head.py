@@ -37,6 +37,8 @@ class _LazyHead(nn.Module):
             input = input.features
         features, weight = input.movedim(-1, 1) if last and input.ndim > 2 else input, self.weight
         dtype, kind = features.dtype, features.device.type
+        if kind == "meta":  # has no values, and no autocast
+            return None
         if torch.is_autocast_enabled(kind) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(kind)
         elif dtype != weight.dtype:

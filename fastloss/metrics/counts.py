@@ -90,7 +90,7 @@ def confusion_counts(
     given = check_segmentations(prediction, target, classes, activation, ignore_index, mask, spatial_axes)
     count = _count_masks if given.overlapping else _count_labels
     batch = given.target.shape[0]
-    table = torch.zeros((batch, 4, given.classes), dtype=torch.int64, device=given.target.device)
+    table = given.target.new_zeros((batch, 4, given.classes), dtype=torch.int64)
     for sample in range(batch):
         count(given, sample, table[sample])
     given.read()
@@ -122,13 +122,13 @@ def confusion_matrix(
     samples = [_pairs(given, sample) for sample in range(given.target.shape[0])]
     given.read()
     side = (given.classes, given.classes)
-    return torch.stack(samples) if samples else torch.zeros((0, *side), dtype=torch.int64, device=given.target.device)
+    return torch.stack(samples) if samples else given.target.new_zeros((0, *side), dtype=torch.int64)
 
 
 def _pairs(given: Segmentations, sample: int) -> Tensor:
     """Voxels of each true and predicted label, ``[C, C]``."""
     side = given.classes + 1  # the last: voxels that do not count
-    pairs = torch.zeros(side * side, dtype=torch.int64, device=given.target.device)
+    pairs = given.target.new_zeros(side * side, dtype=torch.int64)
     for slab in given.slabs(sample):
         number = slab.target.mul(side).add_(slab.prediction).flatten()
         if given.on_device:  # whose bincount reads the greatest number first; a label beyond is raised in the end

@@ -194,7 +194,7 @@ def _volumes(given: Segmentations, sample: int) -> list[np.ndarray]:
     volumes = [np.empty((*channels, *given.space), dtype) for _ in range(2)]
     for slab in given.slabs(sample):
         for volume, part in zip(volumes, (slab.prediction, slab.target), strict=True):
-            volume[every + slab.place] = part.numpy(force=True)
+            volume[every + slab.place] = part.cpu().numpy()
     return volumes
 
 

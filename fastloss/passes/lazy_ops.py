@@ -200,8 +200,8 @@ def _lazy_sums_backward_fake(grad_sums: Tensor, wanted: Sequence[bool], *argumen
 for _key in ("CPU", "CUDA", "MPS", "XPU"):
     _library.impl("lazy_sums", _lazy_sums, _key)
     _library.impl("lazy_sums_backward", _lazy_sums_backward, _key)
-torch.library.register_fake("fastloss::lazy_sums", _lazy_sums_fake, lib=_library)
-torch.library.register_fake("fastloss::lazy_sums_backward", _lazy_sums_backward_fake, lib=_library)
+torch.library.register_fake("fastloss::lazy_sums", _lazy_sums_fake)
+torch.library.register_fake("fastloss::lazy_sums_backward", _lazy_sums_backward_fake)
 
 
 class _LazySums(torch.autograd.Function):

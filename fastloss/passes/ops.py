@@ -184,8 +184,8 @@ def _voxel_sums_backward_fake(grad_sums: Tensor, logits: Tensor, *inputs: Any) -
 for _key in ("CPU", "CUDA", "MPS", "XPU"):
     _library.impl("voxel_sums", _voxel_sums, _key)
     _library.impl("voxel_sums_backward", _voxel_sums_backward, _key)
-torch.library.register_fake("fastloss::voxel_sums", _voxel_sums_fake, lib=_library)
-torch.library.register_fake("fastloss::voxel_sums_backward", _voxel_sums_backward_fake, lib=_library)
+torch.library.register_fake("fastloss::voxel_sums", _voxel_sums_fake)
+torch.library.register_fake("fastloss::voxel_sums_backward", _voxel_sums_backward_fake)
 
 
 # Autograd

@@ -147,8 +147,8 @@ def _topk_sums_backward_fake(
 for _key in _KEYS:
     _library.impl("topk_sums", _topk_sums, _key)
     _library.impl("topk_sums_backward", _topk_sums_backward, _key)
-torch.library.register_fake("fastloss::topk_sums", _topk_sums_fake, lib=_library)
-torch.library.register_fake("fastloss::topk_sums_backward", _topk_sums_backward_fake, lib=_library)
+torch.library.register_fake("fastloss::topk_sums", _topk_sums_fake)
+torch.library.register_fake("fastloss::topk_sums_backward", _topk_sums_backward_fake)
 
 
 # The Lovász extension of the Jaccard loss
@@ -228,8 +228,8 @@ def _jaccard_extension_backward_fake(grad_values: Tensor, slopes: Tensor, logits
 for _key in _KEYS:
     _library.impl("jaccard_extension", _jaccard_extension, _key)
     _library.impl("jaccard_extension_backward", _jaccard_extension_backward, _key)
-torch.library.register_fake("fastloss::jaccard_extension", _jaccard_extension_fake, lib=_library)
-torch.library.register_fake("fastloss::jaccard_extension_backward", _jaccard_extension_backward_fake, lib=_library)
+torch.library.register_fake("fastloss::jaccard_extension", _jaccard_extension_fake)
+torch.library.register_fake("fastloss::jaccard_extension_backward", _jaccard_extension_backward_fake)
 
 
 # Autograd

@@ -66,13 +66,12 @@ class Sources(NamedTuple):
             step = (self.length - 1) / (self.outputs - 1) if self.outputs > 1 else 0.0
         else:
             step = 1 / self.scale if self.scale > 0 else self.length / self.outputs
-        steps = torch.full((), step, dtype=self.dtype, device=device)
         last = self.length - 1
         if self.mode != "linear":
-            place = (out + 0.5 if self.mode == "nearest-exact" else out) * steps
+            place = (out + 0.5 if self.mode == "nearest-exact" else out) * step
             low = place.floor().long().clamp(0, last)
             return low, low, torch.zeros_like(out)
-        place = out * steps if self.align_corners else ((out + 0.5) * steps - 0.5).clamp_min(0)
+        place = out * step if self.align_corners else ((out + 0.5) * step - 0.5).clamp_min(0)
         low = place.floor().long().clamp_max(last)
         return low, (low + 1).clamp_max(last), (place - low).clamp(0, 1)
 

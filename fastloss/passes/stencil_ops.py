@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..terms import Plan, make_plan
-from .ops import NoForwardMode, apply_function, choose_room, first_derivative_only, refuse_transforms
+from .ops import NoForwardMode, apply_function, choose_room, first_derivative_only
 from .values import check_values
 
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask, str activation, int[] ignore, bool dense, int validate"
@@ -27,7 +27,7 @@ def _register(schema: str, function: Callable[..., Any], fake: Callable[..., Any
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for key in ("CPU", "CUDA", "MPS", "XPU"):
         _library.impl(name, function, key)
-    torch.library.register_fake(f"fastloss::{name}", fake, lib=_library)
+    torch.library.register_fake(f"fastloss::{name}", fake)
 
 
 def _constant_dtype(logits: Tensor) -> torch.dtype:
@@ -187,8 +187,6 @@ def structural_map(
     logits: Tensor, target: Tensor, mask: Tensor | None, options: tuple[Any, ...], backend: str
 ) -> tuple[Tensor, Tensor]:
     """Where the structures differ, ``[B, C, *S]``, and over how many voxels, ``[B, C]``; constants."""
-    if not torch.compiler.is_compiling():
-        refuse_transforms()
     field, selected = torch.ops.fastloss.structural_map(logits.detach(), target, mask, *options, backend)
     return field, selected
 

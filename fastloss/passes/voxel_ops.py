@@ -64,7 +64,7 @@ def _voxel_losses_fake(
 
 for _key in ("CPU", "CUDA", "MPS", "XPU"):
     _library.impl("voxel_losses", _voxel_losses, _key)
-torch.library.register_fake("fastloss::voxel_losses", _voxel_losses_fake, lib=_library)
+torch.library.register_fake("fastloss::voxel_losses", _voxel_losses_fake)
 
 
 class _VoxelLosses(torch.autograd.Function):

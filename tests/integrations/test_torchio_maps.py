@@ -32,6 +32,7 @@ def test_maps_at_the_voxel_size_of_the_file_or_of_the_loss(dtype):
     labels = subject()["label"].data
     found = AddLabelMaps(fastloss.BoundaryLoss(), 3)(subject(dtype))
     assert torch.equal(found["maps"].data, maps_of(labels, SPACING)) and found["maps"].data.dtype == torch.float32
+    assert found["maps"].spacing == SPACING
     own = AddLabelMaps(fastloss.BoundaryLoss(spacing=2.0), 3, use_spacing=False)(subject(dtype))
     assert torch.equal(own["maps"].data, maps_of(labels, 2.0))
 

@@ -146,22 +146,23 @@ def test_what_is_compiled(tmp_path):
 
 
 def test_warmup_leaves_random_state_and_runs_every_combination(monkeypatch):
-    seen = []
+    seen, backward = [], []
 
     class Loss(torch.nn.Module):
         def forward(self, logits, labels):
-            assert logits.requires_grad and int(labels.max()) < logits.shape[1]
+            assert logits.requires_grad and int(labels.max()) < max(2, logits.shape[1])
             seen.append((tuple(logits.shape), logits.dtype, labels.dtype))
+            logits.register_hook(backward.append)
             return logits.sum()
 
     before = torch.get_rng_state()
     with torch.no_grad():
         seconds = fastloss.warmup(
-            Loss(), classes=[2, 3], dtypes=[torch.float32, torch.float64], label_dtype=torch.int16, size=(16, 9)
+            Loss(), classes=[1, 3], dtypes=[torch.float32, torch.float64], label_dtype=torch.int16, size=(16, 9)
         )
     assert seconds > 0 and torch.equal(before, torch.get_rng_state())
-    assert len(seen) == 8 and {labels for *_, labels in seen} == {torch.int16}
-    assert ((2, 3, 16, 9), torch.float64, torch.int16) in seen and ((2, 2, 8, 8), torch.float32, torch.int16) in seen
+    assert len(seen) == len(backward) == 8 and {labels for *_, labels in seen} == {torch.int16}
+    assert ((2, 3, 16, 9), torch.float64, torch.int16) in seen and ((2, 1, 8, 8), torch.float32, torch.int16) in seen
 
 
 def test_warmup_of_a_list_of_modules():

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 import fastloss
+from fastloss.passes.chunks import default_chunk_bytes
 
 SPACE = (5, 6, 4)
 
@@ -119,9 +120,24 @@ def test_what_is_no_pointwise_layer():
     assert not hasattr(head, "undo_lazy_head")
 
 
+def test_size_of_a_chunk():
+    """Three quarters of the features, within limits."""
+    for device, sizes in {"cpu": {8: 16, 32: 24, 400: 64}, "meta": {8: 16, 32: 24, 400: 256}}.items():
+        for mebibytes, expected in sizes.items():
+            features = torch.empty(1, device=device).expand(1, 4, mebibytes * 2**16)
+            assert default_chunk_bytes(features) == expected * 2**20
+
+
+def test_a_network_without_memory_tells_shapes():
+    with torch.device("meta"):
+        assert Network()(torch.empty(1, 1, *SPACE)).shape == (1, 4, *SPACE)
+
+
 def test_inputs_that_are_no_batch_or_do_not_fit():
     head = fastloss.lazy_head(nn.Conv2d(3, 2, 1))
     assert head(torch.randn(3, 4, 4)).shape == (2, 4, 4)
+    unbatched = torch.randn(3, 3, 4, 4)  # no batch of three: as deep as it has features
+    assert isinstance(fastloss.lazy_head(nn.Conv3d(3, 2, 1))(unbatched), torch.Tensor)
     with pytest.raises(RuntimeError, match="expected input"):
         head(torch.randn(1, 5, 4, 4))
 

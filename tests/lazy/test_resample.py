@@ -82,6 +82,11 @@ def test_more_than_256_classes():
     logits = torch.randn(1, 300, 4, 4)
     found = fastloss.resample_argmax(logits, 9)
     assert found.dtype == torch.int16 and torch.equal(found.long(), expected(logits, size=9)) and found.max() > 255
+    most = torch.zeros(1, 2**15, 2)
+    most[0, -1] = 1
+    assert fastloss.resample_argmax(most, 3).eq(2**15 - 1).all()
+    with pytest.raises(ValueError, match="logits: got 32769 channels, expected at most 32768"):
+        fastloss.resample_argmax(torch.zeros(1, 2**15 + 1, 2), 3)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
@@ -101,6 +106,26 @@ def test_arrays_from_disk(tmp_path, dtype):
     assert len(steps) > 4 and steps[-1] == (50, 50) and all(a < b for (a, _), (b, _) in itertools.pairwise(steps))
     assert np.array_equal(np.load(tmp_path / "labels.npy"), wanted)
     assert np.array_equal(fastloss.resample_argmax(logits, (50, 9, 11)), wanted)
+
+
+class Read(np.ndarray):
+    """Notes what is read of it."""
+
+    most = 0
+
+    def __array_finalize__(self, whole):
+        if whole is not None and self.shape[-3:-2] != whole.shape[-3:-2]:
+            Read.most = max(Read.most, self.nbytes)
+
+
+def test_no_more_is_read_at_a_time_than_asked_for():
+    logits = torch.randn(1, 4, 20, 6, 7)
+    plane = 4 * 6 * 7 * 4
+    for planes, size in ((3, 80), (5, 50), (7, 11)):
+        found = fastloss.resample_argmax(logits.numpy().view(Read), (size, 6, 7), memory_bytes=planes * plane)
+        assert_labels(torch.from_numpy(np.asarray(found)), logits, size=(size, 6, 7))
+        assert 2 * plane <= Read.most <= planes * plane
+        Read.most = 0
 
 
 def test_out_and_lazy_logits():

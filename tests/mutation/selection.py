@@ -7,6 +7,7 @@ _VOXELS = "tests/kernels/test_voxel_losses.py"
 _BOUNDARY = "tests/losses/test_boundary.py"
 _OPTIONS, _NO_FLAG = "tests/losses/test_options.py", "test_what_is_no_flag_is_named"
 _VOXEL = "tests/losses/test_voxel_reduction.py"
+_DISTRIBUTED, _ALONE = "tests/passes/test_distributed.py", "test_one_process_alone_is_no_process_group"
 _NOT = "not triton and not compile and not saturated and not half_precision_errs"
 _INPUTS = f"(test_errors or wrong or portion or meta or options or test_inputs) and {_NOT}"
 _ANY_DEVICE = tuple(
@@ -18,6 +19,12 @@ _TERMS = (
 )
 _METRICS = ("tests/metrics", "-k", "not slabs")
 _DISTANCES = ("tests/distance", "-k", "not thousand and not 31 and not memory and not gib")
+
+_LAZY = f"{_NOT} and not memory and not processes and not back_end and not gradcheck and not threads"
+_HEAD, _LAZY_LOSSES, _INTERPOLATE = (
+    f"tests/lazy/test_{name}.py" for name in ("lazy_head", "lazy_losses", "interpolate")
+)
+_PEERS = ("tests/accelerate/test_peers.py", "-k", "not numba and not compile")
 
 _STENCILS = (
     _ERRORS,
@@ -69,13 +76,17 @@ TESTS: dict[str, tuple[str, ...]] = {
         *_STENCILS,
         f"(test_errors or defaults or hausdorff or eroded) and {_NOT}",
     ),
-    "fastloss/losses/spatial/cldice.py": (*_STENCILS, f"(test_errors or defaults or cldice) and {_NOT}"),
+    "fastloss/losses/spatial/cldice.py": (
+        *("tests/losses/test_soft_labels.py", *_STENCILS),
+        f"(test_errors or defaults or cldice or nothing_counts) and {_NOT}",
+    ),
     "fastloss/losses/spatial/structural.py": (*_STENCILS, f"(test_errors or defaults or structural) and {_NOT}"),
     "fastloss/losses/deep_supervision.py": ("tests/losses/test_deep_supervision.py", "-k", _NOT),
     "fastloss/metrics/counts.py": _METRICS,
     "fastloss/metrics/inputs.py": _METRICS,
     "fastloss/metrics/surface.py": ("tests/metrics/test_surface.py",),
     "fastloss/metrics/directions.py": ("tests/metrics/test_surface.py", "tests/kernels/gpu/test_gpu_stays.py"),
+    "fastloss/metrics/elements.py": ("tests/metrics/test_surface.py",),
     "fastloss/metrics/device.py": ("tests/kernels/gpu/test_gpu_stays.py",),
     "fastloss/metrics/accumulator.py": _METRICS,
     "fastloss/metrics/__main__.py": ("tests/metrics/test_scoring.py",),
@@ -83,20 +94,51 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/metrics/nifti.py": ("tests/bench/test_bench_nifti.py",),
     "fastloss/distance/inputs.py": _DISTANCES,
     "fastloss/distance/transforms.py": _DISTANCES,
-    "fastloss/passes/sums.py": (_ERRORS, "tests/passes/test_ops.py", "-k", f"{_NOT} and not opcheck and not thousand"),
-    "fastloss/passes/ops.py": ("tests/passes/test_ops.py", _ERRORS, "-k", f"{_NOT} and not thousand and not racing"),
+    "fastloss/passes/sums.py": (
+        *(_ERRORS, "tests/passes/test_ops.py", f"{_VOXELS}::test_sums_with_masks_and_the_sum_over_voxels"),
+        *(f"{_VOXELS}::test_errors", "-k", f"{_NOT} and not opcheck and not thousand"),
+    ),
+    "fastloss/passes/ops.py": (
+        *("tests/passes/test_ops.py", _ERRORS, "tests/losses/test_quotients.py", "-k"),
+        f"{_NOT} and not thousand and not racing and not end_to_end and not finite_differences",
+    ),
     "fastloss/passes/voxel_ops.py": (_VOXELS, _VOXEL, "-k", _NOT),
-    "fastloss/passes/ranked_ops.py": ("tests/passes/test_ranked_ops.py", *_ANY_DEVICE, "-k", _NOT),
+    "fastloss/passes/ranked_ops.py": ("tests/passes/test_ranked_ops.py", *_ANY_DEVICE, "-k", f"{_NOT} or test_opcheck"),
     "fastloss/passes/stencil_ops.py": (
         *("tests/losses/test_stencil.py", *_ANY_DEVICE),
         *("-k", f"{_NOT} and not plain and not balls"),
     ),
-    "fastloss/passes/distributed.py": ("tests/passes/test_distributed.py", *_ANY_DEVICE),
+    "fastloss/passes/distributed.py": (
+        *(f"{_DISTRIBUTED}::{name}" for name in ("test_what_is_no_process_group_is_named", _ALONE)),
+        *(*_ANY_DEVICE, _DISTRIBUTED),
+    ),
+    "fastloss/passes/chunks.py": (_HEAD, _INTERPOLATE, _LAZY_LOSSES, "-k", _LAZY),
+    "fastloss/passes/resize.py": (_INTERPOLATE, "tests/lazy/test_resample.py", "-k", f"{_LAZY} and not tiles"),
+    "fastloss/passes/lazy_logits.py": (_HEAD, _INTERPOLATE, _LAZY_LOSSES, "-k", f"{_LAZY} and not every_loss"),
+    "fastloss/passes/lazy_ops.py": (*_ANY_DEVICE, _HEAD, _LAZY_LOSSES, "-k", _LAZY),
+    "fastloss/passes/values.py": (_ERRORS, "tests/losses/test_inputs.py", "-k", f"{_NOT} and not spacing"),
+    "fastloss/lazy/head.py": (_HEAD, "-k", _LAZY),
+    "fastloss/lazy/interpolate.py": (_INTERPOLATE, "-k", _LAZY),
+    "fastloss/lazy/resample.py": ("tests/lazy/test_resample.py", "-k", _LAZY),
     "fastloss/precompute.py": ("tests/test_precompute.py",),
+    "fastloss/ahead.py": (
+        *("tests/kernels/test_cold_start.py", _OPTIONS),
+        *("-k", "warmup or warm_up or bad_arguments or numbers_of_channels"),
+    ),
     "fastloss/accelerate/core.py": ("tests/accelerate/test_core.py", "-k", "not program and not overhead"),
     **{
         f"fastloss/accelerate/monai/{name}.py": ("tests/accelerate/test_monai.py", "-k", "not numba")
         for name in ("common", "compound", "distances", "focal", "overlap")
     },
     "fastloss/accelerate/torch.py": ("tests/accelerate/test_torch.py",),
+    **{f"fastloss/accelerate/{name}.py": _PEERS for name in ("shared", "kornia", "smp", "nnunet", "torchvision")},
+    "fastloss/integrations/monai.py": ("tests/integrations/test_monai_scores.py", "-k", "not processes"),
+    "fastloss/integrations/torchmetrics.py": ("tests/integrations/test_torchmetrics_scores.py", "-k", "not processes"),
+    "fastloss/integrations/scores.py": (
+        *("tests/integrations/test_torchmetrics_scores.py", "tests/integrations/test_monai_scores.py"),
+        *("-k", "not processes"),
+    ),
+    "fastloss/integrations/patches.py": ("tests/integrations/test_patches.py",),
+    "fastloss/integrations/torchio.py": ("tests/integrations/test_torchio_maps.py",),
+    "fastloss/integrations/nnunet/fastloss_trainers.py": ("tests/accelerate/test_nnunet_trainers.py",),
 }

@@ -128,6 +128,8 @@ def test_one_process_alone_is_no_process_group(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         alone = value_and_gradient(fastloss.DiceLoss(process_group="world"), *batch())
+        assert fastloss.DiceLoss(process_group=dist.group.WORLD).process_group == "world"  # also in other processes
+        assert fastloss.DiceLoss(process_group=dist.new_group([0])).process_group != "world"
     finally:
         dist.destroy_process_group()
     for ours, plain in zip(alone, value_and_gradient(fastloss.DiceLoss(), *batch()), strict=True):

@@ -66,11 +66,8 @@ def _leave(volume: Tensor) -> tuple[Tensor, Callable[[], None]]:
     if not volume.is_cuda:
         return volume.cpu(), lambda: None
     here = torch.empty(volume.shape, dtype=volume.dtype, pin_memory=True)
-    with torch.cuda.device(volume.device):
-        here.copy_(volume, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-    return here, event.synchronize
+    here.copy_(volume, non_blocking=True)
+    return here, torch.cuda.current_stream(volume.device).record_event().synchronize
 
 
 def _fake(
@@ -83,7 +80,7 @@ def _fake(
 _library.impl("distance_fields", _in_place, "CPU")
 for _key in ("CUDA", "MPS", "XPU"):
     _library.impl("distance_fields", _on_device, _key)
-torch.library.register_fake("fastloss::distance_fields", _fake, lib=_library)
+torch.library.register_fake("fastloss::distance_fields", _fake)
 
 
 def fields_of(
