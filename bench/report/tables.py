@@ -1,5 +1,6 @@
 """Markdown of the measurements; numbers come from the JSON alone."""
 
+import re
 import statistics
 from collections.abc import Callable, Iterable
 
@@ -131,8 +132,8 @@ def edt(results: Results) -> str:
             cases.setdefault((row["mask"], row["shape"][0]), []).append(row)
         rows = []
         for (mask, size), both in cases.items():
-            cells = [mask, f"{size}³", " / ".join(number(row["median_ms"]["fastloss"], 1) for row in both)]
-            cells += [" / ".join(number(row["faster"].get(peer), 1) for row in both) for peer in peers]
+            cells = [mask, f"{size}³", "\u00a0/\u00a0".join(number(row["median_ms"]["fastloss"], 1) for row in both)]
+            cells += ["\u00a0/\u00a0".join(number(row["faster"].get(peer), 1) for row in both) for peer in peers]
             rows.append(cells)
         heads = ("mask", "size", "ms", *(f"× faster than {peer}" for peer in peers))
         lines = [edt_summary(own, kind, peer) for peer in peers]
@@ -177,25 +178,41 @@ def metrics(results: Results) -> str:
     return markdown(heads, rows) + source("metrics", results["metrics"])
 
 
+def error_cells(row: dict) -> list[str]:
+    """The errors of value and gradient, each beside the best peer's."""
+    cells = []
+    for what in ("value", "gradient"):
+        best = best_peer(row["errors"], what)
+        cells.append(f"{row['errors']['ours'][what]:.1e}")
+        cells.append(f"{row['errors'][best][what]:.1e} ({best})" if best else "–")
+    return cells
+
+
+ERRORS = ("value", "best peer's", "gradient", "best peer's")
+
+
 def accuracy(results: Results) -> str:
-    """Errors of value and gradient beside the best peer's, in float32 at the smallest size, and the largest of all."""
+    """Errors in float32 at the smallest size, the largest of them, and the plot of all."""
     least = min(row["shape"][2] for row in results["accuracy"])
     shown = [row for row in results["accuracy"] if row["dtype"] == "float32" and row["shape"][2] == least]
-    rows, largest = [], []
-    for row in shown:
-        cells = [f"`{row['class']}`"]
-        for what in ("value", "gradient"):
-            best = best_peer(row["errors"], what)
-            cells.append(f"{row['errors']['ours'][what]:.1e}")
-            cells.append(f"{row['errors'][best][what]:.1e} ({best})" if best else "–")
-        rows.append(cells)
+    largest = []
     for what in ("value", "gradient"):
         worst = max(shown, key=lambda row, what=what: row["errors"]["ours"][what])
         largest.append(f"{what} {worst['errors']['ours'][what]:.1e} (`{worst['class']}`)")
-    heads = ("loss", "value", "best peer's", "gradient", "best peer's")
+    table = markdown(("loss", *ERRORS), [[f"`{row['class']}`", *error_cells(row)] for row in shown])
     shape = "×".join(map(str, shown[0]["shape"]))
     text = f"float32, {shape}; the largest errors of fastloss: {', '.join(largest)}."
-    return f"{markdown(heads, rows)}\n\n{text}{source('accuracy', results['accuracy'])}"
+    plot = "![Errors of value and gradient of every loss and its peers, by dtype](figures/accuracy.svg)"
+    return f"{table}\n\n{text}{source('accuracy', results['accuracy'])}\n\n{plot}"
+
+
+def accuracy_large(results: Results) -> str:
+    """Errors of large volumes, whose float32 sums have many summands."""
+    rows = [
+        [f"`{row['class']}`", row["dtype"], "×".join(map(str, row["shape"])), *error_cells(row)]
+        for row in results["accuracy-large"]
+    ]
+    return markdown(("loss", "dtype", "logits", *ERRORS), rows) + source("accuracy-large", results["accuracy-large"])
 
 
 def train(results: Results) -> str:
@@ -212,34 +229,55 @@ def train(results: Results) -> str:
     return f"{markdown(heads, rows)}\n\n{seeds}{source('train', results['train'])}"
 
 
-def kernels(results: Results) -> str:
-    """What each kind of GPU kernel moves and issues, and the time that is predicted from it."""
-    found = results["kernels"]
-    measured = any(row["measured_us"] for row in found["kernels"])
-    rows = [
-        [row["name"], f"{number(row['moved'])} ({number(row['moved'] / row['compulsory'], 3)})",
-         number(row["instructions"], 0), number(row["bandwidth_us"], 1), number(row["predicted_us"], 1),
-         *([number(row["measured_us"], 1)] if measured else [])]
-        for row in found["kernels"]
-    ]  # fmt: skip
-    heads = ["kernel", "bytes a voxel (of least)", "instructions a voxel", "bandwidth µs", "predicted µs"]
+def predicted(found: dict) -> str:
+    """What the figures of kernels are, and their source."""
     volume = "×".join(map(str, found["shape"]))
     text = f"Batch and volume {volume}, predicted at {found['bandwidth_tb_s']:g} TB/s and an H100's issue rate"
-    text += "." if measured else "; none of it was timed on a GPU."
-    table = markdown(heads + ["measured µs"] * measured, rows)
-    return f"{table}\n\n{text}{source('kernels', found)}"
+    timed = any(row["measured_us"] for row in found["kernels"])
+    return f"\n\n{text}{'.' if timed else '; not timed on a GPU.'}{source('kernels', found)}"
 
 
-def machine(results: Results) -> str:
-    """Where the speed table was measured."""
-    return machine_line(results["speed"][0])
+def kernels(results: Results) -> str:
+    """What the kernels of losses on sums move and issue, and the time that is predicted from it; forward, backward."""
+    pairs: dict[tuple[str, str], list[dict]] = {}
+    for row in results["kernels"]["kernels"]:
+        if name := re.fullmatch(r"(forward|backward) softmax (\d+) bfloat16 ([a-z',\- ]+)", row["name"]):
+            pairs.setdefault((name[2], name[3]), []).append(row)
+    timed = any(row["measured_us"] for pair in pairs.values() for row in pair)
+    rows = []
+    for head, pair in pairs.items():
+        texts = [
+            [f"{number(row['moved'])} ({number(row['moved'] / row['compulsory'], 3)})" for row in pair],
+            [number(row["instructions"], 0) for row in pair],
+            [number(row["over_bandwidth"]) for row in pair],
+            [number(row["predicted_us"], 1) for row in pair],
+            *([[number(row["measured_us"], 1) for row in pair]] if timed else []),
+        ]
+        rows.append([*head, *map(", ".join, texts)])
+    heads = ["classes", "terms", "bytes a voxel (of least)", "instructions a voxel", "time over the bytes'"]
+    heads += ["predicted µs"] + ["measured µs"] * timed
+    return markdown(heads, rows) + predicted(results["kernels"])
+
+
+def kernels_distances(results: Results) -> str:
+    """What the passes of the distance transforms issue for masks of several kinds, and the time that is predicted."""
+    transforms: dict[tuple[str, str], list[dict]] = {}
+    for row in results["kernels"]["kernels"]:
+        if name := re.fullmatch(r"distance (mask|sides) whole uint8 (\w+) (\w+)", row["name"]):
+            transforms.setdefault(({"mask": "`edt`", "sides": "`signed_edt`"}[name[1]], name[2]), []).append(row)
+    rows = [
+        [*head, ", ".join(number(row["instructions"], 0) for row in passes),
+         number(sum(row["bandwidth_us"] for row in passes), 1), number(sum(row["predicted_us"] for row in passes), 1)]
+        for head, passes in transforms.items()
+    ]  # fmt: skip
+    heads = ("transform", "mask", "instructions a voxel, by axis", "bandwidth µs", "predicted µs")
+    return markdown(heads, rows) + predicted(results["kernels"])
 
 
 # the blocks of the documents, `<!-- NAME -->` to `<!-- /NAME -->`, and the measurements that each is made of
 BLOCKS: dict[str, tuple[Callable[[Results], str], tuple[str, ...]]] = {
     "speed": (speed, ("speed",)),
     "headline": (headline, ("speed",)),
-    "machine": (machine, ("speed",)),
     "classes": (classes, ("classes-16", "classes-118")),
     "untuned": (untuned, ("untuned",)),
     "memory": (memory, ("memory",)),
@@ -247,6 +285,8 @@ BLOCKS: dict[str, tuple[Callable[[Results], str], tuple[str, ...]]] = {
     "edt-headline": (edt_headline, ("edt",)),
     "metrics": (metrics, ("metrics",)),
     "accuracy": (accuracy, ("accuracy",)),
+    "accuracy-large": (accuracy_large, ("accuracy-large",)),
     "train": (train, ("train",)),
     "kernels": (kernels, ("kernels",)),
+    "kernels-distances": (kernels_distances, ("kernels",)),
 }

@@ -12,9 +12,11 @@ def converted(node, tex: str, as_block: bool) -> str:
     tex = re.sub(r"\\([bB]ig)(?=[(\[|])", r"\\\1l", tex)  # docutils knows left and right ones
     tex = re.sub(r"\\([bB]ig)(?=[)\]])", r"\\\1r", tex)
     try:
-        return tex2mathml(tex, as_block=as_block)
+        found = tex2mathml(tex, as_block=as_block)
     except Exception as error:  # docutils' parser has errors of its own
         raise ExtensionError(f"{node.source}:{node.line}: {tex!r} is not understood: {error}") from error
+    # between a function's name and what has no parentheses
+    return re.sub(r"<mo>(&ApplyFunction;</mo>\s*<mi>)", r'<mo rspace="0.17em">\1', found)
 
 
 def inline(translator, node) -> None:

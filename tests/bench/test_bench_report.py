@@ -27,6 +27,7 @@ SMALL = {
     "edt": "edt --size 12 --masks ball --repeats 2",
     "metrics": "metrics --shape 1,3,24,24 --repeats 1",
     "accuracy": "accuracy --losses dice --edges 8 --dtypes float32 --out PLOTS",
+    "accuracy-large": "accuracy --losses dice --edges 10 --classes 2 --dtypes bfloat16 --out PLOTS",
 }
 
 
@@ -53,7 +54,7 @@ def report(root, results, *more):
 
 
 def test_blocks_are_filled_from_the_json_and_nothing_else_changes(tmp_path, results):
-    names = ["speed", "headline", "classes", "edt", "edt-headline", "metrics", "accuracy", "machine"]
+    names = ["speed", "headline", "classes", "edt", "edt-headline", "metrics", "accuracy", "accuracy-large"]
     (tmp_path / "docs" / "deep").mkdir(parents=True)
     files = {tmp_path / "README.md": names[:2], tmp_path / "docs" / "deep" / "page.md": names[2:]}
     for file, own in files.items():
@@ -73,7 +74,8 @@ def test_blocks_are_filled_from_the_json_and_nothing_else_changes(tmp_path, resu
     assert f"at least {least['faster']['edt']:.1f} (ball, 12³, {spacing})" in page
     for table in re.findall(r"(?:^\|.*\n)+", readme + page, re.MULTILINE):
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
-    assert (tmp_path / "figures" / "accuracy.svg").is_file()
+    assert "| `DiceLoss` | bfloat16 | 1×2×10×10×10 |" in page
+    assert (tmp_path / "figures" / "accuracy.svg").is_file() and "](figures/accuracy.svg)" in page
     assert report(tmp_path, results, "--check") == (0, "")
     (tmp_path / "README.md").write_text(readme.replace("| `PolyLoss` |", "| `PolyLoss` | 0.1 |"))
     code, output = report(tmp_path, results, "--check")
@@ -119,19 +121,28 @@ def test_tables_of_memory_training_and_kernels(results):
         | {"shape": [2, 128, 128, 128], "bandwidth_tb_s": 3.0}
         | {
             "kernels": [
-                {"name": "k", "moved": 9.06, "compulsory": 9.0, "instructions": 89, "bandwidth_us": 12.7}
-                | {"predicted_us": 13.0, "measured_us": None}
+                {"name": name, "moved": 9.06, "compulsory": 9.0, "instructions": 89, "bandwidth_us": 12.7}
+                | {"predicted_us": 13.0, "over_bandwidth": 1.02, "measured_us": None}
+                for name in (
+                    *("forward softmax 16 bfloat16 focal", "backward softmax 16 bfloat16 focal"),
+                    *("forward softmax 4 float32 focal", "forward softmax 4 bfloat16 focal weight 1"),
+                    *(f"distance sides whole uint8 ball {axis}" for axis in ("scan", "rows", "planes")),
+                )
             ]
         },
     }
     blocks = {name: filled(f"<!-- {name} -->\n<!-- /{name} -->", found)[0] for name in found}
     assert "| `dice` | fastloss | 1.00 | 200³ |" in blocks["memory"]
     assert "0.900 ± 0.010" in blocks["train"] and "220 steps (10 epochs) of each loss, 2 seed" in blocks["train"]
-    assert "| k | 9.06 (1.007) | 89 | 12.7 | 13.0 |\n" in blocks["kernels"]
-    assert "predicted at 3 TB/s" in blocks["kernels"] and "none of it was timed on a GPU" in blocks["kernels"]
-    found["kernels"]["kernels"][0]["measured_us"] = 14.0
+    both = "| 16 | focal | 9.06 (1.007), 9.06 (1.007) | 89, 89 | 1.02, 1.02 | 13.0, 13.0 |"
+    assert f"{both}\n\n" in blocks["kernels"] and blocks["kernels"].count("focal") == 1
+    assert "predicted at 3 TB/s" in blocks["kernels"] and "not timed on a GPU" in blocks["kernels"]
+    distances = filled("<!-- kernels-distances -->\n<!-- /kernels-distances -->", found)[0]
+    assert "| `signed_edt` | ball | 89, 89, 89 | 38.1 | 39.0 |\n\n" in distances and "predicted at 3" in distances
+    for row in found["kernels"]["kernels"]:
+        row["measured_us"] = 14.0
     measured = filled("<!-- kernels -->\n<!-- /kernels -->", found)[0]
-    assert "| k | 9.06 (1.007) | 89 | 12.7 | 13.0 | 14.0 |" in measured and "none of it" not in measured
+    assert f"{both} 14.0, 14.0 |" in measured and "not timed" not in measured
 
 
 def test_every_measurement_has_a_command_and_every_block_its_measurements():
