@@ -1,6 +1,6 @@
 """fastloss: segmentation losses for PyTorch as fused kernels, on the CPU and on GPUs."""
 
-from .accelerate.core import accelerate
+from .accelerate.handle import accelerate
 from .ahead import warmup
 from .lazy.head import lazy_head
 from .lazy.interpolate import interpolate

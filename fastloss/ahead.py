@@ -11,7 +11,8 @@ from torch import nn
 
 from .losses.compound import DiceCELoss
 from .losses.region import DiceLoss
-from .passes.inputs import INTEGERS, as_number, check_iterable
+from .passes.options import as_number, check_iterable
+from .passes.tensors import INTEGERS
 from .terms import label_count
 
 _SMALL = 8  # voxels along an axis: a volume that the CPU takes without threads

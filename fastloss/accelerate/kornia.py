@@ -14,7 +14,8 @@ from torch import Tensor
 from ..losses.spatial.hausdorff import HausdorffErosionLoss
 from ..passes.ranked_ops import HINGE
 from ..terms import term_name
-from .core import HALF, Served, attempt, check_tensors, dtype_of
+from .core import Served
+from .fused import HALF, attempt, check_tensors, dtype_of
 from .shared import (
     check_gamma,
     check_plain,

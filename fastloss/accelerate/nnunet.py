@@ -13,7 +13,8 @@ from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, nn
 
-from .core import Served, check_tensors, dtype_of
+from .core import Served
+from .fused import check_tensors, dtype_of
 from .shared import (
     Sums,
     dense_numbers,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..passes.ops import by_term, forced_backend
 from ..passes.ranked_ops import HINGE, jaccard_extension, topk_sums
 from ..terms import term_name
-from .core import Served, Unserved, attempt, check_tensors, checked_inputs, run_pass, run_voxels
+from .core import Served, Unserved
+from .fused import attempt, check_tensors, checked_inputs, run_pass, run_voxels
 
 _log = logging.getLogger("fastloss")
 Sums = dict[str, Tensor]

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..passes.ranked_ops import HINGE
 from ..terms import term_name
-from .core import HALF, Served, dtype_of
+from .core import Served
+from .fused import HALF, dtype_of
 from .shared import (
     Sums,
     check_gamma,

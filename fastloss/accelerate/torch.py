@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..losses.base import never_zero
-from .core import Served, Unserved, check_tensors, dtype_of, run_pass, run_voxels
+from .core import Served, Unserved
+from .fused import check_tensors, dtype_of, run_pass, run_voxels
 from .shared import require
 
 served = Served()

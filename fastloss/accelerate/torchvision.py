@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
-from .core import HALF, Served, dtype_of
+from .core import Served
+from .fused import HALF, dtype_of
 from .shared import check_gamma, check_plain, focal_terms, foreground, reduced_binary, serve
 
 served = Served()

@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ..passes.inputs import FLOATS, INTEGERS, check_has_values, check_layout
 from ..passes.ops import distances_in_triton
+from ..passes.tensors import FLOATS, INTEGERS, check_has_values, check_layout
 
 MAX_AXES = 3
 Spacing = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor | None

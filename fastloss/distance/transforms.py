@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, overload
 import numpy as np
 import torch
 
-from ..passes.inputs import as_flag
+from ..passes.options import as_flag
 from .inputs import as_labels, as_voxels, is_double, spacing_per_axis, thread_bound
 
 Mask = TypeVar("Mask", np.ndarray, torch.Tensor)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..passes.chunks import default_chunk_bytes
-from ..passes.inputs import as_number, check_count
 from ..passes.lazy_logits import LazyLogits
+from ..passes.options import as_number, check_count
 from ..passes.resize import NO_RESIZE
 
 Head = TypeVar("Head", bound=nn.Module)

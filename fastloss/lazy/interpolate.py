@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..passes.chunks import default_chunk_bytes
-from ..passes.inputs import FLOATS, as_number, check_count, check_flag, check_iterable, check_positive, check_tensor
 from ..passes.lazy_logits import LazyLogits
+from ..passes.options import as_number, check_count, check_flag, check_iterable, check_positive
 from ..passes.resize import Resize
+from ..passes.tensors import FLOATS, check_tensor
 
 MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear")
 _LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3}  # and how many spatial axes they have

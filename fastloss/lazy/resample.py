@@ -13,10 +13,11 @@ from torch import Tensor
 from fastloss.kernels.layout import Axis
 
 from ..passes.chunks import making
-from ..passes.inputs import FLOATS, check_choice, check_count, check_flag
 from ..passes.lazy_logits import LazyLogits
 from ..passes.ops import choose_room, forced_backend
+from ..passes.options import check_choice, check_count, check_flag
 from ..passes.resize import Resize
+from ..passes.tensors import FLOATS
 from .interpolate import MODES, sizes_of
 
 _FEW_PLANES = 16  # of the result that are made of one part at least, since parts have planes in common

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ..passes.distributed import check_process_group, gathered_sums
-from ..passes.inputs import Factors, Inputs, check_factors, check_iterable, weighted_sum
+from ..passes.inputs import Inputs
 from ..passes.lazy_logits import LazyLogits
 from ..passes.ops import by_term
+from ..passes.options import check_iterable
 from ..passes.sums import checked_quotients, checked_sums, checked_sums_of_terms, checked_voxel_losses, reads_map
 from ..quotients import Quotient
 from ..terms import check_terms
 from .options import SegmentationLoss, of_this_package, option_names
+from .weights import Factors, check_factors, weighted_sum
 
 Sums = dict[str, Tensor]
 """The sums of a pass: for the name of each term a float64 tensor ``[B, C]``."""

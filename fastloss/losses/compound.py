@@ -7,21 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..passes.inputs import (
-    Smooth,
-    as_number,
-    check_at_least_zero,
-    check_class_weight,
-    check_fraction,
-    check_iterable,
-    check_part_weight,
-    check_weight_length,
-)
+from ..passes.options import Smooth, as_number, check_at_least_zero, check_fraction, check_iterable
 from ..terms import EPSILON, term_name
 from .base import CompoundLoss, Sums, ratio
 from .distribution import CrossEntropyLoss, VoxelLoss
 from .focal import FocalLoss
 from .region import DiceLoss, where_counted
+from .weights import check_class_weight, check_part_weight, check_weight_length
 
 _OF_BOTH_PARTS = ("activation", "ignore_index", "class_weight", "reduction", "validate", "process_group")
 

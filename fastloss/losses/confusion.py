@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.inputs import Smooth, check_choice, check_fraction, check_smooth
+from ..passes.options import Smooth, check_choice, check_fraction, check_smooth
 from .base import SumLoss, Sums, never_zero
 from .region import OverlapLoss, one_minus_ratio, where_counted
 

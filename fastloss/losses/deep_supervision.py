@@ -8,18 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..passes.inputs import (
-    Factors,
-    check_at_least_zero,
-    check_choice,
-    check_factors,
-    check_iterable,
-    check_tensor,
-    weighted_sum,
-)
 from ..passes.lazy_logits import LazyLogits
 from ..passes.ops import refuse_script
+from ..passes.options import check_at_least_zero, check_choice, check_iterable
+from ..passes.tensors import check_tensor
 from .options import CalledWithInput
+from .weights import Factors, check_factors, weighted_sum
 
 
 class DeepSupervision(CalledWithInput):

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.inputs import Inputs, check_activation, check_factor, check_fraction, check_weight_length
+from ..passes.inputs import Inputs
 from ..passes.ops import sum_dtype
+from ..passes.options import check_activation, check_fraction
 from ..passes.sums import checked_sums
 from ..quotients import Quotient
 from ..terms import is_constant
 from .base import SumLoss, Sums, ratio
+from .weights import check_factor, check_weight_length
 
 
 class VoxelLoss(SumLoss):

@@ -8,18 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.inputs import (
-    check_at_least_zero,
-    check_choice,
-    check_factor,
-    check_finite,
-    check_fraction,
-    check_weight_length,
-)
+from ..passes.options import check_at_least_zero, check_choice, check_finite, check_fraction
 from ..quotients import Quotient
 from ..terms import term_name
 from .base import CompoundLoss, SumLoss, Sums
 from .distribution import CrossEntropyLoss, VoxelLoss
+from .weights import check_factor, check_weight_length
 
 
 class FocalLoss(VoxelLoss):

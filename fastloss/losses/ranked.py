@@ -9,18 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..passes import ranked_ops
-from ..passes.inputs import (
-    check_choice,
-    check_flag,
-    check_fraction,
-    check_part_weight,
-    check_weight_length,
-    weighted_sum,
-)
 from ..passes.ops import by_term, forced_backend
+from ..passes.options import check_choice, check_flag, check_fraction
 from .base import Sums, as_loss
 from .options import SegmentationLoss
 from .region import DiceLoss
+from .weights import check_part_weight, check_weight_length, weighted_sum
 
 
 def _check_portion(k: float) -> float:

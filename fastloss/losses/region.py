@@ -19,17 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.inputs import (
-    Smooth,
-    check_at_least_zero,
-    check_flag,
-    check_positive,
-    check_smooth,
-    check_weight_length,
-)
+from ..passes.options import Smooth, check_at_least_zero, check_flag, check_positive, check_smooth
 from ..quotients import Quotient
 from ..terms import EPSILON
 from .base import SumLoss, Sums, never_zero, ratio
+from .weights import check_weight_length
 
 
 def where_counted(sums: Sums, value: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.inputs import Smooth, check_flag, check_fraction, check_smooth
+from ..passes.options import Smooth, check_flag, check_fraction, check_smooth
 from ..terms import EPSILON, term_name
 from .base import CompoundLoss, SumLoss, Sums
 from .distribution import VoxelLoss

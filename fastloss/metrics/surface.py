@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..distance import edt
 from ..distance.inputs import Spacing, numbers, spacing_per_sample
-from ..passes.inputs import as_flag
+from ..passes.options import as_flag
 from .device import distances_on_device
 from .directions import Direction, DirectionOfTensors
 from .elements import areas_of_codes, cell_codes

@@ -12,9 +12,10 @@ from torch import Tensor
 from ..quotients import Quotient
 from ..terms import MAP_PREFIX, check_terms
 from . import ops, voxel_ops
-from .inputs import Inputs, as_number, check_activation, check_finite, check_flag, check_ignore_index, check_inputs
+from .inputs import Inputs, check_inputs
 from .lazy_logits import LazyLogits
 from .lazy_ops import lazy_sums
+from .options import as_number, check_activation, check_finite, check_flag, check_ignore_index
 
 
 def voxel_sums(

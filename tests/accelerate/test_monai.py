@@ -79,11 +79,11 @@ def test_metadata_are_those_that_monais_arithmetic_ends_with(options, owner):
 
 
 def test_one_pass_where_parts_agree(monkeypatch):
-    from fastloss.accelerate import core
+    from fastloss.accelerate import fused
 
     passes = []
-    inner = core.checked_sums_of_terms
-    monkeypatch.setattr(core, "checked_sums_of_terms", lambda *args: passes.append(args[1]) or inner(*args))
+    inner = fused.checked_sums_of_terms
+    monkeypatch.setattr(fused, "checked_sums_of_terms", lambda *args: passes.append(args[1]) or inner(*args))
     with fastloss.accelerate("monai"):
         L.DiceCELoss(softmax=True, to_onehot_y=True)(LOGITS, LABELS)
         L.DiceFocalLoss(sigmoid=True, to_onehot_y=True)(LOGITS, LABELS)

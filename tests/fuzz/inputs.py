@@ -7,7 +7,7 @@ import oracle
 import torch
 from hypothesis import strategies as st
 
-from fastloss.passes.inputs import INTEGERS
+from fastloss.passes.tensors import INTEGERS
 from fastloss.terms import label_count
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

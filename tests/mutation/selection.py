@@ -49,6 +49,11 @@ _BASE = _of_losses(
     "tests/passes/test_distributed.py::test_what_is_no_process_group_is_named",
 )
 
+_CHECKS = (
+    *(_ERRORS, "tests/losses/test_inputs.py", _OPTIONS, "tests/losses/test_ranked.py", _LOSSES),
+    *("-k", _INPUTS),
+)
+
 TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/base.py": _BASE,
     "fastloss/losses/options.py": _BASE,
@@ -60,16 +65,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/unified.py": _of_losses("unified"),
     "fastloss/losses/ranked.py": ("tests/losses/test_ranked.py", "-k", f"{_NOT} and not large and not reference"),
     "fastloss/terms.py": ("tests/kernels/test_products.py", _ERRORS, "-k", _TERMS),
-    "fastloss/passes/inputs.py": (
-        *(
-            _ERRORS,
-            "tests/losses/test_inputs.py",
-            "tests/losses/test_options.py",
-            "tests/losses/test_ranked.py",
-            _LOSSES,
-        ),
-        *("-k", _INPUTS),
-    ),
+    **{
+        f"fastloss/{name}.py": _CHECKS
+        for name in ("passes/inputs", "passes/options", "passes/tensors", "losses/weights")
+    },
     "fastloss/losses/spatial/boundary.py": _of_losses("test_boundary or boundary or hausdorff or penalty", _BOUNDARY),
     "fastloss/losses/spatial/fields.py": _of_losses("test_boundary or shape_aware or device", _BOUNDARY, *_ANY_DEVICE),
     "fastloss/losses/spatial/hausdorff.py": (
@@ -125,7 +124,10 @@ TESTS: dict[str, tuple[str, ...]] = {
         *("tests/kernels/test_cold_start.py", _OPTIONS),
         *("-k", "warmup or warm_up or bad_arguments or numbers_of_channels"),
     ),
-    "fastloss/accelerate/core.py": ("tests/accelerate/test_core.py", "-k", "not program and not overhead"),
+    **{
+        f"fastloss/accelerate/{name}.py": ("tests/accelerate/test_core.py", "-k", "not program and not overhead")
+        for name in ("core", "fused", "handle")
+    },
     **{
         f"fastloss/accelerate/monai/{name}.py": ("tests/accelerate/test_monai.py", "-k", "not numba")
         for name in ("common", "compound", "distances", "focal", "overlap")

@@ -10,7 +10,8 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from torch import Tensor
 
-from ..core import Served, Unserved, check_tensors, dtype_of, run_pass
+from ..core import Served, Unserved
+from ..fused import check_tensors, dtype_of, run_pass
 from ..shared import Sums, require, serve
 
 served = Served(MetaTensor)

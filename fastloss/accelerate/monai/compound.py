@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from monai import losses
 from torch import Tensor, nn
 
-from ..core import Unserved, check_tensors, dtype_of
+from ..core import Unserved
+from ..fused import check_tensors, dtype_of
 from ..shared import Sums, part
 from ..torch import Entropy, sigmoid_terms, sigmoid_value, softmax_terms, softmax_value
 from .common import OWN_OPTIONS, Pass, served, sums_of, truth_of

@@ -10,7 +10,8 @@ from monai import losses
 from monai.losses.unified_focal_loss import AsymmetricFocalLoss, AsymmetricFocalTverskyLoss
 from torch import Tensor
 
-from ..core import Unserved, check_tensors, run_voxels
+from ..core import Unserved
+from ..fused import check_tensors, run_voxels
 from ..shared import Sums, check_gamma, part, require
 from .common import (
     OWN_OPTIONS,

@@ -8,7 +8,8 @@ import torch
 from monai import losses
 from torch import Tensor
 
-from ..core import Unserved, check_tensors
+from ..core import Unserved
+from ..fused import check_tensors
 from ..shared import Sums, part, require, serve
 from .common import (
     OWN_OPTIONS,

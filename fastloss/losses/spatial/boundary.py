@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ...distance.inputs import Spacing, axes_of_spacing, has_channel_axis, numbers, spacing_per_axis
-from ...passes.inputs import Inputs, as_number, check_flag, check_inputs, check_maps, check_positive, check_tensor
+from ...passes.inputs import Inputs, check_inputs, check_maps
+from ...passes.options import as_number, check_flag, check_positive
+from ...passes.tensors import check_tensor
 from ..base import SumLoss, Sums, ratio
 from ..distribution import VoxelLoss
 from .fields import class_masks, contours, counted, fields_of, predicted_labels, predicted_masks

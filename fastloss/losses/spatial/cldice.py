@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...passes.inputs import Smooth, check_fraction, check_natural, check_smooth
 from ...passes.ops import forced_backend
+from ...passes.options import Smooth, check_fraction, check_natural, check_smooth
 from ...passes.stencil_ops import cldice_sums
 from ..base import Sums, as_loss, ratio
 from ..options import SegmentationLoss

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ...distance.inputs import Spacing, spacing_per_sample
 from ...distance.transforms import distance_field
-from ...passes.inputs import Inputs, check_has_values
+from ...passes.inputs import Inputs
 from ...passes.lazy_logits import LazyLogits
 from ...passes.ops import distances_in_triton
+from ...passes.tensors import check_has_values
 from ...terms import first_label
 
 _library = torch.library.Library("fastloss", "FRAGMENT")
