@@ -169,8 +169,11 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
-    "td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}div{overflow-x:auto}"
+    ":root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;"
+    "padding:0 1rem}div{overflow-x:auto}table{border-collapse:collapse}"
+    "td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #8886}td:first-child,th:first-child"
+    "{text-align:left}section{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;max-width:100%}"
+    "figcaption{overflow-wrap:anywhere}img{max-width:100%}"
 )
 
 
@@ -190,9 +193,10 @@ def report(scores: list[Score], pictures: dict[str, bytes]) -> str:
         for name, data in pictures.items()
     )
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Scores</title><style>{STYLE}</style>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width"><title>Scores</title><style>{STYLE}</style>'
         f"<h1>Scores</h1>{table(summary(scores))}<h2>Worst cases</h2><p>The slice with the most wrong voxels: green "
-        f"is truth alone (or of another label), red prediction alone, yellow both.</p>{figures}"
+        f"is truth alone (or of another label), red prediction alone, yellow both.</p><section>{figures}</section>"
         f"<h2>All cases, the worst first</h2>{table([('case', 'label', *SCORES), *rows])}</html>\n"
     )
 

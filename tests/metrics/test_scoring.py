@@ -69,6 +69,7 @@ def test_report_has_the_worst_case_first(folders):
     text = (folder / "report.html").read_text()
     assert re.findall(r"<figcaption>(\w+)", text) == ["case1"]
     assert text.count("data:image/png;base64,") == 1 and "http" not in text
+    assert '<meta name="viewport"' in text  # without which phones show a page of 980 pixels
 
 
 def test_a_number_of_pictures_that_is_none(folders, capsys):
