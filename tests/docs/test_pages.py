@@ -98,6 +98,12 @@ def test_readme_is_short():
     assert len(README.read_text().splitlines()) <= 200
 
 
+@pytest.mark.parametrize("page", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem)
+def test_figures_of_speed_are_made_by_the_bench_alone(page):
+    typed = re.sub(r"<!-- ([a-z-]+) -->\n.*?<!-- /\1 -->", "", page.read_text(), flags=re.DOTALL)
+    assert not re.findall(r"[\d.]+ ?(?:ms|µs)\b|\*\*[\d.]+\*\*|[\d.]+ times (?:faster|slower|less|as)\b", typed)
+
+
 def test_every_loss_is_in_the_table():
     for name in fastloss.__all__:
         if name.endswith("Loss") and name not in ("SegmentationLoss", "SumLoss"):
