@@ -139,11 +139,11 @@ def test_a_collection_keeps_apart_what_is_equal_in_its_first_batch():
 
 
 def test_one_class_is_no_background():
-    prediction, target = torch.randint(0, 2, (2, 2, 6, 7))
-    expected = confusion_counts(prediction, target, classes=1).dice().nanmean()
+    logits, target = torch.randn(2, 1, 6, 7), torch.randint(0, 2, (2, 6, 7))
+    expected = confusion_counts(logits, target, activation="sigmoid").dice().nanmean()
     for background in (True, False):
-        metric = OverlapMetric(num_classes=1, include_background=background)
-        assert metric(prediction, target) == expected
+        metric = OverlapMetric(num_classes=1, activation="sigmoid", include_background=background)
+        assert metric(logits, target) == expected
 
 
 def test_states_count_voxels_exactly():
