@@ -125,6 +125,12 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         'expected = "a number of mm" if self.score >= "surface_dice" else "None, but for score=\'surface_dice\'"',
     ): "The other scores come before it.",
     (
+        "fastloss/lazy/head.py",
+        "_check_pointwise",
+        'got = values[0] if name == "groups" else tuple(values)',
+        'got = values[ -1] if name == "groups" else tuple(values)',
+    ): "Of groups there is one number.",
+    (
         "fastloss/ahead.py",
         "_volume",
         "generator = torch.Generator().manual_seed(0)",
