@@ -93,7 +93,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/spatial/structural.py": (*_STENCILS, f"(test_errors or defaults or structural) and {_NOT}"),
     "fastloss/losses/deep_supervision.py": ("tests/losses/test_deep_supervision.py", "-k", _NOT),
     "fastloss/metrics/counts.py": _METRICS,
-    "fastloss/metrics/inputs.py": _METRICS,
+    "fastloss/metrics/inputs.py": (f"{_LAZY_LOSSES}::test_metrics", *_METRICS),
     "fastloss/metrics/surface.py": ("tests/metrics/test_surface.py",),
     "fastloss/metrics/directions.py": ("tests/metrics/test_surface.py", "tests/kernels/gpu/test_gpu_stays.py"),
     "fastloss/metrics/elements.py": ("tests/metrics/test_surface.py",),
