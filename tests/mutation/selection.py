@@ -23,7 +23,7 @@ _TERMS = (
 _METRICS = ("tests/metrics", "-k", "not slabs")
 _DISTANCES = ("tests/distance", "-k", "not thousand and not 31 and not memory and not gib")
 
-_LAZY = f"{_NOT} and not memory and not processes and not back_end and not gradcheck and not threads"
+_LAZY = f"{_NOT} and not memory and not processes and not back_end and not gradcheck and not threads and not every_loss"
 _HEAD, _LAZY_LOSSES, _INTERPOLATE = (
     f"tests/lazy/test_{name}.py" for name in ("lazy_head", "lazy_losses", "interpolate")
 )
@@ -96,7 +96,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/metrics/inputs.py": (f"{_LAZY_LOSSES}::test_metrics", *_METRICS),
     "fastloss/metrics/surface.py": ("tests/metrics/test_surface.py",),
     "fastloss/metrics/directions.py": ("tests/metrics/test_surface.py", "tests/kernels/gpu/test_gpu_stays.py"),
-    "fastloss/metrics/elements.py": ("tests/metrics/test_surface.py",),
+    "fastloss/metrics/elements.py": ("tests/metrics/test_surface.py", "-k", "areas or subvoxels"),
     "fastloss/metrics/device.py": ("tests/kernels/gpu/test_gpu_stays.py",),
     "fastloss/metrics/accumulator.py": _METRICS,
     "fastloss/metrics/__main__.py": ("tests/metrics/test_scoring.py",),
@@ -124,7 +124,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "fastloss/passes/chunks.py": (_HEAD, _INTERPOLATE, _LAZY_LOSSES, "-k", _LAZY),
     "fastloss/passes/resize.py": (_INTERPOLATE, "tests/lazy/test_resample.py", "-k", f"{_LAZY} and not tiles"),
-    "fastloss/passes/lazy_logits.py": (_HEAD, _INTERPOLATE, _LAZY_LOSSES, "-k", f"{_LAZY} and not every_loss"),
+    "fastloss/passes/lazy_logits.py": (_HEAD, _INTERPOLATE, _LAZY_LOSSES, "-k", _LAZY),
     "fastloss/passes/lazy_ops.py": (*_ANY_DEVICE, _HEAD, _LAZY_LOSSES, "-k", _LAZY),
     "fastloss/passes/values.py": (_ERRORS, "tests/losses/test_inputs.py", "-k", f"{_NOT} and not spacing"),
     "fastloss/lazy/head.py": (_HEAD, "-k", _LAZY),
