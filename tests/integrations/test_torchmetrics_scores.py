@@ -138,6 +138,20 @@ def test_a_collection_keeps_apart_what_is_equal_in_its_first_batch():
     assert len({float(value) for value in found.values()}) == len(found)
 
 
+def test_one_class_is_no_background():
+    logits, target = torch.randn(2, 1, 6, 7), torch.randint(0, 2, (2, 6, 7))
+    expected = confusion_counts(logits, target, activation="sigmoid").dice().nanmean()
+    for background in (True, False):
+        metric = OverlapMetric(num_classes=1, activation="sigmoid", include_background=background)
+        assert metric(logits, target) == expected
+
+
+def test_states_count_voxels_exactly():
+    for metric in of_processes():
+        metric.update(*batches()[0])
+        assert {state.dtype for state in metric.metric_state.values()} == {torch.float64, torch.int64}
+
+
 def test_copies_pickles_and_saved_states():
     metric = OverlapMetric(num_classes=CLASSES, aggregation_level="global")
     metric.persistent(True)

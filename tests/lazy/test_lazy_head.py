@@ -1,6 +1,7 @@
 """Heads that return lazy logits: what they are to the rest of a training."""
 
 import copy
+import dataclasses
 import logging
 import pickle
 
@@ -205,7 +206,17 @@ def test_whatever_else_is_asked_gets_the_logits(caplog):
         torch.testing.assert_close(lazy.softmax(1), real.softmax(1))
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         lazy.nonsense()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        lazy.dtype = torch.float64
     assert "[2, 4, 5, 6, 4]" in repr(lazy) and len({lazy, lazy}) == 1
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradient_has_the_layout_of_the_features(layout):
+    features = torch.randn(2, 3, 6, 5).to(memory_format=layout).requires_grad_()
+    lazy = fastloss.lazy_head(nn.Conv2d(3, 4, 1), chunk_bytes=200)(features)
+    (gradient,) = torch.autograd.grad(fastloss.DiceLoss()(lazy, torch.zeros(2, 6, 5).long()), features)
+    assert gradient.is_contiguous(memory_format=layout)
 
 
 def test_argmax_takes_the_first_of_equal_classes_and_nan():

@@ -2,7 +2,10 @@
 
 import csv
 import re
+import struct
 import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +73,64 @@ def test_report_has_the_worst_case_first(folders):
     assert re.findall(r"<figcaption>(\w+)", text) == ["case1"]
     assert text.count("data:image/png;base64,") == 1 and "http" not in text
     assert '<meta name="viewport"' in text  # without which phones show a page of 980 pixels
+
+
+def pixels_of(png):
+    """What a file holds as the format's standard has it: colours of 8 bits, in rows without a filter."""
+    chunks, place = {}, 8
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    while place < len(png):
+        (length,), kind = struct.unpack(">I", png[place : place + 4]), png[place + 4 : place + 8]
+        chunks[kind] = png[place + 8 : place + 8 + length]
+        assert struct.unpack(">I", png[place + 8 + length :][:4])[0] == zlib.crc32(kind + chunks[kind])
+        place += 12 + length
+    width, height, *form = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    assert form == [8, 2, 0, 0, 0] and list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
+    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, 1 + 3 * width)
+    assert not rows[:, 0].any()
+    return rows[:, 1:].reshape(height, width, 3)
+
+
+def test_picture_of_the_slice_with_the_most_wrong_voxels():
+    from fastloss.metrics.scoring import Case, picture
+
+    truth, prediction = np.zeros((2, 4, 5, 3), np.uint8)
+    truth[0, 0, 0] = 1  # fewer are wrong there
+    truth[1, 0, 1], prediction[2, 0, 1], truth[3, 4, 1], prediction[3, 4, 1] = 1, 2, 2, 2
+    found = pixels_of(picture(Case("case", truth, prediction, SPACING, [1, 2])))
+    assert found.shape == (320, 256, 3)
+    dots = found[::64, ::64].tolist()
+    black, green, red, yellow = [24, 24, 24], [0, 170, 60], [220, 50, 40], [240, 210, 60]
+    assert dots == [[black] * 3 + [yellow], *[[black] * 4] * 3, [black, green, red, black]]
+
+
+def test_options_and_their_defaults(folders, capsys, monkeypatch):
+    folder, _ = folders
+    assert score(folder) == 0
+    expected = (folder / "scores.csv").read_text()
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    where = ["--truth", str(folder / "truth"), "--prediction", str(folder / "prediction")]
+    assert main(["score", *where]) == 0
+    assert Path("scores.csv").read_text() == expected and list(Path().iterdir()) == [Path("scores.csv")]
+    for arguments in ([], ["score"], ["score", *where[:2]]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["score", "--help"])
+    text = capsys.readouterr().out
+    assert all(words in text for words in ("default 1", "from-header (default)", "default scores.csv", "default 6"))
+
+
+def test_the_truth_has_the_voxel_size(folders):
+    """A grid is the same to a hundredth of a millimetre."""
+    folder, volumes = folders
+    assert score(folder) == 0
+    expected = rows(folder)
+    nearly = np.diag([1.004, 2.0, 3.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(volumes["case0"][1], nearly), folder / "prediction/case0.nii.gz")
+    assert score(folder) == 0 and rows(folder) == expected
 
 
 def test_a_number_of_pictures_that_is_none(folders, capsys):

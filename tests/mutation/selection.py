@@ -1,4 +1,7 @@
-"""Which tests must kill the mutants of a file: a few seconds, mostly of the Numba back end."""
+"""Which tests must kill the mutants of a file: a few seconds, mostly of the Numba back end; of another library's losses
+where it is installed."""
+
+from importlib.util import find_spec
 
 _ERRORS = "tests/losses/test_errors.py"
 _LOSSES = "tests/losses/test_losses.py"
@@ -20,11 +23,19 @@ _TERMS = (
 _METRICS = ("tests/metrics", "-k", "not slabs")
 _DISTANCES = ("tests/distance", "-k", "not thousand and not 31 and not memory and not gib")
 
-_LAZY = f"{_NOT} and not memory and not processes and not back_end and not gradcheck and not threads"
+_LAZY = f"{_NOT} and not memory and not processes and not back_end and not gradcheck and not threads and not every_loss"
 _HEAD, _LAZY_LOSSES, _INTERPOLATE = (
     f"tests/lazy/test_{name}.py" for name in ("lazy_head", "lazy_losses", "interpolate")
 )
-_PEERS = ("tests/accelerate/test_peers.py", "-k", "not numba and not compile")
+_QUICK = "not numba and not once"
+_SERVED = {  # with the package that it needs, and the tests' names
+    "shared": ("segmentation_models_pytorch", "smp or kornia or learned or version"),
+    "smp": ("segmentation_models_pytorch", "smp or attributes or learned or version"),
+    "kornia": ("kornia", "kornia or attributes"),
+    "nnunet": ("nnunetv2", "nnunet"),
+    "torchvision": ("torchvision", "torchvision"),
+}
+_TRAINERS = ("tests/accelerate/test_nnunet_trainers.py",)
 
 _STENCILS = (
     _ERRORS,
@@ -82,10 +93,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/spatial/structural.py": (*_STENCILS, f"(test_errors or defaults or structural) and {_NOT}"),
     "fastloss/losses/deep_supervision.py": ("tests/losses/test_deep_supervision.py", "-k", _NOT),
     "fastloss/metrics/counts.py": _METRICS,
-    "fastloss/metrics/inputs.py": _METRICS,
+    "fastloss/metrics/inputs.py": (f"{_LAZY_LOSSES}::test_metrics", *_METRICS),
     "fastloss/metrics/surface.py": ("tests/metrics/test_surface.py",),
     "fastloss/metrics/directions.py": ("tests/metrics/test_surface.py", "tests/kernels/gpu/test_gpu_stays.py"),
-    "fastloss/metrics/elements.py": ("tests/metrics/test_surface.py",),
+    "fastloss/metrics/elements.py": ("tests/metrics/test_surface.py", "-k", "areas or subvoxels"),
     "fastloss/metrics/device.py": ("tests/kernels/gpu/test_gpu_stays.py",),
     "fastloss/metrics/accumulator.py": _METRICS,
     "fastloss/metrics/__main__.py": ("tests/metrics/test_scoring.py",),
@@ -113,7 +124,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "fastloss/passes/chunks.py": (_HEAD, _INTERPOLATE, _LAZY_LOSSES, "-k", _LAZY),
     "fastloss/passes/resize.py": (_INTERPOLATE, "tests/lazy/test_resample.py", "-k", f"{_LAZY} and not tiles"),
-    "fastloss/passes/lazy_logits.py": (_HEAD, _INTERPOLATE, _LAZY_LOSSES, "-k", f"{_LAZY} and not every_loss"),
+    "fastloss/passes/lazy_logits.py": (_HEAD, _INTERPOLATE, _LAZY_LOSSES, "-k", _LAZY),
     "fastloss/passes/lazy_ops.py": (*_ANY_DEVICE, _HEAD, _LAZY_LOSSES, "-k", _LAZY),
     "fastloss/passes/values.py": (_ERRORS, "tests/losses/test_inputs.py", "-k", f"{_NOT} and not spacing"),
     "fastloss/lazy/head.py": (_HEAD, "-k", _LAZY),
@@ -133,7 +144,15 @@ TESTS: dict[str, tuple[str, ...]] = {
         for name in ("common", "compound", "distances", "focal", "overlap")
     },
     "fastloss/accelerate/torch.py": ("tests/accelerate/test_torch.py",),
-    **{f"fastloss/accelerate/{name}.py": _PEERS for name in ("shared", "kornia", "smp", "nnunet", "torchvision")},
+    **{
+        f"fastloss/accelerate/{name}.py": (
+            "tests/accelerate/test_peers.py",
+            "-k",
+            f"({tests}) and not numba and not once",
+        )
+        for name, (package, tests) in _SERVED.items()
+        if find_spec(package)
+    },
     "fastloss/integrations/monai.py": ("tests/integrations/test_monai_scores.py", "-k", "not processes"),
     "fastloss/integrations/torchmetrics.py": ("tests/integrations/test_torchmetrics_scores.py", "-k", "not processes"),
     "fastloss/integrations/scores.py": (
@@ -142,5 +161,5 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "fastloss/integrations/patches.py": ("tests/integrations/test_patches.py",),
     "fastloss/integrations/torchio.py": ("tests/integrations/test_torchio_maps.py",),
-    "fastloss/integrations/nnunet/fastloss_trainers.py": ("tests/accelerate/test_nnunet_trainers.py",),
+    **({"fastloss/integrations/nnunet/fastloss_trainers.py": _TRAINERS} if find_spec("nnunetv2") else {}),
 }

@@ -1,6 +1,7 @@
 """Mutants that no test kills, and why: (file, function or class, old lines, new lines) to a reason."""
 
 _BASE, _FOCAL, _CONFUSION = (f"fastloss/losses/{name}.py" for name in ("base", "focal", "confusion"))
+_TORCHMETRICS = "fastloss/integrations/torchmetrics.py"
 _PLAIN = (
     'plain = type(values) is Tensor and values.device.type == "cpu" and not torch.compiler.is_compiling()',
     'plain = type(values) is Tensor and values.device.type == "cpu" and  torch.compiler.is_compiling()',
@@ -105,5 +106,35 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         'exact, fits = sampling == "nearest-exact", len(size) == len(full)',
         'exact, fits = sampling >= "nearest-exact", len(size) == len(full)',
     ): "The samplings are two.",
+    (
+        _TORCHMETRICS,
+        "__init__",
+        "self.columns = classes if options.include_background or classes == 1 else classes - 1",
+        "self.columns = classes if options.include_background or classes <= 1 else classes - 1",
+    ): "Fewer are none to score.",
+    (
+        _TORCHMETRICS,
+        "update",
+        'if self.aggregation_level == "samplewise":',
+        'if self.aggregation_level >= "samplewise":',
+    ): "The levels are two.",
+    (
+        "fastloss/integrations/scores.py",
+        "__post_init__",
+        'expected = "a number of mm" if self.score == "surface_dice" else "None, but for score=\'surface_dice\'"',
+        'expected = "a number of mm" if self.score >= "surface_dice" else "None, but for score=\'surface_dice\'"',
+    ): "The other scores come before it.",
+    (
+        "fastloss/lazy/head.py",
+        "_check_pointwise",
+        'got = values[0] if name == "groups" else tuple(values)',
+        'got = values[ -1] if name == "groups" else tuple(values)',
+    ): "Of groups there is one number.",
+    (
+        "fastloss/ahead.py",
+        "_volume",
+        "generator = torch.Generator().manual_seed(0)",
+        "generator = torch.Generator().manual_seed( 1)",
+    ): "Any seed will do.",
     (_CONFUSION, "formula", _DEGENERATE.format("=="), _DEGENERATE.format("<=")): "A sum of squares is at least 0.",
 }
