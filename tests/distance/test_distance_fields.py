@@ -98,11 +98,11 @@ def to_the_first_voxel(shape):
     return sum(x.astype(np.int64) ** 2 for x in np.indices(shape))
 
 
-# axes beyond 1024; squared distances beyond 2^24, which float32 does not hold, beyond 2^30, the range of integers, and
-# beyond 2^15, that of 16 bits, in some of the rows that are solved together
+# axes beyond 1024; squared distances beyond 2^24, which float32 does not hold, up to 2^30, the range of integers, and
+# beyond it, and beyond 2^15, that of 16 bits, in some of the rows that are solved together
 @pytest.mark.parametrize(
     "shape",
-    [(1500, 3, 4), (3, 1500, 4), (3, 4, 1500), (30_000,), (5, 9_001), (9_001, 5), (40_000,), (40_000, 2), (200, 2)],
+    [(1500, 3, 4), (3, 1500, 4), (3, 4, 1500), (32_768,), (5, 9_001), (9_001, 5), (32_769,), (40_000, 2), (200, 2)],
 )
 def test_long_axes(shape):
     mask = np.ones(shape, np.int32)

@@ -69,7 +69,9 @@ def test_the_first_of_equal_classes_and_of_nan(each_backend):
 
 
 def test_tiles_and_parts():
-    """Of rows longer than a tile, and of more planes and rows than one has."""
+    """Of more planes and rows than a tile has, and of rows longer than one."""
+    long = torch.randn(1, 3, 3, 2, 9)
+    assert_labels(fastloss.resample_argmax(long, (20, 3, 5000)), long, size=(20, 3, 5000))
     logits = torch.randn(1, 3, 9, 12, 300)
     found = fastloss.resample_argmax(logits, (40, 37, 701))
     assert_labels(found, logits, size=(40, 37, 701))
@@ -131,7 +133,7 @@ def test_no_more_is_read_at_a_time_than_asked_for():
 def test_out_and_lazy_logits():
     logits = torch.randn(2, 3, 4, 5)
     wanted = fastloss.resample_argmax(logits, 8)
-    out = torch.zeros(2, 8, 16, dtype=torch.int16)[..., ::2]
+    out = torch.full((2, 8, 16), 9, dtype=torch.int16)[..., ::2]
     assert fastloss.resample_argmax(logits, 8, out=out) is out and torch.equal(out.byte(), wanted)
     lazy = fastloss.LazyLogits(logits, None, None, torch.float32, 1000)
     assert torch.equal(fastloss.resample_argmax(lazy, 8), wanted)

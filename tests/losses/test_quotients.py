@@ -53,15 +53,16 @@ CASES += [(make, options) for make in MEANS for options in OPTIONS[:2]]
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
 @pytest.mark.parametrize(("make", "options"), CASES)
 def test_value_and_slopes_are_those_of_the_formula(make, options, activation):
-    """From sums of all kinds: plain ones, a class that is nowhere, a sample without voxels, nothing at all."""
+    """From sums of all kinds: plain ones, a class that is nowhere, a sample without voxels, nothing at all; of samples
+    and classes that fill no power of two."""
     loss = make(activation=activation, **options)
     for empty in (None, (0, 1), (1,), ()):
-        sums = {name: torch.rand(2, 3, dtype=torch.float64) + 0.1 for name in loss.terms}
+        sums = {name: torch.rand(3, 3, dtype=torch.float64) + 0.1 for name in loss.terms}
         if "count" in sums:
-            sums["count"] = sums["count"][:, :1].expand(2, 3).clone()
+            sums["count"] = sums["count"][:, :1].expand(3, 3).clone()
         for value in sums.values() if empty is not None else ():
             value[empty] = 0.0
-        parts = loss.quotients(2, 3)
+        parts = loss.quotients(3, 3)
         stacked = torch.stack([sums[name] for name in loss.terms], -1).requires_grad_()
         launch, value, slopes = epilogue.launch_of(
             stacked.detach(), loss.terms, tuple(parts), (-1,) * len(loss.terms), torch.float64

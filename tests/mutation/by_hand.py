@@ -36,6 +36,19 @@ _PRODUCTS = "kernels/test_products.py"
 _GPU = "kernels/gpu/test_gpu_interpreter.py"
 _GPU_PRODUCTS = "kernels/gpu/test_gpu_products.py"
 _GPU_MANY = "kernels/gpu/test_gpu_many_classes.py"
+_AROUND = "test_what_lies_around_is_neither_taken_nor_overwritten"
+_GPU_ROWS = _of(_GPU_MANY, _AROUND, "test_weights_over_many_channels", "test_several_leading_classes")
+_GPU_UNROLLED = (
+    *_of(_GPU, _AROUND, "test_activation_target_and_weights", "test_dimensions"),
+    *_of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits"),
+)
+_QUOTIENTS = (
+    *("tests/losses/test_quotients.py", "-m", "slow or not slow", "-k"),
+    "many_classes or changed or (formula and softmax) or (end_to_end and float32 and softmax)",
+)
+_GPU_RESAMPLE = ("tests/kernels/gpu/test_gpu_resample.py",)
+_RESAMPLE = ("tests/lazy/test_resample.py", "-k", "not triton and not reference and not memory and not wrong")
+_RESAMPLE_REFERENCE = ("tests/lazy/test_resample.py", "-k", "reference")
 _BALLS = ("tests/losses/test_stencil.py", "-k", "ball")
 _STENCIL = "losses/test_stencil.py"
 _CLDICE = ("tests/losses/test_stencil.py", "-k", "numba and cldice and (equals or number)")
@@ -103,6 +116,14 @@ MUTATIONS: list[Mutation] = [
             "slope = _cross(slope)",
             _of(_STENCIL, f"{_EQUAL_EXTREMES}[reference]"),
         ),
+    ),
+    *_mutations(
+        "kernels/reference/resample.py",
+        ("~(value <= best)", "(value > best)", _RESAMPLE_REFERENCE),
+        ("~(value <= best)", "~(value < best)", _RESAMPLE_REFERENCE),
+        ("& ~best.isnan()", "", _RESAMPLE_REFERENCE),
+        ("labels.zero_()", "", _RESAMPLE_REFERENCE),
+        ("for k in (2, 1, 0)", "for k in (0, 1, 2)", _RESAMPLE_REFERENCE),
     ),
     *_mutations(
         "kernels/ranking.py",
@@ -383,6 +404,75 @@ MUTATIONS: list[Mutation] = [
         ("inside = 0 <= y < lines", "inside = 0 < y < lines", _BALLS),
     ),
     *_mutations(
+        "kernels/cpu/resample.py",
+        ("rows = max(1, min(", "rows = max(0, min(", _RESAMPLE),
+        ("(lines + rows - 1) // rows", "lines // rows", _RESAMPLE),
+        ("planes, high = z_high[z1 - 1] + 1", "planes, high = z_high[z1 - 1]", _RESAMPLE),
+        ("y_high[y1 - 1] + 1 - first_line", "y_high[y1 - 1] - first_line", _RESAMPLE),
+        ("(not value <= before)", "(value > before)", _RESAMPLE),
+        ("(not value <= before)", "(not value < before)", _RESAMPLE),
+        ("& (before == before)", "", _RESAMPLE),
+        ("        label[i] = 0\n", "", _RESAMPLE),
+        ("(y_high[y] - first_line) * length", "(y_low[y] - first_line) * length", _RESAMPLE),
+        ("z0, y0 = i // across * PLANES, i % across * rows", "z0, y0 = i // across * PLANES, 0", _RESAMPLE),
+    ),
+    *_mutations(
+        "kernels/gpu/resample.py",
+        ("< planes.to(INDEX) * lines * length", "<= planes.to(INDEX) * lines * length", _GPU_RESAMPLE),
+        ("((value <= best) == 0)", "(value > best)", _GPU_RESAMPLE),
+        ("((value <= best) == 0)", "((value < best) == 0)", _GPU_RESAMPLE),
+        (" & (best == best)", "", _GPU_RESAMPLE),
+        ("range(1, classes)", "range(1, classes - 1)", _GPU_RESAMPLE),
+        (">= 2**31 - BLOCK", "> 2**31 - BLOCK", _GPU_RESAMPLE),
+        ("max(logits.numel(), labels.numel())", "labels.numel()", _GPU_RESAMPLE),
+        ("z1 * height * width, y0", "z1 * height, y0", _GPU_RESAMPLE),
+    ),
+    *_mutations(
+        "kernels/gpu/distances.py",
+        ("greatest < minplus.FAR.value and", "greatest <= minplus.FAR.value and", _GPU_DISTANCES),
+        ("bits = (length - 1).bit_length()", "bits = (length - 2).bit_length()", _GPU_DISTANCES),
+        ("unit = least / parts", "unit = least", _GPU_DISTANCES),
+        ("if axis.length > 1), default", "if axis.length > 0), default", _GPU_DISTANCES),
+        ("> longest else 0", "> 2**40 else 0", _GPU_DISTANCES),
+        ("(greatest < 2**24 or not self.root)", "(greatest < 2**30)", _GPU_DISTANCES),
+        ("power and self.out.dtype == torch.float32", "power", _GPU_DISTANCES),
+        ("strides[-1] == stride * length", "strides[-1] >= stride * length", _GPU_DISTANCES),
+        ("LONGEST_NARROW = 2**15 - 1", "LONGEST_NARROW = 2**15", _GPU_DISTANCES),
+        ("if self.sites is not None or not deep else", "if not deep else", _GPU_DISTANCES),
+        ('* (2 if self.mode == "sides" else 1)', "", _GPU_DISTANCES),
+    ),
+    *_mutations(
+        "kernels/gpu/epilogue.py",
+        ("channel >= PARTS[i].first", "channel > PARTS[i].first", _QUOTIENTS),
+        ("channel < PARTS[i].last", "channel <= PARTS[i].last", _QUOTIENTS),
+        ("there = (sample < BATCH)", "there = (sample <= BATCH)", _QUOTIENTS),
+        ("& (channel < CHANNELS)\n", "& (channel <= CHANNELS)\n", _QUOTIENTS),
+        ("tl.where(sample == 0, scale, 0.0)", "scale", _QUOTIENTS),
+        (" & ((below != 0) | (PARTS[i].smooth_above == 0))", "", _QUOTIENTS),
+        ("some_all = below_all != 0", "some_all = below_all == below_all", _QUOTIENTS),
+        ("by_below = -by_above * found", "by_below = by_above * found", _QUOTIENTS),
+        ("                of_below *= scale\n", "                of_below *= 1\n", _QUOTIENTS),
+        ("if ADDED_TO[j] == k:", "if ADDED_TO[j] == COUNT:", _QUOTIENTS),
+        ("float(np.float32(number - first))", "0.0", _QUOTIENTS),
+        ("<= MOST_CELLS", "< MOST_CELLS", _QUOTIENTS),
+    ),
+    *_mutations(
+        "kernels/gpu/unrolled.py",
+        ("(place < CHUNK * COUNT) & (place < (CHANNELS - first) * COUNT)", "place < CHUNK * COUNT", _GPU_UNROLLED),
+        ("(place < CHUNK * COUNT) & (place", "(place <= CHUNK * COUNT) & (place", _GPU_UNROLLED),
+        ("tl.where(counted, p, 0.0), q,", "p, q,", _GPU_UNROLLED),
+        ("                    value *= weight[0]\n", "                    value *= one\n", _GPU_UNROLLED),
+        ("first + c, present, counted, slope", "first + c, inside, counted, slope", _GPU_UNROLLED),
+        ("plus(rest_quiet, quiet(rest, parts[0]))", "plus(rest_quiet, rest)", _GPU_UNROLLED),
+        ("            if AXES[3] > 0:\n", "            if AXES[3] > 1:\n", _GPU_UNROLLED),
+        ("(sums[c * COUNT + k] + value,)", "(value,)", _of(_GPU, "test_every_tile_has_a_program", "test_dimensions")),
+        (
+            "pair = tl.join(level[i], level[i + (SIZE >> (step + 1))])",
+            "pair = tl.join(level[i], level[i])",
+            _GPU_UNROLLED,
+        ),
+    ),
+    *_mutations(
         "kernels/gpu/steps.py",
         ("lines - line, found", "lines - line - 1, found", _GPU_DISTANCES),
         ("plane + 1, found)", "plane, found)", _GPU_DISTANCES),
@@ -409,6 +499,7 @@ MUTATIONS: list[Mutation] = [
             "counted = counted & inside",
             _of(_GPU, "test_voxels_of_weight_zero_may_hold_anything"),
         ),
+        ("tl.where(counted, narrow(labels), -1)", "narrow(labels)", _of(_GPU, "test_activation_target_and_weights")),
         (
             "return voxel >= voxel if EVEN else voxel < voxels",
             "return voxel >= voxel if EVEN else voxel <= voxels",
@@ -475,6 +566,32 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/gpu/rows.py",
+        ("present = inside & (channel < CHANNELS)", "present = inside", _GPU_ROWS),
+        ("tl.load(at, channel < CHANNELS, other=0)", "tl.load(at, channel <= CHANNELS, other=0)", _GPU_ROWS),
+        (
+            "tl.sum(sums[i * COUNT + k], axis=1), row < CHANNELS)",
+            "tl.sum(sums[i * COUNT + k], axis=1), row <= CHANNELS)",
+            _GPU_ROWS,
+        ),
+        ("tl.sum(terms[k], axis=1), row < CHANNELS)", "tl.sum(terms[k], axis=1), row <= CHANNELS)", _GPU_ROWS),
+        ("plus(sums[2], quiet(rest, p))", "plus(sums[2], rest)", _GPU_ROWS),
+        ("            value *= map_value\n", "            value *= one\n", _GPU_ROWS),
+        ("            value *= weight[0]\n", "            value *= one\n", _GPU_ROWS),
+        (
+            "found[i][3])\n                write(grad, grad_place, channel, inside & (channel < CHANNELS),",
+            "found[i][3])\n                write(grad, grad_place, channel, inside,",
+            _GPU_ROWS,
+        ),
+        (
+            "totals, p, q)\n                write(grad, grad_place, channel, inside & (channel < CHANNELS),",
+            "totals, p, q)\n                write(grad, grad_place, channel, inside,",
+            _GPU_ROWS,
+        ),
+        (
+            "(sample * programs + part) * CHANNELS * COUNT",
+            "sample * programs * CHANNELS * COUNT",
+            _of(_GPU_MANY, "test_sums_go_on_from_tile_to_tile"),
+        ),
         (
             "row < tl.where(part * tiles < tile, CHANNELS, 0)",
             "row < CHANNELS",
@@ -493,6 +610,22 @@ MUTATIONS: list[Mutation] = [
             "coefficients[..., other].add_(0)",
             _of(_GPU_PRODUCTS, "test_a_product_asked_for_twice_and_its_share"),
         ),
+        (
+            " and first(plan.terms[k]) == k]",
+            "]",
+            _of(_GPU_PRODUCTS, "test_a_product_asked_for_twice_and_its_share"),
+        ),
+        ("voxels < 2**31 - 2**16", "voxels < 2**32", _of(_GPU, "test_grids_are_one_dimensional_and_programs_bounded")),
+        (
+            "far = 1 if channel * tensor.shape[1] >= 2**31 else None",
+            "far = None",
+            _of(_GPU, "test_channels_farther_apart_than_32_bits_count"),
+        ),
+        (
+            '"EVEN": voxels % tile.voxels == 0',
+            '"EVEN": voxels > tile.voxels',
+            _of(_GPU, "test_every_tile_has_a_program"),
+        ),
     ),
     *_mutations(
         "kernels/gpu/geometry.py",
@@ -501,9 +634,26 @@ MUTATIONS: list[Mutation] = [
             "return wanted, tiles // wanted",
             _of(_GPU, "test_every_tile_has_a_program"),
         ),
+        (
+            "min(wanted, MAX_VOXELS // tile.voxels)",
+            "wanted",
+            _of(_GPU, "test_grids_are_one_dimensional_and_programs_bounded"),
+        ),
+        ("term.d or term.l % 1 for", "term.d for", _of(_GPU_MANY, "test_several_leading_classes")),
+        ("any(term.q or term.m", "any(term.q", _of(_GPU_MANY, "test_several_leading_classes")),
     ),
     *_mutations(
         "kernels/gpu/voxels.py",
+        (
+            "total += tl.where(channel < CHANNELS, value, 0.0)",
+            "total += value",
+            _of("kernels/gpu/test_gpu_ranked.py", "test_values"),
+        ),
+        (
+            "tl.where(parts[0] < -1.0, 0.0, 1.0 + parts[0])",
+            "1.0 + parts[0]",
+            _of("kernels/gpu/test_gpu_ranked.py", "test_values") + _of("losses/test_lovasz_hinge.py", _OF_ZERO),
+        ),
         (
             "tl.where(counted, tl.abs(value), -1.0)",
             "tl.where(counted, value, -1.0)",
@@ -559,6 +709,13 @@ MUTATIONS: list[Mutation] = [
         ("label_bytes > 4)", "label_bytes > 8)", _FIELDS),
         ("metric.greatest_square >= static_cast<double>(kFar<std::int32_t>)", "false", _FIELDS),
         ("label_bytes <= 2 &&", "label_bytes <= 4 &&", _FIELDS),
+        (
+            "metric.greatest_square >= static_cast<double>(kFar<std::int32_t>)",
+            "metric.greatest_square > static_cast<double>(kFar<std::int32_t>)",
+            _FIELDS,
+        ),
+        ("kLongest = 0x7fff, kL", "kLongest = 0xffff, kL", _FIELDS),
+        ("- 1) / (shape.rows * shape.columns);", ") / (shape.rows * shape.columns);", _FIELDS),
     ),
     *_mutations(
         "csrc/minplus.hpp",
@@ -584,6 +741,8 @@ MUTATIONS: list[Mutation] = [
             "return finish.negative_inside && is_outside(number) ? -distance : distance;",
             _FIELDS,
         ),
+        ("k <= kReach; ++k", "k < kReach; ++k", _FIELDS),
+        ("steps == kNoSite ? kFar<T> :", "steps == kInside ? kFar<T> :", _FIELDS),
     ),
     *_mutations(
         "csrc/plane.hpp",
@@ -591,6 +750,8 @@ MUTATIONS: list[Mutation] = [
         ("std::frexp(unit, &exponent) == 0.5 &&", "std::frexp(unit, &exponent) > 0 &&", _FIELDS),
         ("        clear_rows(plane.rows);\n        greatest_", "        greatest_", _FIELDS),
         ("(found.in_all & kNoSite) != kNoSite", "(found.in_any & kNoSite) != kNoSite", _FIELDS),
+        ("outcome.greatest >= kFar<T>", "outcome.greatest > kFar<T>", _FIELDS),
+        ("return found.in_all == found.in_any;", "return true;", _FIELDS),
     ),
     *_mutations(
         "csrc/worker.hpp",
@@ -599,5 +760,7 @@ MUTATIONS: list[Mutation] = [
     *_mutations(
         "csrc/steps.hpp",
         ("std::min(steps, same ? one_further(next) : 1)", "std::min(steps, same ? one_further(next) : 2)", _FIELDS),
+        ("steps + (steps != kNoSite)", "steps + 1", _FIELDS),
+        ("std::int64_t i = planes - 2; i >= 0; --i", "std::int64_t i = planes - 2; i > 0; --i", _FIELDS),
     ),
 ]

@@ -143,6 +143,7 @@ def test_which_numbers_will_do():
     assert metric((512, 512, 512), (0.7, 1.3, 2.1)).multiples == (7, 13, 21)
     assert metric((512, 512, 512), (2.5, 0.79, 0.79)).whole is False  # 250 and 79, in more than 64 parts
     assert metric((328, 5, 5), (100.0, 1.0, 1.0)).whole and not metric((329, 5, 5), (100.0, 1.0, 1.0)).whole
+    assert metric((2**15,), (1.0,)).whole and not metric((2**15 + 1,), (1.0,)).whole  # whose square means no site
     assert metric((9, 1, 7), (2.0, 0.123, 3.0))[:3] == (True, 1.0, (2, 1, 3))  # an axis of one voxel has no say
 
 

@@ -1,5 +1,6 @@
 """What the Triton kernels mean: run by Triton's interpreter and set against the plain PyTorch back end."""
 
+import math
 import os
 
 import pytest
@@ -9,6 +10,7 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
 
+import triton.language as tl
 from fastloss.kernels.gpu import sums as gpu
 from fastloss.kernels.reference import sums as reference
 
@@ -142,6 +144,36 @@ def test_elements_past_two_to_the_31st(axis):
     assert torch.equal(distant.backward(gpu), problem.backward(gpu))
 
 
+ROOM = 4096  # elements
+
+
+def amid(tensor, around):
+    """The same values within other memory, and what that holds on both sides of them."""
+    room = torch.full((tensor.numel() + 2 * ROOM,), around, dtype=tensor.dtype)
+    return room[ROOM:-ROOM].view(tensor.shape).copy_(tensor), (room[:ROOM], room[-ROOM:])
+
+
+@pytest.mark.parametrize(("channels", "activation"), [(3, "softmax"), (21, "softmax"), (29, "sigmoid"), (5, "none")])
+def test_what_lies_around_is_neither_taken_nor_overwritten(channels, activation):
+    """Channels and voxels that fill no tile; of the result, what a program writes where another writes later shows
+    behind the last."""
+    problem = make_problem(
+        channels, (7, 13), activation, terms=("p", "y", "p2"), dense=True, target_dtype=torch.float32, mask="weight",
+        map_channels=channels,
+    )  # fmt: skip
+    within = problem._replace(**{name: amid(getattr(problem, name), math.nan)[0] for name in problem._fields[:4]})
+    launch, partial = gpu.forward_launch(*within[:5])
+    partial, around = amid(partial, 7.0)
+    launch._replace(args=(*launch.args[:4], partial, *launch.args[5:])).run()
+    assert torch.equal(partial.sum(1, dtype=torch.float64), problem.forward(gpu))
+    assert all((side == 7).all() for side in around)
+    launch, gradient = gpu.backward_launch(problem.grad_sums, *within[:5])
+    gradient, around = amid(gradient, 7.0)
+    launch._replace(args=(*launch.args[:5], launch.args[5]._replace(pointer=gradient), *launch.args[6:])).run()
+    assert torch.equal(gradient, problem.backward(gpu))
+    assert all((side == 7).all() for side in around)
+
+
 @pytest.mark.parametrize(("channels", "activation"), [(3, "softmax"), (20, "softmax"), (3, "sigmoid"), (3, "none")])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_voxels_of_weight_zero_may_hold_anything(channels, activation, value):
@@ -222,13 +254,14 @@ def test_nothing_to_sum(shape):
 
 def test_grids_are_one_dimensional_and_programs_bounded():
     """Many samples and channels, and volumes of 2^31 voxels, stay within a grid's limits and exact counts."""
-    for size in ((70000, 200, 8), (1, 16, 2**27)):
+    for size in ((70000, 200, 8), (1, 16, 2**27), (1, 2, 2**31)):
         problem = make_problem(2, (1,), "sigmoid", terms=DICE_CE, batch=1)
         logits = problem.logits[:1, :1].expand(size)
         target = problem.target[:1].expand(size[0], size[2])
         launch, _ = gpu.forward_launch(logits, target, None, None, problem.plan)
         voxels = launch.constants["LANES"] * launch.constants["VECTOR"] * launch.args[-1]
         assert len(launch.grid) == 1 and launch.grid[0] < 2**31 and voxels <= 2**22
+        assert launch.constants["INDEX"] == (tl.int64 if size[2] >= 2**31 else tl.int32)
 
 
 def test_availability():

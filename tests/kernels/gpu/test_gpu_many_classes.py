@@ -15,6 +15,7 @@ from test_gpu_interpreter import (  # noqa: F401  (collected here once more)
     test_not_a_number_is_not_hidden,
     test_voxels_of_weight_zero_may_hold_anything,
     test_weights_over_many_channels,
+    test_what_lies_around_is_neither_taken_nor_overwritten,
 )
 
 from bench.kernels.problems import DICE_CE, make_problem

@@ -23,6 +23,8 @@ def test_labels(dtype, labels, wide):
     logits, axes, found = problem(dtype, labels)
     logits[2, 1, 2, 3] = torch.nan
     logits[1] = logits[0]  # equal classes
+    room = torch.full((found.numel() + 512,), 9, dtype=found.dtype)
+    found = room[256:-256].view(found.shape)
     launch = gpu.resample_launch(logits, axes, found)
     if wide:
         launch.constants["INDEX"] = tl.int64
@@ -30,6 +32,16 @@ def test_labels(dtype, labels, wide):
     wanted = torch.zeros_like(found)
     reference.write_labels(logits if dtype == torch.float64 else logits.float(), axes, wanted)
     assert torch.equal(found, wanted) and (found == 2).any() and not (found == 1).any()
+    assert (room[:256] == 9).all() and (room[-256:] == 9).all()
+
+
+def test_voxel_numbers_are_as_wide_as_they_must_be():
+    logits, axes, _ = problem(torch.float32, torch.uint8)
+    for numbers, index in ((2**31 - 256, tl.int64), (2**31 - 257, tl.int32)):
+        volume = torch.zeros(1, dtype=torch.uint8).expand(1, 1, numbers)
+        assert gpu.resample_launch(logits, axes, volume).constants["INDEX"] == index
+        of_many = torch.zeros(1).expand(1, 1, 1, numbers)
+        assert gpu.resample_launch(of_many, axes, volume[..., :9]).constants["INDEX"] == index
 
 
 def test_nothing_to_fill():
