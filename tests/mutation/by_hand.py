@@ -44,7 +44,7 @@ _GPU_UNROLLED = (
 )
 _QUOTIENTS = (
     *("tests/losses/test_quotients.py", "-m", "slow or not slow", "-k"),
-    "many_classes or changed or (formula and softmax) or (end_to_end and float32 and softmax)",
+    "many_classes or changed or (formula and softmax) or (end_to_end and dtype0 and softmax)",
 )
 _GPU_RESAMPLE = ("tests/kernels/gpu/test_gpu_resample.py",)
 _RESAMPLE = ("tests/lazy/test_resample.py", "-k", "not triton and not reference and not memory and not wrong")
