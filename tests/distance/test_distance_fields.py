@@ -120,6 +120,21 @@ def test_long_axes(shape):
     assert not sites.any()
 
 
+@pytest.mark.parametrize("shape", [(2, 40_000), (40_000, 2), (2, 40_000, 2)])
+def test_long_lines_of_near_sites(shape):
+    """More voxels than 16 bits number, though no square leaves them."""
+    mask, axis = np.ones(shape, np.uint8), shape.index(40_000)
+    sites = np.arange(5, 40_000, 97)
+    np.moveaxis(mask, axis, 0)[sites] = 0
+    steps = np.arange(40_000)
+    nearest = np.abs(steps[:, None] - sites[None]).min(1).astype(np.float32)
+    field, found = edt(mask, return_indices=True)
+    np.testing.assert_array_equal(
+        np.moveaxis(field, axis, -1), np.broadcast_to(nearest, np.moveaxis(mask, axis, -1).shape)
+    )
+    assert not mask.flat[found].any()
+
+
 def test_every_field_of_any_layout():
     labels = np.random.default_rng(0).integers(0, 3, (12, 13, 14)).astype(np.int16)
     spacing = (2.0, 0.7, 1.0)

@@ -62,6 +62,10 @@ _FIELDS = (
     *("tests/distance/test_distance_fields.py", "tests/distance/test_distance.py"),
     *("-k", "not two_thousand and not meanwhile and not fork and not threads_at_once and not subclasses"),
 )
+_FEW = _of("distance/test_distance_fields.py", "test_fields_of_any_labels")
+_LONG = _of("distance/test_distance_fields.py", "test_long_axes", "test_long_lines_of_near_sites")
+_FAR_APART = _of("distance/test_distance_fields.py", "test_long_distances_with_few_sites")
+_SITES = _of("distance/test_distance_fields.py", "test_indices_are_of_nearest_sites")
 _GPU_DISTANCES = (
     "tests/kernels/gpu/test_gpu_distances.py",
     "-k",
@@ -712,10 +716,10 @@ MUTATIONS: list[Mutation] = [
         (
             "metric.greatest_square >= static_cast<double>(kFar<std::int32_t>)",
             "metric.greatest_square > static_cast<double>(kFar<std::int32_t>)",
-            _FIELDS,
+            _LONG,
         ),
-        ("kLongest = 0x7fff, kL", "kLongest = 0xffff, kL", _FIELDS),
-        ("- 1) / (shape.rows * shape.columns);", ") / (shape.rows * shape.columns);", _FIELDS),
+        ("kLongest = 0x7fff, kL", "kLongest = 0xffff, kL", _LONG),
+        ("- 1) / (shape.rows * shape.columns);", ") / (shape.rows * shape.columns);", _LONG),
     ),
     *_mutations(
         "csrc/minplus.hpp",
@@ -741,26 +745,26 @@ MUTATIONS: list[Mutation] = [
             "return finish.negative_inside && is_outside(number) ? -distance : distance;",
             _FIELDS,
         ),
-        ("k <= kReach; ++k", "k < kReach; ++k", _FIELDS),
-        ("steps == kNoSite ? kFar<T> :", "steps == kInside ? kFar<T> :", _FIELDS),
+        ("k <= kReach; ++k", "k < kReach; ++k", _FAR_APART),
+        ("steps == kNoSite ? kFar<T> :", "steps == kInside ? kFar<T> :", _FAR_APART),
     ),
     *_mutations(
         "csrc/plane.hpp",
         ("static_cast<double>(greatest_) < 0x1p24 &&", "", _FIELDS),
         ("std::frexp(unit, &exponent) == 0.5 &&", "std::frexp(unit, &exponent) > 0 &&", _FIELDS),
         ("        clear_rows(plane.rows);\n        greatest_", "        greatest_", _FIELDS),
-        ("(found.in_all & kNoSite) != kNoSite", "(found.in_any & kNoSite) != kNoSite", _FIELDS),
-        ("outcome.greatest >= kFar<T>", "outcome.greatest > kFar<T>", _FIELDS),
-        ("return found.in_all == found.in_any;", "return true;", _FIELDS),
+        ("(found.in_all & kNoSite) != kNoSite", "(found.in_any & kNoSite) != kNoSite", _FEW),
+        ("outcome.greatest >= kFar<T>", "outcome.greatest > kFar<T>", _LONG),
+        ("return found.in_all == found.in_any;", "return true;", _FEW),
     ),
     *_mutations(
         "csrc/worker.hpp",
-        ("voxel_at<Voxel>(plane.mask + plane.grid.offset(flat - away)) == 0;", "true;", _FIELDS),
+        ("voxel_at<Voxel>(plane.mask + plane.grid.offset(flat - away)) == 0;", "true;", _SITES),
     ),
     *_mutations(
         "csrc/steps.hpp",
-        ("std::min(steps, same ? one_further(next) : 1)", "std::min(steps, same ? one_further(next) : 2)", _FIELDS),
-        ("steps + (steps != kNoSite)", "steps + 1", _FIELDS),
-        ("std::int64_t i = planes - 2; i >= 0; --i", "std::int64_t i = planes - 2; i > 0; --i", _FIELDS),
+        ("std::min(steps, same ? one_further(next) : 1)", "std::min(steps, same ? one_further(next) : 2)", _FEW),
+        ("steps + (steps != kNoSite)", "steps + 1", _LONG),
+        ("std::int64_t i = planes - 2; i >= 0; --i", "std::int64_t i = planes - 2; i > 0; --i", _FEW),
     ),
 ]
