@@ -230,6 +230,16 @@ def test_long_distances_with_few_sites(spacing):
     np.testing.assert_array_equal(label_edt(mask.astype(np.int64) << 40, spacing), sides)
 
 
+@pytest.mark.parametrize("spacing", [(1e-9, 1.0, 0.7), (1.0, 1e-9, 0.7), (0.7, 1.0, 1e-9)])
+def test_an_axis_far_finer_than_the_others(spacing):
+    """2^31 steps along it, more than any column has, are less than a step along another."""
+    mask = np.ones((3, 7, 6), bool)
+    mask[0, 0, 0] = False
+    np.testing.assert_array_equal(edt_squared(mask, spacing), brute_force_squared(mask, spacing).astype(np.float32))
+    sides = brute_force_to_other_label(mask, spacing).astype(np.float32)
+    np.testing.assert_array_equal(signed_edt(mask, spacing), np.where(mask, -sides, sides))
+
+
 def test_spacings_in_whole_multiples_round_as_the_brute_force_does():
     mask = random_mask((14, 15, 16), 0.97)
     for spacing in [(0.1, 0.3, 0.7), (1 / 3, 2 / 3, 1.0), (2.5, 0.78125, 0.78125), (1e-60, 2e-60, 1e-60)]:

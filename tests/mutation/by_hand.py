@@ -64,8 +64,11 @@ _FIELDS = (
 )
 _FEW = _of("distance/test_distance_fields.py", "test_fields_of_any_labels")
 _LONG = _of("distance/test_distance_fields.py", "test_long_axes", "test_long_lines_of_near_sites")
-_FAR_APART = _of("distance/test_distance_fields.py", "test_long_distances_with_few_sites")
+_FAR_APART = _of(
+    "distance/test_distance_fields.py", "test_long_distances_with_few_sites", "test_an_axis_far_finer_than_the_others"
+)
 _SITES = _of("distance/test_distance_fields.py", "test_indices_are_of_nearest_sites")
+_GPU_NUMBERS = _of("kernels/gpu/test_gpu_distances.py", "test_which_numbers_will_do")
 _GPU_DISTANCES = (
     "tests/kernels/gpu/test_gpu_distances.py",
     "-k",
@@ -433,10 +436,10 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/gpu/distances.py",
-        ("greatest < minplus.FAR.value and", "greatest <= minplus.FAR.value and", _GPU_DISTANCES),
+        ("greatest < minplus.FAR.value and", "greatest <= minplus.FAR.value and", _GPU_NUMBERS),
         ("bits = (length - 1).bit_length()", "bits = (length - 2).bit_length()", _GPU_DISTANCES),
-        ("unit = least / parts", "unit = least", _GPU_DISTANCES),
-        ("if axis.length > 1), default", "if axis.length > 0), default", _GPU_DISTANCES),
+        ("unit = least / parts", "unit = least", _GPU_NUMBERS),
+        ("if axis.length > 1), default", "if axis.length > 0), default", _GPU_NUMBERS),
         ("> longest else 0", "> 2**40 else 0", _GPU_DISTANCES),
         ("(greatest < 2**24 or not self.root)", "(greatest < 2**30)", _GPU_DISTANCES),
         ("power and self.out.dtype == torch.float32", "power", _GPU_DISTANCES),

@@ -137,4 +137,10 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "generator = torch.Generator().manual_seed( 1)",
     ): "Any seed will do.",
     (_CONFUSION, "formula", _DEGENERATE.format("=="), _DEGENERATE.format("<=")): "A sum of squares is at least 0.",
+    (
+        "kernels/reference/resample.py",
+        "_interpolated",
+        "for k in (2, 1, 0):  # torch's order",
+        "for k in (0, 1, 2):  # torch's order",
+    ): "To a rounding the order does not matter.",
 }
