@@ -69,6 +69,10 @@ _FAR_APART = _of(
 )
 _SITES = _of("distance/test_distance_fields.py", "test_indices_are_of_nearest_sites")
 _GPU_NUMBERS = _of("kernels/gpu/test_gpu_distances.py", "test_which_numbers_will_do")
+_GPU_SITES = _of("kernels/gpu/test_gpu_distances.py", "test_sites_are_as_far_away_as_the_distance_says")
+_GPU_EXTREME = _of("kernels/gpu/test_gpu_distances.py", "test_extreme_spacings")
+_GPU_ANY = _of("kernels/gpu/test_gpu_distances.py", "test_equals_the_cpu_for_any_shape_layout_dtype_and_tile")
+_GPU_KIND = _of("kernels/gpu/test_gpu_distances.py", "test_kinds_of_masks[(3, 5, 7)-(1.0, 1.0, 1.0)]")
 _GPU_DISTANCES = (
     "tests/kernels/gpu/test_gpu_distances.py",
     "-k",
@@ -437,16 +441,16 @@ MUTATIONS: list[Mutation] = [
     *_mutations(
         "kernels/gpu/distances.py",
         ("greatest < minplus.FAR.value and", "greatest <= minplus.FAR.value and", _GPU_NUMBERS),
-        ("bits = (length - 1).bit_length()", "bits = (length - 2).bit_length()", _GPU_DISTANCES),
+        ("bits = (length - 1).bit_length()", "bits = (length - 2).bit_length()", _GPU_SITES),
         ("unit = least / parts", "unit = least", _GPU_NUMBERS),
         ("if axis.length > 1), default", "if axis.length > 0), default", _GPU_NUMBERS),
-        ("> longest else 0", "> 2**40 else 0", _GPU_DISTANCES),
-        ("(greatest < 2**24 or not self.root)", "(greatest < 2**30)", _GPU_DISTANCES),
-        ("power and self.out.dtype == torch.float32", "power", _GPU_DISTANCES),
-        ("strides[-1] == stride * length", "strides[-1] >= stride * length", _GPU_DISTANCES),
-        ("LONGEST_NARROW = 2**15 - 1", "LONGEST_NARROW = 2**15", _GPU_DISTANCES),
-        ("if self.sites is not None or not deep else", "if not deep else", _GPU_DISTANCES),
-        ('* (2 if self.mode == "sides" else 1)', "", _GPU_DISTANCES),
+        ("> longest else 0", "> 2**40 else 0", _GPU_EXTREME),
+        ("(greatest < 2**24 or not self.root)", "(greatest < 2**30)", _GPU_EXTREME),
+        ("power and self.out.dtype == torch.float32", "power", _GPU_ANY),
+        ("strides[-1] == stride * length", "strides[-1] >= stride * length", _GPU_ANY),
+        ("LONGEST_NARROW = 2**15 - 1", "LONGEST_NARROW = 2**15", _GPU_KIND),
+        ("if self.sites is not None or not deep else", "if not deep else", _GPU_SITES),
+        ('* (2 if self.mode == "sides" else 1)', "", _GPU_KIND),
     ),
     *_mutations(
         "kernels/gpu/epilogue.py",
