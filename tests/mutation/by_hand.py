@@ -650,7 +650,7 @@ MUTATIONS: list[Mutation] = [
             "wanted",
             _of(_GPU, "test_grids_are_one_dimensional_and_programs_bounded"),
         ),
-        ("term.d or term.l % 1 for", "term.d for", _of(_GPU_MANY, "test_several_leading_classes")),
+        ("term.d or term.l % 1 for", "term.d for", _of(_GPU_PRODUCTS, "test_confident_voxels_keep_all_digits")),
         ("any(term.q or term.m", "any(term.q", _of(_GPU_MANY, "test_several_leading_classes")),
     ),
     *_mutations(
