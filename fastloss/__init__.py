@@ -19,9 +19,9 @@ from .losses.spatial.cldice import SoftCLDiceLoss, SoftDiceCLDiceLoss
 from .losses.spatial.hausdorff import HausdorffConvLoss, HausdorffErosionLoss
 from .losses.spatial.structural import StructuralSimilarityLoss
 from .losses.unified import UnifiedFocalLoss
+from .passes.backends import backend
 from .passes.distributed import gather_sums
 from .passes.lazy_logits import LazyLogits
-from .passes.ops import backend
 from .passes.sums import voxel_losses, voxel_sums
 
 __version__ = "1.0.0rc1"

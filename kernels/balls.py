@@ -107,7 +107,7 @@ class Fits:
     def _fits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The mask, and the weight of the balls that lie on one side of it around each voxel."""
         from fastloss.distance import boundary_distance
-        from fastloss.passes.ops import distances_in_triton
+        from fastloss.passes.backends import distances_in_triton
 
         mask = x > 0.5
         padded = F.pad(mask, [1] * (2 * x.ndim))

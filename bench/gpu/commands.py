@@ -37,7 +37,7 @@ def gpu_command(json_file, markdown, minutes, toy, everything):
     from bench.gpu import table
     from bench.gpu.stages import Run, faults, run_stages
     from bench.output import console, write_json
-    from fastloss.passes.ops import backend
+    from fastloss.passes.backends import backend
 
     run = Run(torch.device("cpu" if toy else "cuda"), toy, end)
 

@@ -21,7 +21,7 @@ import fastloss
 from bench.kernels.code import pretend
 from bench.kernels.stencils import StencilVariant, instead_of_running
 from fastloss.losses import base
-from fastloss.passes import ops
+from fastloss.passes import backends, ops
 
 LOSSES = {
     "dice": fastloss.DiceLoss,
@@ -60,7 +60,7 @@ def as_on_a_gpu(launched: list[Launch]) -> Iterator[None]:
         stack.enter_context(patch.object(gpu, "unavailable", lambda device: ""))
         stack.enter_context(patch.object(base, "_has_zero", lambda values: True))  # of a GPU's it is not known
         stack.enter_context(patch.object(ops, "_unobserved", lambda inputs: True))
-        stack.enter_context(patch.dict(ops._chosen, clear=True))
+        stack.enter_context(patch.dict(backends._chosen, clear=True))
         stack.enter_context(instead_of_running(launched.append))
         stack.enter_context(fastloss.backend("triton"))
         yield

@@ -67,7 +67,7 @@ class Case:
     @property
     def backend_name(self) -> str:
         """The back end that runs: what is forced here or by FASTLOSS_BACKEND, or the device's own."""
-        from fastloss.passes.ops import forced_backend
+        from fastloss.passes.backends import forced_backend
 
         if self.backend != "auto":
             return self.backend

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..passes.ops import by_term, forced_backend
+from ..passes.backends import forced_backend
+from ..passes.ops import by_term
 from ..passes.ranked_ops import HINGE, jaccard_extension, topk_sums
 from ..terms import term_name
 from .core import Served, Unserved

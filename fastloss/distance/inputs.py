@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ..passes.ops import distances_in_triton
+from ..passes.backends import distances_in_triton
 from ..passes.tensors import FLOATS, INTEGERS, check_has_values, check_layout
 
 MAX_AXES = 3

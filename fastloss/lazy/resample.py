@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fastloss.kernels.layout import Axis
 
+from ..passes.backends import choose_room, forced_backend
 from ..passes.chunks import making
 from ..passes.lazy_logits import LazyLogits
-from ..passes.ops import choose_room, forced_backend
 from ..passes.options import check_choice, check_count, check_flag
 from ..passes.resize import Resize
 from ..passes.tensors import FLOATS

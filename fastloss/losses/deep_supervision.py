@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..passes.autograd import refuse_script
 from ..passes.lazy_logits import LazyLogits
-from ..passes.ops import refuse_script
 from ..passes.options import check_at_least_zero, check_choice, check_iterable
 from ..passes.tensors import check_tensor
 from .options import CalledWithInput

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..passes.inputs import Inputs
-from ..passes.ops import sum_dtype
 from ..passes.options import check_activation, check_fraction
 from ..passes.sums import checked_sums
+from ..passes.tensors import sum_dtype
 from ..quotients import Quotient
 from ..terms import is_constant
 from .base import SumLoss, Sums, ratio

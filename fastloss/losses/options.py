@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..passes.autograd import refuse_script
 from ..passes.inputs import Inputs, check_inputs
 from ..passes.lazy_logits import LazyLogits
-from ..passes.ops import refuse_script
 from ..passes.options import as_number, check_activation, check_choice, check_flag, check_ignore_index
 from .weights import check_class_weight, check_weight_length
 

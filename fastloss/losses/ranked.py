@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..passes import ranked_ops
-from ..passes.ops import by_term, forced_backend
+from ..passes.backends import forced_backend
+from ..passes.ops import by_term
 from ..passes.options import check_choice, check_flag, check_fraction
 from .base import Sums, as_loss
 from .options import SegmentationLoss

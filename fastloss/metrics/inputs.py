@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..distance.inputs import MAX_AXES, Spacing, as_tensor, axes_of_spacing, has_channel_axis, whole_number
+from ..passes.backends import distances_in_triton
 from ..passes.inputs import as_int64
 from ..passes.lazy_logits import LazyLogits
-from ..passes.ops import distances_in_triton
 from ..passes.options import as_flag, check_choice, check_ignore_index
 
 Place = tuple[slice, ...]  # of the first one or two spatial axes

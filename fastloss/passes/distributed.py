@@ -8,19 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .ops import apply_function
+from .autograd import apply_function
+from .registry import register
 
 WORLD = "world"
-
-_library = torch.library.Library("fastloss", "FRAGMENT")
-_library.define(
-    "gather_sums(Tensor sums, str group, int world, bool alike) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    "own_sums(Tensor gathered, Tensor first, int count) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 
 def check_process_group(process_group: object) -> str | None:
@@ -134,18 +125,17 @@ def _own_sums(gathered: Tensor, first: Tensor, count: int) -> Tensor:
     return gathered[start : start + count].clone()
 
 
-for _key in ("CPU", "CUDA", "MPS", "XPU"):
-    _library.impl("gather_sums", _gather_sums, _key)
-    _library.impl("own_sums", _own_sums, _key)
-torch.library.register_fake(
-    "fastloss::gather_sums",
+register(
+    "gather_sums(Tensor sums, str group, int world, bool alike) -> (Tensor, Tensor)",
+    _gather_sums,
     lambda sums, name, world, alike: (
         sums.new_empty((world * sums.shape[0], *sums.shape[1:])),
         torch.empty((), dtype=torch.int64),
     ),
 )
-torch.library.register_fake(
-    "fastloss::own_sums",
+register(
+    "own_sums(Tensor gathered, Tensor first, int count) -> Tensor",
+    _own_sums,
     lambda gathered, first, count: gathered.new_empty((count, *gathered.shape[1:])),
 )
 

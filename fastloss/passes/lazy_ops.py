@@ -12,21 +12,18 @@ import torch
 from torch import Tensor
 
 from ..terms import VALIDATE_ALL, make_plan
+from .autograd import NoForwardMode, apply_function, first_derivative_only, save
+from .backends import choose
 from .chunks import PIECE, Box, Gradients, Maker, add_adjoint, boxes, cut, make_chunk, making, no_gradients
 from .lazy_logits import LazyLogits
-from .ops import NoForwardMode, apply_function, choose, first_derivative_only, sum_dtype
+from .registry import register
+from .tensors import sum_dtype
 from .values import check_values
 
-_library = torch.library.Library("fastloss", "FRAGMENT")
 _INPUTS = (
     "Tensor features, Tensor? weight, Tensor? bias, Tensor target, Tensor? mask, Tensor? weight_map, "
     "ScalarType dtype, int chunk_bytes, SymInt[] size, str mode, bool align_corners, float[] scales, "
     "str[] terms, str activation, int[] ignore, bool dense, int validate, str backend"
-)
-_library.define(f"lazy_sums({_INPUTS}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_library.define(
-    f"lazy_sums_backward(Tensor grad_sums, bool[] wanted, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
 )
 _MAKER = slice(6, 6 + len(Maker._fields))  # among the arguments
 
@@ -197,31 +194,21 @@ def _lazy_sums_backward_fake(grad_sums: Tensor, wanted: Sequence[bool], *argumen
     )
 
 
-for _key in ("CPU", "CUDA", "MPS", "XPU"):
-    _library.impl("lazy_sums", _lazy_sums, _key)
-    _library.impl("lazy_sums_backward", _lazy_sums_backward, _key)
-torch.library.register_fake("fastloss::lazy_sums", _lazy_sums_fake)
-torch.library.register_fake("fastloss::lazy_sums_backward", _lazy_sums_backward_fake)
+register(f"lazy_sums({_INPUTS}) -> Tensor", _lazy_sums, _lazy_sums_fake)
+register(
+    f"lazy_sums_backward(Tensor grad_sums, bool[] wanted, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
+    _lazy_sums_backward,
+    _lazy_sums_backward_fake,
+)
 
 
 class _LazySums(torch.autograd.Function):
     """What torch.compile traces: it takes no Function with a jvp."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        target: Tensor,
-        mask: Tensor | None,
-        weight_map: Tensor | None,
-        options: tuple[Any, ...],
-    ) -> Tensor:
-        tensors = (features, weight, bias, target, mask, weight_map)
-        ctx.save_for_backward(*tensors)
-        ctx.options = options
-        ctx.set_materialize_grads(False)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *tensors, options = arguments
+        save(ctx, tensors, options)
         sums: Tensor = torch.ops.fastloss.lazy_sums(*tensors, *options)
         return sums
 

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from ..terms import make_plan
-from .ops import NoForwardMode, apply_function, choose, choose_room, first_derivative_only, loss_dtype, sum_dtype
+from .autograd import NoForwardMode, apply_function, first_derivative_only, save
+from .backends import choose, choose_room
+from .registry import register
+from .tensors import loss_dtype, sum_dtype
 from .values import check_values, check_weights, uncounted
 
 HINGE = "hinge"  # in place of an activation: the errors are the hinges of the logits
 
-_library = torch.library.Library("fastloss", "FRAGMENT")
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask"
 _OPTIONS = "str activation, int[] ignore, bool dense, int validate, str backend"
-_KEYS = ("CPU", "CUDA", "MPS", "XPU")
 
 
 def is_exclusive(activation: str, channels: int) -> bool:
@@ -28,15 +29,6 @@ def is_exclusive(activation: str, channels: int) -> bool:
 # Top-k cross-entropy, and voxel sums of the same pass
 
 _LOSS = "Tensor? class_weight, float label_smoothing"  # of the cross-entropy
-_library.define(
-    f"topk_sums({_INPUTS}, float k, bool of_all, {_LOSS}, str[] terms, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    "topk_sums_backward(Tensor? grad_sums, Tensor? grad_mean, Tensor count, Tensor weights, "
-    f"{_INPUTS}, {_LOSS}, str[] terms, {_OPTIONS}) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 
 def _cross_entropy(
@@ -144,23 +136,20 @@ def _topk_sums_backward_fake(
     return torch.empty_like(logits)
 
 
-for _key in _KEYS:
-    _library.impl("topk_sums", _topk_sums, _key)
-    _library.impl("topk_sums_backward", _topk_sums_backward, _key)
-torch.library.register_fake("fastloss::topk_sums", _topk_sums_fake)
-torch.library.register_fake("fastloss::topk_sums_backward", _topk_sums_backward_fake)
+register(
+    f"topk_sums({_INPUTS}, float k, bool of_all, {_LOSS}, str[] terms, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    _topk_sums,
+    _topk_sums_fake,
+)
+register(
+    "topk_sums_backward(Tensor? grad_sums, Tensor? grad_mean, Tensor count, Tensor weights, "
+    f"{_INPUTS}, {_LOSS}, str[] terms, {_OPTIONS}) -> Tensor",
+    _topk_sums_backward,
+    _topk_sums_backward_fake,
+)
 
 
 # The Lovász extension of the Jaccard loss
-
-_library.define(
-    f"jaccard_extension({_INPUTS}, bool per_sample, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_library.define(
-    f"jaccard_extension_backward(Tensor grad_values, Tensor slopes, {_INPUTS}, {_OPTIONS}) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 
 def _jaccard_extension(
@@ -225,11 +214,16 @@ def _jaccard_extension_backward_fake(grad_values: Tensor, slopes: Tensor, logits
     return torch.empty_like(logits)
 
 
-for _key in _KEYS:
-    _library.impl("jaccard_extension", _jaccard_extension, _key)
-    _library.impl("jaccard_extension_backward", _jaccard_extension_backward, _key)
-torch.library.register_fake("fastloss::jaccard_extension", _jaccard_extension_fake)
-torch.library.register_fake("fastloss::jaccard_extension_backward", _jaccard_extension_backward_fake)
+register(
+    f"jaccard_extension({_INPUTS}, bool per_sample, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    _jaccard_extension,
+    _jaccard_extension_fake,
+)
+register(
+    f"jaccard_extension_backward(Tensor grad_values, Tensor slopes, {_INPUTS}, {_OPTIONS}) -> Tensor",
+    _jaccard_extension_backward,
+    _jaccard_extension_backward_fake,
+)
 
 
 # Autograd
@@ -239,20 +233,10 @@ class _TopK(torch.autograd.Function):
     """What torch.compile traces: it takes no Function with a jvp."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        target: Tensor,
-        mask: Tensor | None,
-        portion: tuple[float, bool],
-        class_weight: Tensor | None,
-        options: tuple[Any, ...],
-    ) -> tuple[Tensor, Tensor]:
-        inputs = (logits, target, mask)
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *inputs, portion, class_weight, options = arguments
         sums, mean, count, weights = torch.ops.fastloss.topk_sums(*inputs, *portion, class_weight, *options)
-        ctx.save_for_backward(count, weights, *inputs, class_weight)
-        ctx.options = options
-        ctx.set_materialize_grads(False)
+        save(ctx, (count, weights, *inputs, class_weight), options)
         return sums, mean
 
     @staticmethod
@@ -273,18 +257,10 @@ class _Jaccard(torch.autograd.Function):
     """What torch.compile traces: it takes no Function with a jvp."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        target: Tensor,
-        mask: Tensor | None,
-        per_sample: bool,
-        options: tuple[Any, ...],
-    ) -> tuple[Tensor, Tensor]:
-        values, sizes, slopes = torch.ops.fastloss.jaccard_extension(logits, target, mask, per_sample, *options)
-        ctx.save_for_backward(slopes, logits, target, mask)
-        ctx.options = options
-        ctx.set_materialize_grads(False)
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *inputs, per_sample, options = arguments
+        values, sizes, slopes = torch.ops.fastloss.jaccard_extension(*inputs, per_sample, *options)
+        save(ctx, (slopes, *inputs), options)
         ctx.mark_non_differentiable(sizes)
         return values, sizes
 

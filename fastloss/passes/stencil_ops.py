@@ -2,103 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..terms import Plan, make_plan
-from .ops import NoForwardMode, apply_function, choose_room, first_derivative_only
+from ..terms import make_plan
+from .autograd import NoForwardMode, apply_function, first_derivative_only, save
+from .backends import choose_room
+from .registry import register
+from .tensors import loss_dtype, sum_dtype
 from .values import check_values
 
 _INPUTS = "Tensor logits, Tensor target, Tensor? mask, str activation, int[] ignore, bool dense, int validate"
 _SLOPE_TERMS = ["map*d^2"]  # a map times (p - y)^2
 
-_library = torch.library.Library("fastloss", "FRAGMENT")
 
-
-def _plan(activation: str, ignore: Sequence[int], dense: bool) -> Plan:
-    return make_plan((), activation, tuple(ignore), dense)
-
-
-def _register(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    name = schema.partition("(")[0]
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    for key in ("CPU", "CUDA", "MPS", "XPU"):
-        _library.impl(name, function, key)
-    torch.library.register_fake(f"fastloss::{name}", fake)
-
-
-def _constant_dtype(logits: Tensor) -> torch.dtype:
-    """The dtype of a volume that is kept."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+def _run(name: str, *arguments: Any) -> Any:
+    """The tensors that a back end's function of the operator's name gives, once the values are checked."""
+    logits, target, mask, activation, ignore, dense, validate, *own, backend = arguments
+    plan = make_plan((), activation, tuple(ignore), dense)
+    stencils = choose_room("stencils", backend, logits.device)
+    *found, bad_labels = getattr(stencils, name)(logits, target, mask, plan, *own)
+    check_values(logits, target, mask, plan, validate, bad_labels)
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 def _sums_like(logits: Tensor, columns: int) -> Tensor:
-    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
-    return logits.new_empty((*logits.shape[:2], columns), dtype=dtype)
+    return logits.new_empty((*logits.shape[:2], columns), dtype=sum_dtype(logits.device))
 
 
 # Stencils of the squared error: [B, C, 2] (a sum, and the sum of w), and the derivative of the sum by w (p - y)^2
 
 
-def _hausdorff_erosion(
-    logits: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    activation: str,
-    ignore: Sequence[int],
-    dense: bool,
-    validate: int,
-    alpha: float,
-    erosions: int,
-    derivative: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    plan = _plan(activation, ignore, dense)
-    stencils = choose_room("stencils", backend, logits.device)
-    sums, slope, bad = stencils.hausdorff_erosion(logits, target, mask, plan, alpha, erosions, derivative)
-    check_values(logits, target, mask, plan, validate, bad)
-    return sums, slope
-
-
 def _squared_error_fake(logits: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
     derivative = inputs[-2]
-    slope = logits.new_empty(logits.shape if derivative else (0,), dtype=_constant_dtype(logits))
+    slope = logits.new_empty(logits.shape if derivative else (0,), dtype=loss_dtype(logits))
     return _sums_like(logits, 2), slope
 
 
-_register(
+register(
     f"hausdorff_erosion({_INPUTS}, float alpha, int erosions, bool derivative, str backend) -> (Tensor, Tensor)",
-    _hausdorff_erosion,
+    functools.partial(_run, "hausdorff_erosion"),
     _squared_error_fake,
 )
 
 
-def _hausdorff_conv(
-    logits: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    activation: str,
-    ignore: Sequence[int],
-    dense: bool,
-    validate: int,
-    alpha: float,
-    radii: Sequence[int],
-    hard: bool,
-    first: int,
-    derivative: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    plan = _plan(activation, ignore, dense)
-    stencils = choose_room("stencils", backend, logits.device)
-    sums, slope, bad = stencils.hausdorff_conv(logits, target, mask, plan, alpha, list(radii), hard, first)
-    check_values(logits, target, mask, plan, validate, bad)
+def _hausdorff_conv(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *given, derivative, backend = arguments
+    sums, slope = _run("hausdorff_conv", *given, backend)
     return sums, slope if derivative else slope.new_empty(0)
 
 
-_register(
+register(
     f"hausdorff_conv({_INPUTS}, float alpha, int[] radii, bool hard, int first, bool derivative, str backend)"
     " -> (Tensor, Tensor)",
     _hausdorff_conv,
@@ -114,9 +71,7 @@ class _SquaredErrorSums(torch.autograd.Function):
         ctx: Any, logits: Tensor, target: Tensor, mask: Tensor | None, name: str, options: tuple[Any, ...]
     ) -> Tensor:
         sums, slope = getattr(torch.ops.fastloss, name)(logits, target, mask, *options)
-        ctx.save_for_backward(logits, target, mask, slope)
-        ctx.options = options
-        ctx.set_materialize_grads(False)
+        save(ctx, (logits, target, mask, slope), options)
         return sums
 
     @staticmethod
@@ -150,35 +105,14 @@ def squared_error_sums(
 # Structural similarity: constants, without a gradient
 
 
-def _structural_map(
-    logits: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    activation: str,
-    ignore: Sequence[int],
-    dense: bool,
-    validate: int,
-    taps: Sequence[float],
-    threshold: float,
-    stability: float,
-    least: float,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    plan = _plan(activation, ignore, dense)
-    stencils = choose_room("stencils", backend, logits.device)
-    field, selected, bad = stencils.structural_map(logits, target, mask, plan, list(taps), threshold, stability, least)
-    check_values(logits, target, mask, plan, validate, bad)
-    return field, selected
-
-
 def _structural_map_fake(logits: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
-    return logits.new_empty(logits.shape, dtype=_constant_dtype(logits)), _sums_like(logits, 1).squeeze(-1)
+    return logits.new_empty(logits.shape, dtype=loss_dtype(logits)), _sums_like(logits, 1).squeeze(-1)
 
 
-_register(
+register(
     f"structural_map({_INPUTS}, float[] taps, float threshold, float stability, float least, str backend)"
     " -> (Tensor, Tensor)",
-    _structural_map,
+    functools.partial(_run, "structural_map"),
     _structural_map_fake,
 )
 
@@ -194,47 +128,21 @@ def structural_map(
 # Soft clDice: [B, C, 7], the sums of w times p y, p, s_p y, s_p, s_y p, s_y and y
 
 
-def _cldice_sums(
-    logits: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    activation: str,
-    ignore: Sequence[int],
-    dense: bool,
-    validate: int,
-    iterations: int,
-    first: int,
-    backend: str,
-) -> Tensor:
-    plan = _plan(activation, ignore, dense)
-    stencils = choose_room("stencils", backend, logits.device)
-    sums, bad = stencils.cldice_sums(logits, target, mask, plan, iterations, first)
-    check_values(logits, target, mask, plan, validate, bad)
-    return sums
-
-
-def _cldice_sums_backward(
-    grad_sums: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    activation: str,
-    ignore: Sequence[int],
-    dense: bool,
-    validate: int,
-    iterations: int,
-    first: int,
-    backend: str,
-) -> Tensor:
-    plan = _plan(activation, ignore, dense)
-    stencils = choose_room("stencils", backend, logits.device)
-    gradient: Tensor = stencils.cldice_sums_backward(grad_sums, logits, target, mask, plan, iterations, first)
+def _cldice_sums_backward(grad_sums: Tensor, *arguments: Any) -> Tensor:
+    *tensors, activation, ignore, dense, _, iterations, first, backend = arguments
+    stencils = choose_room("stencils", backend, grad_sums.device)
+    plan = make_plan((), activation, tuple(ignore), dense)
+    gradient: Tensor = stencils.cldice_sums_backward(grad_sums, *tensors, plan, iterations, first)
     return gradient
 
 
 _CLDICE = f"{_INPUTS}, int iterations, int first, str backend) -> Tensor"
-_register(f"cldice_sums({_CLDICE}", _cldice_sums, lambda logits, *inputs: _sums_like(logits, 7))
-_register(
+register(
+    f"cldice_sums({_CLDICE}",
+    functools.partial(_run, "cldice_sums"),
+    lambda logits, *inputs: _sums_like(logits, 7),
+)
+register(
     f"cldice_sums_backward(Tensor grad_sums, {_CLDICE}",
     _cldice_sums_backward,
     lambda grad_sums, logits, *inputs: torch.empty_like(logits),
@@ -245,11 +153,10 @@ class _ClDiceSums(torch.autograd.Function):
     """What torch.compile traces: it takes no Function with a jvp."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, mask: Tensor | None, options: tuple[Any, ...]) -> Tensor:
-        ctx.save_for_backward(logits, target, mask)
-        ctx.options = options
-        ctx.set_materialize_grads(False)
-        sums: Tensor = torch.ops.fastloss.cldice_sums(logits, target, mask, *options)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *inputs, options = arguments
+        save(ctx, inputs, options)
+        sums: Tensor = torch.ops.fastloss.cldice_sums(*inputs, *options)
         return sums
 
     @staticmethod

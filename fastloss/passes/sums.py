@@ -12,10 +12,12 @@ from torch import Tensor
 from ..quotients import Quotient
 from ..terms import MAP_PREFIX, check_terms
 from . import ops, voxel_ops
+from .backends import forced_backend
 from .inputs import Inputs, check_inputs
 from .lazy_logits import LazyLogits
 from .lazy_ops import lazy_sums
 from .options import as_number, check_activation, check_finite, check_flag, check_ignore_index
+from .tensors import sum_dtype
 
 
 def voxel_sums(
@@ -126,7 +128,7 @@ def _coefficient(name: str, value: float | Sequence[float] | Tensor, logits: Ten
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 raise TypeError(f"{argument}: got {value!r}, expected a number, one for each channel, or a tensor")
             check_finite(**{argument: number})
-        value = torch.tensor(value, dtype=ops.sum_dtype(logits.device), device=logits.device)
+        value = torch.tensor(value, dtype=sum_dtype(logits.device), device=logits.device)
     if value.device != logits.device and value.ndim:
         raise ValueError(f"{argument}: is on {value.device}, expected {logits.device}, the logits' device")
     if value.shape not in ((), (channels,), (1, channels), (batch, channels)):
@@ -143,7 +145,7 @@ def checked_voxel_losses(
     """:func:`voxel_losses` of checked inputs, options and coefficients."""
     if isinstance(inputs.logits, LazyLogits):
         inputs = inputs._replace(logits=inputs.logits.tensor("a loss of each voxel"))
-    (batch, channels), dtype = inputs.logits.shape[:2], ops.sum_dtype(inputs.logits.device)
+    (batch, channels), dtype = inputs.logits.shape[:2], sum_dtype(inputs.logits.device)
     logits, target, mask, weight_map, options = _arguments(inputs, tuple(coefficients), activation)
     columns = [value.to(logits.device, dtype).expand(batch, channels) for value in coefficients.values()]
     return voxel_ops.voxel_losses(torch.stack(columns, -1), logits, target, mask, weight_map, per_class, options)
@@ -166,7 +168,7 @@ def checked_quotients(
     inputs: Inputs, terms: tuple[str, ...], activation: str, quotients: Callable[[int, int], list[Quotient] | None]
 ) -> Tensor | None:
     """The loss that is ``quotients(batch, channels)`` of the sums, where the device finishes them in one step."""
-    if not ops.takes_quotients(inputs[:4], ops.forced_backend()):
+    if not ops.takes_quotients(inputs[:4], forced_backend()):
         return None
     parts = quotients(*inputs.logits.shape[:2])
     if parts is None or any(p.weight is not None and p.weight.device != inputs.logits.device for p in parts):
@@ -183,7 +185,7 @@ def _arguments(inputs: Inputs, terms: tuple[str, ...], activation: str) -> tuple
             f"weight_map: given, but none of the terms {terms} reads it, expected terms 'map*NAME'; to weight voxels "
             "pass mask=, a float weight of each"
         )
-    options = (terms, activation, inputs.ignore, inputs.dense, inputs.validate, ops.forced_backend())
+    options = (terms, activation, inputs.ignore, inputs.dense, inputs.validate, forced_backend())
     return inputs.logits, inputs.target, inputs.mask, inputs.weight_map, options
 
 

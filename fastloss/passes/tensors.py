@@ -1,4 +1,4 @@
-"""Which tensors are taken: their dtypes, and that they are plain ones with values."""
+"""Which tensors are taken, plain ones with values, and their dtypes; the dtypes of what is computed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from torch import Tensor
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32)
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Of sums, and of the coefficients of terms."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def loss_dtype(logits: Tensor) -> torch.dtype:
+    """Of what is computed of each voxel."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def check_layout(tensor: Tensor, name: str) -> None:

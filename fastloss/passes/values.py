@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 
 from ..terms import VALIDATE_ALL, Plan, label_count
+from .registry import register
 
 _NO_LABEL = torch.iinfo(torch.int64).min
-
-_library = torch.library.Library("fastloss", "FRAGMENT")
-_library.define("whole_labels(Tensor target, Tensor? mask, bool check) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 
 
 def _whole_labels(target: Tensor, mask: Tensor | None, check: bool) -> Tensor:
@@ -28,10 +26,9 @@ def _whole_labels(target: Tensor, mask: Tensor | None, check: bool) -> Tensor:
     return torch.where(whole, target, 0).long().masked_fill_(~whole, _NO_LABEL)
 
 
-for _key in ("CPU", "CUDA", "MPS", "XPU"):
-    _library.impl("whole_labels", _whole_labels, _key)
-torch.library.register_fake(
-    "fastloss::whole_labels",
+register(
+    "whole_labels(Tensor target, Tensor? mask, bool check) -> Tensor",
+    _whole_labels,
     lambda target, mask, check: torch.empty(target.shape, dtype=torch.int64, device=target.device),
 )
 

@@ -11,15 +11,11 @@ import torch
 from torch import Tensor
 
 from ..terms import MAP_PREFIX, VALIDATE_NOTHING, make_plan
-from .ops import NoForwardMode, apply_function, choose_room, first_derivative_only, loss_dtype
+from .autograd import NoForwardMode, apply_function, first_derivative_only, save
+from .backends import choose_room
+from .registry import register
+from .tensors import loss_dtype
 from .values import check_values
-
-_library = torch.library.Library("fastloss", "FRAGMENT")
-_library.define(
-    "voxel_losses(Tensor coefficients, Tensor logits, Tensor target, Tensor? mask, Tensor? weight_map, bool per_class, "
-    "str[] terms, str activation, int[] ignore, bool dense, int validate, str backend) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 
 def _voxel_losses(
@@ -49,42 +45,27 @@ def _voxel_losses(
     return losses
 
 
-def _voxel_losses_fake(
-    coefficients: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    weight_map: Tensor | None,
-    per_class: bool,
-    *options: Any,
-) -> Tensor:
+def _voxel_losses_fake(coefficients: Tensor, logits: Tensor, *inputs: Any) -> Tensor:
+    per_class = inputs[3]
     shape = logits.shape if per_class else (logits.shape[0], *logits.shape[2:])
     return logits.new_empty(shape, dtype=loss_dtype(logits))
 
 
-for _key in ("CPU", "CUDA", "MPS", "XPU"):
-    _library.impl("voxel_losses", _voxel_losses, _key)
-torch.library.register_fake("fastloss::voxel_losses", _voxel_losses_fake)
+register(
+    "voxel_losses(Tensor coefficients, Tensor logits, Tensor target, Tensor? mask, Tensor? weight_map, bool per_class, "
+    "str[] terms, str activation, int[] ignore, bool dense, int validate, str backend) -> Tensor",
+    _voxel_losses,
+    _voxel_losses_fake,
+)
 
 
 class _VoxelLosses(torch.autograd.Function):
     """What torch.compile traces: it takes no Function with a jvp."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        coefficients: Tensor,
-        logits: Tensor,
-        target: Tensor,
-        mask: Tensor | None,
-        weight_map: Tensor | None,
-        per_class: bool,
-        options: tuple[Any, ...],
-    ) -> Tensor:
-        tensors = (coefficients, logits, target, mask, weight_map)
-        ctx.save_for_backward(*tensors)
-        ctx.per_class, ctx.options = per_class, options
-        ctx.set_materialize_grads(False)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *tensors, per_class, options = arguments
+        save(ctx, tensors, (per_class, *options))
         losses: Tensor = torch.ops.fastloss.voxel_losses(*tensors, per_class, *options)
         return losses
 
@@ -94,10 +75,10 @@ class _VoxelLosses(torch.autograd.Function):
         if grads[0] is None:
             return None, None, *nothing
         coefficients, logits, target, mask, weight_map = ctx.saved_tensors
-        terms, activation, ignore, dense, _, backend = ctx.options
+        per_class, terms, activation, ignore, dense, _, backend = ctx.options
         of_logits: list[Tensor] = []
         of_coefficients: dict[int, Tensor] = {}
-        for numbers, names, weights, volume in _passes(grads[0], mask, weight_map, terms, activation, ctx.per_class):
+        for numbers, names, weights, volume in _passes(grads[0], mask, weight_map, terms, activation, per_class):
             inputs = (logits, target, weights, volume, names, activation, ignore, dense, VALIDATE_NOTHING, backend)
             if ctx.needs_input_grad[0]:
                 sums = torch.ops.fastloss.voxel_sums(*inputs)

@@ -7,7 +7,7 @@ from oracle import close, value_and_gradient
 from rows import LOSSES, ONE_OF_EACH, RANKED, loss_class
 
 import fastloss
-from fastloss.passes.ops import BACKENDS
+from fastloss.passes.backends import BACKENDS
 
 SPACE = (4, 6)
 OTHERS = ("SegmentationLoss", "SumLoss", "LovaszHingeLoss")  # the last has no activation, and tests of its own

@@ -108,10 +108,13 @@ TESTS: dict[str, tuple[str, ...]] = {
         *(_ERRORS, "tests/passes/test_ops.py", f"{_VOXELS}::test_sums_with_masks_and_the_sum_over_voxels"),
         *(f"{_VOXELS}::test_errors", "-k", f"{_NOT} and not opcheck and not thousand"),
     ),
-    "fastloss/passes/ops.py": (
-        *("tests/passes/test_ops.py", _ERRORS, "tests/losses/test_quotients.py", "-k"),
-        f"{_NOT} and not thousand and not racing and not end_to_end and not finite_differences",
-    ),
+    **{
+        f"fastloss/passes/{name}.py": (
+            *("tests/passes/test_ops.py", _ERRORS, "tests/losses/test_quotients.py", "-k"),
+            f"{_NOT} and not thousand and not racing and not end_to_end and not finite_differences",
+        )
+        for name in ("ops", "autograd", "backends")
+    },
     "fastloss/passes/voxel_ops.py": (_VOXELS, _VOXEL, "-k", _NOT),
     "fastloss/passes/ranked_ops.py": ("tests/passes/test_ranked_ops.py", *_ANY_DEVICE, "-k", f"{_NOT} or test_opcheck"),
     "fastloss/passes/stencil_ops.py": (

@@ -235,10 +235,10 @@ def test_gradient_keeps_the_layout_of_the_logits():
 
 def test_passes_are_counted(monkeypatch):
     """Several losses in one: one forward and one backward call of the operators, whatever the terms."""
-    from fastloss.passes import ops
+    from fastloss.passes import backends
 
     calls = []
-    cpu = ops._module("numba")
+    cpu = backends._module("numba")
     for name in ("forward_with_bad_labels", "backward"):
         original = getattr(cpu, name)
         monkeypatch.setattr(cpu, name, lambda *a, f=original, n=name: (calls.append(n), f(*a))[1])

@@ -10,7 +10,7 @@ from monai import losses
 from torch import Tensor
 
 from ...losses.spatial.fields import class_masks, fields_of, predicted_masks
-from ...passes.ops import forced_backend
+from ...passes.backends import forced_backend
 from ...passes.stencil_ops import cldice_sums
 from ..core import Unserved
 from ..fused import attempt, check_tensors, checked_inputs

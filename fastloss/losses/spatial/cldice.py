@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...passes.ops import forced_backend
+from ...passes.backends import forced_backend
 from ...passes.options import Smooth, check_fraction, check_natural, check_smooth
 from ...passes.stencil_ops import cldice_sums
 from ..base import Sums, as_loss, ratio

@@ -13,18 +13,12 @@ from torch import Tensor
 
 from ...distance.inputs import Spacing, spacing_per_sample
 from ...distance.transforms import distance_field
+from ...passes.backends import distances_in_triton
 from ...passes.inputs import Inputs
 from ...passes.lazy_logits import LazyLogits
-from ...passes.ops import distances_in_triton
+from ...passes.registry import register
 from ...passes.tensors import check_has_values
 from ...terms import first_label
-
-_library = torch.library.Library("fastloss", "FRAGMENT")
-_library.define(
-    "distance_fields(Tensor[] volumes, Tensor spacing, int axes, str mode, bool root, bool signed, bool double)"
-    " -> Tensor[]",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 
 def _in_place(
@@ -78,10 +72,13 @@ def _fake(
     return [torch.empty(volume.shape, dtype=dtype, device=volume.device) for volume in volumes]
 
 
-_library.impl("distance_fields", _in_place, "CPU")
-for _key in ("CUDA", "MPS", "XPU"):
-    _library.impl("distance_fields", _on_device, _key)
-torch.library.register_fake("fastloss::distance_fields", _fake)
+register(
+    "distance_fields(Tensor[] volumes, Tensor spacing, int axes, str mode, bool root, bool signed, bool double)"
+    " -> Tensor[]",
+    _on_device,
+    _fake,
+    on_cpu=_in_place,
+)
 
 
 def fields_of(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...passes.ops import forced_backend
+from ...passes.backends import forced_backend
 from ...passes.options import as_number, check_at_least_zero, check_count, check_flag, check_iterable, check_power_of
 from ...passes.stencil_ops import squared_error_sums
 from ..base import as_loss, ratio

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...passes.ops import forced_backend
+from ...passes.backends import forced_backend
 from ...passes.options import check_at_least_zero, check_count, check_fraction, check_positive
 from ...passes.stencil_ops import structural_map
 from ...passes.sums import checked_sums_of_terms
