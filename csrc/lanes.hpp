@@ -141,11 +141,15 @@ FASTLOSS_INLINE Row<T, Bytes> keep(const Row<T, Bytes>& row, const Mask<T, Bytes
     return kept;
 }
 
-template <class I, int Bytes, int MaskBytes>
-FASTLOSS_INLINE Row<I, Bytes> select(const Row<I, MaskBytes>& mask, const Row<I, Bytes>& a, const Row<I, Bytes>& b) {
-    Row<I, Bytes> chosen;
+// `a` where the mask is set, else `b`.
+template <class T, int Bytes>
+FASTLOSS_INLINE Row<T, Bytes> select(const Mask<T, Bytes>& mask, const Row<T, Bytes>& a, const Row<T, Bytes>& b) {
+    using Part = typename Register<T, Bytes>::type;
+    using Bits = typename Register<LaneInt<T>, Bytes>::type;
+    Row<T, Bytes> chosen;
     for (int i = 0; i < chosen.kParts; ++i)
-        chosen.part[i] = static_cast<typename Register<I, Bytes>::type>((mask.part[i] & a.part[i]) | (~mask.part[i] & b.part[i]));
+        chosen.part[i] = same_bits<Part>(static_cast<Bits>((mask.part[i] & same_bits<Bits>(a.part[i])) |
+                                                           (~mask.part[i] & same_bits<Bits>(b.part[i]))));
     return chosen;
 }
 

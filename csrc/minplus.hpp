@@ -2,7 +2,8 @@
 //
 // Near sites are found by looking outwards from x until no farther one can win, which is short where distances
 // are. What is left is solved by halving: the best v never decreases with x, so that the best of the middle x
-// bounds both halves. Either way the result is the minimum itself: no candidate that could win is left out.
+// bounds both halves, and where the lanes' best v lie too far apart for that, each lane is solved alone. Any way
+// the result is the minimum itself: no candidate that could win is left out.
 #pragma once
 
 #include <algorithm>
@@ -31,6 +32,7 @@ inline constexpr std::int32_t kFar<std::int32_t> = 1 << 30;
 template <class T>
 struct Lines {
     std::int64_t length = 0;
+    std::int64_t lanes = kLanes<T>;     // the first so many are lines, the rest zeros
     const T* cost = nullptr;            // row 0 of the line, within its repeated ends
     const LaneInt<T>* label = nullptr;  // alike, for Mode::kLabels
     T* out = nullptr;                   // rows `out_pitch` apart
@@ -87,9 +89,12 @@ struct MinPlus {
             pending += !settled;
         }
         if (pending == 0) return {most(greatest), false};
-        if (!any(greater(splat<Bytes>(kFar<T>), least))) return {kFar<T>, false};  // no site on any of the lines
         const Mask<T, Bytes> empty = equal(least, splat<Bytes>(kFar<T>));
-        const bool beyond = !halve<Bytes>(lines, pending, empty, greatest);
+        Int filled[kLanes<T>];
+        store(filled, equal(empty, splat<Bytes>(Int{})));
+        for (std::int64_t lane = lines.lanes; lane < kLanes<T>; ++lane) filled[lane] = 0;
+        if (!any(load<Bytes>(filled))) return {kFar<T>, false};  // no site on any of the lines
+        const bool beyond = !halve<Bytes>(lines, pending, filled, greatest);
         return {any(empty) ? kFar<T> : most(greatest), beyond};
     }
 
@@ -97,6 +102,8 @@ private:
     using Int = LaneInt<T>;
     static constexpr std::int64_t kLooksSaved = 4;  // where one look failed, the next x would not see much more
     static constexpr std::int64_t kFew = 8;         // candidates that cost less than finding out which matter
+    static constexpr std::int64_t kPatience = 16;   // rows a voxel: about what lanes on their own take at most
+    static constexpr int kAllLanes = -1;
 
     template <int Bytes>
     static FASTLOSS_INLINE T most(const Row<T, Bytes>& row) {
@@ -115,7 +122,7 @@ private:
     template <int Bytes>
     static FASTLOSS_INLINE void improve(Row<T, Bytes>& least, Row<Int, Bytes>& best, const Row<T, Bytes>& candidate, const Row<Int, Bytes>& place) {
         const Mask<T, Bytes> better = greater(least, candidate);
-        best = select(better, place, best);
+        best = select<Int, Bytes>(better, place, best);
         least = min(least, candidate);
     }
 
@@ -144,37 +151,47 @@ private:
     }
 
     // Solves the x that look_outwards left; within which [low, high] their best v lie is known from those before.
-    // False where a line that has a site has no number within the range of a T that is whole.
+    // `filled` are the lanes that have a site. False where one has no number within the range of a T that is whole.
     template <int Bytes>
-    static FASTLOSS_INLINE bool halve(const Lines<T>& lines, std::int64_t pending, const Mask<T, Bytes>& empty, Row<T, Bytes>& greatest) {
+    static FASTLOSS_INLINE bool halve(const Lines<T>& lines, std::int64_t pending, const Int* filled, Row<T, Bytes>& greatest) {
         struct Part {
             std::int64_t first, last, low, high;
+            int lane;
         };
-        Part waiting[80];  // two a level, at most 31 levels
+        Part waiting[160 + kLanes<T>];  // two a level, at most 31 levels, of all lanes and then of one
         int count = 0;
-        waiting[count++] = {0, pending - 1, 0, lines.length - 1};
-        const Mask<T, Bytes> filled = equal(empty, splat<Bytes>(Int{}));
+        waiting[count++] = {0, pending - 1, 0, lines.length - 1, kAllLanes};
+        std::int64_t patience = kPatience * lines.lanes * lines.length;
         while (count > 0) {
-            Part part = waiting[--count];
+            const Part part = waiting[--count];
+            if (part.lane == kAllLanes && patience < 0) {
+                for (int lane = 0; lane < kLanes<T>; ++lane)
+                    if (filled[lane]) waiting[count++] = {part.first, part.last, part.low, part.high, lane};
+                continue;
+            }
+            const Mask<T, Bytes> lanes = part.lane == kAllLanes ? load<Bytes>(filled) : only<Bytes>(part.lane);
+            Row<Int, Bytes> best;
             if (part.first == part.last || part.high - part.low < kFew) {
-                for (; part.first <= part.last; ++part.first) {
-                    Row<Int, Bytes> best;
-                    const Row<T, Bytes> found = search<Bytes, with_best>(lines, lines.pending[part.first], part.low, part.high, best);
-                    greatest = max(greatest, keep<T, Bytes>(found, filled));
-                }
+                for (std::int64_t i = part.first; i <= part.last; ++i)
+                    greatest = max(greatest, search<Bytes, with_best>(lines, lines.pending[i], part.low, part.high, lanes, best, patience));
                 continue;
             }
             const std::int64_t middle = (part.first + part.last) / 2;
-            Row<Int, Bytes> best;
-            const Row<T, Bytes> found = search<Bytes, true>(lines, lines.pending[middle], part.low, part.high, best);
-            greatest = max(greatest, keep<T, Bytes>(found, filled));
+            greatest = max(greatest, search<Bytes, true>(lines, lines.pending[middle], part.low, part.high, lanes, best, patience));
             if (beyond<Bytes>(greatest)) return false;
             std::int64_t low = part.low, high = part.high;
-            bound<Bytes>(best, empty, low, high);
-            if (part.first < middle) waiting[count++] = {part.first, middle - 1, part.low, high};
-            if (middle < part.last) waiting[count++] = {middle + 1, part.last, low, part.high};
+            bound<Bytes>(best, lanes, low, high);
+            if (part.first < middle) waiting[count++] = {part.first, middle - 1, part.low, high, part.lane};
+            if (middle < part.last) waiting[count++] = {middle + 1, part.last, low, part.high, part.lane};
         }
         return !beyond<Bytes>(greatest);
+    }
+
+    template <int Bytes>
+    static FASTLOSS_INLINE Mask<T, Bytes> only(int lane) {
+        Int mask[kLanes<T>] = {};
+        mask[lane] = -1;
+        return load<Bytes>(mask);
     }
 
     // float64 has no range to leave: its numbers are what they are, infinite ones as well.
@@ -184,16 +201,19 @@ private:
         return any(greater(greatest, splat<Bytes>(static_cast<T>(kFar<T> - 1))));
     }
 
-    // Writes the least over v in [low, high] for the lanes of x, and returns it; where `track`, with the v it is of.
+    // Writes the least over v in [low, high] for the given lanes of x, and returns it, with zeros in the others; where
+    // `track`, with the v it is of. Takes the rows it looked at off `patience`.
     template <int Bytes, bool track>
-    static FASTLOSS_INLINE Row<T, Bytes> search(const Lines<T>& lines, std::int64_t x, std::int64_t low, std::int64_t high, Row<Int, Bytes>& best) {
+    static FASTLOSS_INLINE Row<T, Bytes> search(const Lines<T>& lines, std::int64_t x, std::int64_t low, std::int64_t high,
+                                                const Mask<T, Bytes>& lanes, Row<Int, Bytes>& best, std::int64_t& patience) {
         const Center<T, mode, Bytes> center(lines, x);
         Row<T, Bytes> least = center.cost(lines, x);
         if (high - low > 2 * kFew) {
-            const std::int64_t reach = steps_within(lines, most(least));
+            const std::int64_t reach = steps_within(lines, most(keep<T, Bytes>(least, lanes)));
             low = std::max(low, x - reach);
             high = std::min(high, x + reach);
         }
+        patience -= high - low + 1;
         Row<Int, Bytes> place, one;
         if constexpr (track) {
             best = splat<Bytes>(static_cast<Int>(x));
@@ -210,8 +230,13 @@ private:
                 least = min(least, candidate);
             }
         }
-        write<Bytes>(lines, x, center.result(least), best);
-        return least;
+        T* out = lines.out + x * lines.out_pitch;
+        store(out, select<T, Bytes>(lanes, center.result(least), load<Bytes>(out)));
+        if constexpr (with_best) {
+            Int* to = lines.best + x * lines.out_pitch;
+            store(to, select<Int, Bytes>(lanes, best, load<Bytes>(to)));
+        }
+        return keep<T, Bytes>(least, lanes);
     }
 
     static FASTLOSS_INLINE std::int64_t steps_within(const Lines<T>& lines, T square) {
@@ -221,12 +246,12 @@ private:
     }
 
     template <int Bytes>
-    static FASTLOSS_INLINE void bound(const Row<Int, Bytes>& best, const Mask<T, Bytes>& empty, std::int64_t& low, std::int64_t& high) {
+    static FASTLOSS_INLINE void bound(const Row<Int, Bytes>& best, const Mask<T, Bytes>& lanes, std::int64_t& low, std::int64_t& high) {
         // next to a change of side or label the best v of two neighbours may be each other
         constexpr std::int64_t kOverlap = mode == Mode::kMask ? 0 : 1;
         Int lows[kLanes<T>], highs[kLanes<T>];
-        store(lows, select(empty, splat<Bytes>(static_cast<Int>(high)), best));
-        store(highs, select(empty, splat<Bytes>(static_cast<Int>(low)), best));
+        store(lows, select<Int, Bytes>(lanes, best, splat<Bytes>(static_cast<Int>(high))));
+        store(highs, select<Int, Bytes>(lanes, best, splat<Bytes>(static_cast<Int>(low))));
         Int least = lows[0], greatest = highs[0];
         for (int lane = 1; lane < kLanes<T>; ++lane) {
             least = lows[lane] < least ? lows[lane] : least;

@@ -159,6 +159,7 @@ private:
             pace_.work(rows * kLanes<T>);
             const bool work = dispatch<TakeColumns<T>>(numbers_.get() + k, pitch_, rows, line_.get() + line_start());
             if (!work && mode == Mode::kMask) continue;
+            lines.lanes = std::min<std::int64_t>(shape_.columns - k, kLanes<T>);
             if constexpr (mode == Mode::kLabels)
                 dispatch<TakeColumns<Int>>(labels_.get() + k, pitch_, rows, line_labels_.get() + line_start());
             lines.out = numbers_.get() + k;
@@ -175,6 +176,7 @@ private:
         for (std::int64_t row = 0; row < rows; row += kLanes<T>) {
             pace_.work(shape_.columns * kLanes<T>);
             T* numbers = numbers_.get() + row * pitch_;
+            lines.lanes = std::min<std::int64_t>(rows - row, kLanes<T>);
             dispatch<TakeRows<T>>(numbers, pitch_, shape_.columns, line_.get() + line_start());
             if constexpr (mode == Mode::kLabels)
                 dispatch<TakeRows<Int>>(labels_.get() + row * pitch_, pitch_, shape_.columns, line_labels_.get() + line_start());

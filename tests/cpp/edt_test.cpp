@@ -143,6 +143,17 @@ void check_changes_of_one_column() {
     }
 }
 
+// Long lines whose nearest sites lie at either end, in turn: their lanes are solved one by one.
+void check_opposite_ends() {
+    for (const std::int64_t columns : {3, 17}) {
+        Volume volume{{2, 300, columns}, {1, 1, 1}, {}};
+        volume.voxels.assign(static_cast<std::size_t>(volume.size()), 1);
+        for (std::int64_t k = 0; k < columns; ++k) volume.voxels[static_cast<std::size_t>(k % 2 ? k : 299 * columns + k)] = 0;
+        volume.spacing[2] = 400;  // so that no column's nearest site is another's
+        check_all(volume, 1);
+    }
+}
+
 void many_at_once(std::mt19937& random) {
     const Volume volume = random_volume(random, {40, 41, 42}, {1, 1, 1}, 2);
     const auto expected = transform<float, Mode::kSides, false>(volume, 1);
@@ -175,6 +186,7 @@ int main(int argc, char** argv) {
         check_all(line, 2);
     }
     check_changes_of_one_column();
+    check_opposite_ends();
     many_at_once(random);
     std::printf(failures ? "%d failures\n" : "passed\n", failures);
     return failures != 0;

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from fastloss.distance import edt, edt_squared
+from fastloss.distance import boundary_distance, edt, edt_squared, label_edt
 
 INTEGER_DTYPES = [np.bool_, np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64]
 
@@ -47,6 +48,25 @@ def test_scipy_on_larger_grids(shape, spacing):
     for mask in (blobs(shape), ~blobs(shape), random_mask(shape, 0.5), random_mask(shape, 0.999)):
         expected = ndimage.distance_transform_edt(mask, spacing)
         np.testing.assert_array_equal(edt(mask, spacing), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("sites", ["one end", "both ends", "along the diagonal"])
+@pytest.mark.parametrize("shape", [(2, 40_000), (40_000, 2), (100_000,), (3, 3, 20_000), (3, 20_000, 3), (20, 20_000)])
+def test_long_lines_take_time_in_proportion(shape, sites):
+    mask = np.ones(shape, bool)
+    for part in {"one end": [0], "both ends": [0, 1], "along the diagonal": np.linspace(0, 1, 8)}[sites]:
+        mask[tuple(int(part * (length - 1)) for length in shape)] = False
+    begin = time.process_time()
+    found = [edt(mask, threads=1), label_edt(mask, threads=1), boundary_distance(mask, threads=1)]
+    seconds = time.process_time() - begin
+    begin = time.process_time()
+    expected = ndimage.distance_transform_edt(mask)
+    scipy_seconds = time.process_time() - begin
+    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+    for both_sides in found[1:]:
+        np.testing.assert_array_equal(both_sides[mask], found[0][mask])
+    # all pairs of a line would take 50 to 500 times as long as SciPy does
+    assert seconds < 3 * 6 * scipy_seconds + 0.1
 
 
 @pytest.mark.parametrize("shape", [(9,), (5, 6), (3, 4, 5), (40, 50, 60)])
