@@ -96,7 +96,8 @@ def classes(results: Results) -> str:
                 found.setdefault((row["class"], peer["name"]), {})[name] = cell
     rows = [[f"`{loss}`", peer, *(cells.get(name, "–") for name in names)] for (loss, peer), cells in found.items()]
     heads = [f"{results[name][0]['shape'][1]} classes, {results[name][0]['shape'][2]}³" for name in names]
-    return markdown(("loss", "peer", *heads), rows) + source(names[0], results[names[0]])
+    other = f"\n\n`{MEASUREMENTS[names[1]].command}`: the same."
+    return markdown(("loss", "peer", *heads), rows) + source(names[0], results[names[0]]) + other
 
 
 def untuned(results: Results) -> str:
@@ -183,9 +184,14 @@ def error_cells(row: dict) -> list[str]:
     cells = []
     for what in ("value", "gradient"):
         best = best_peer(row["errors"], what)
-        cells.append(f"{row['errors']['ours'][what]:.1e}")
-        cells.append(f"{row['errors'][best][what]:.1e} ({best})" if best else "–")
+        cells.append(error(row["errors"]["ours"][what]))
+        cells.append(f"{error(row['errors'][best][what])} ({best})" if best else "–")
     return cells
+
+
+def error(value: float) -> str:
+    """With a minus, at which no line breaks."""
+    return f"{value:.1e}".replace("-", "−")
 
 
 ERRORS = ("value", "best peer's", "gradient", "best peer's")
@@ -198,7 +204,7 @@ def accuracy(results: Results) -> str:
     largest = []
     for what in ("value", "gradient"):
         worst = max(shown, key=lambda row, what=what: row["errors"]["ours"][what])
-        largest.append(f"{what} {worst['errors']['ours'][what]:.1e} (`{worst['class']}`)")
+        largest.append(f"{what} {error(worst['errors']['ours'][what])} (`{worst['class']}`)")
     table = markdown(("loss", *ERRORS), [[f"`{row['class']}`", *error_cells(row)] for row in shown])
     shape = "×".join(map(str, shown[0]["shape"]))
     text = f"float32, {shape}; the largest errors of fastloss: {', '.join(largest)}."
@@ -221,7 +227,8 @@ def train(results: Results) -> str:
     rows = [
         [f"`{row['loss']}`", plus_minus(row["foreground"]["dice"]), plus_minus(row["per_class"]["WM"]["dice"]),
          number(row["foreground"]["sensitivity"]["mean"], 3), number(row["foreground"]["specificity"]["mean"], 3),
-         number(row["loss_ms"]), number(100 * row["loss_share"], 1, " %"), number(row["survey"]["dice"], 3)]
+         number(row["loss_ms"]), number(100 * row["loss_share"], 1, " %"),
+         number(row["survey"] and row["survey"]["dice"], 3)]
         for row in results["train"]
     ]  # fmt: skip
     heads = ("loss", "Dice", "of white matter", "sensitivity", "specificity", "loss ms", "of a step", "survey's Dice")

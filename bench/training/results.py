@@ -68,9 +68,9 @@ def rows_of(runs: list[dict]) -> list[dict]:
 
 
 def plus_minus(spread: dict, digits: int = 3) -> str:
-    """Mean and, where there are several values, deviation; a star where some were undefined."""
+    """Mean and, where there are several values, deviation; a star where some were undefined. JSON has None for NaN."""
     text = number(spread["mean"], digits)
-    if math.isfinite(spread["std"]):
+    if spread["std"] is not None and math.isfinite(spread["std"]):
         text += f" ± {spread['std']:.{digits}f}"
     return text + ("*" if spread["left_out"] and spread["n"] else "")
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -18,13 +17,12 @@ pytest.importorskip("tensorboard", reason="the benchmarks need tensorboard")
 import nibabel
 import numpy as np
 import torch
+from browser import CHROMIUM
 from click.testing import CliRunner
 from markupsafe import escape
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bench.__main__ import cli
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,9 @@ def test_tables_of_memory_training_and_kernels(results):
     }
     blocks = {name: filled(f"<!-- {name} -->\n<!-- /{name} -->", found)[0] for name in found}
     assert "| `dice` | fastloss | 1.00 | 200³ |" in blocks["memory"]
+    alone = found["train"][0] | {"survey": None, "per_class": {"WM": {"dice": spread | {"std": None}}}}  # of one seed
+    line = "| `dice` | 0.900 ± 0.010 | 0.900 | 0.900 | 0.900 | 1.50 | 1.2 % | - |"
+    assert line in filled("<!-- train -->\n<!-- /train -->", {"train": [alone]})[0]
     assert "0.900 ± 0.010" in blocks["train"] and "220 steps (10 epochs) of each loss, 2 seed" in blocks["train"]
     both = "| 16 | focal | 9.06 (1.007), 9.06 (1.007) | 89, 89 | 1.02, 1.02 | 13.0, 13.0 |"
     assert f"{both}\n\n" in blocks["kernels"] and blocks["kernels"].count("focal") == 1

@@ -1,27 +1,16 @@
 """The site in a browser: pages load without errors, search finds, pictures are there, nothing is wider than a phone.
 
-Skipped where there is no Sphinx, Playwright or Chromium (`FASTLOSS_CHROMIUM` names one; else what is installed).
+Skipped where there is no Sphinx, Playwright or Chromium.
 """
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM
 
 DOCS = Path(__file__).parents[2] / "docs"
-CHROMIUM = next(
-    filter(
-        None,
-        [
-            os.environ.get("FASTLOSS_CHROMIUM"),
-            *map(shutil.which, ("chromium", "google-chrome", "chromium-headless-shell")),
-        ],
-    ),
-    None,
-)
 
 
 @pytest.fixture(scope="module")
