@@ -81,7 +81,11 @@ TESTS: dict[str, tuple[str, ...]] = {
         for name in ("passes/inputs", "passes/options", "passes/tensors", "losses/weights")
     },
     "fastloss/losses/spatial/boundary.py": _of_losses("test_boundary or boundary or hausdorff or penalty", _BOUNDARY),
-    "fastloss/losses/spatial/fields.py": _of_losses("test_boundary or shape_aware or device", _BOUNDARY, *_ANY_DEVICE),
+    "fastloss/losses/spatial/fields.py": _of_losses(
+        "test_boundary or shape_aware or device or its_spacing or maps_that_are_known",
+        *("tests/losses/test_inputs.py::test_each_sample_has_its_spacing", _BOUNDARY, *_ANY_DEVICE),
+        f"{_LAZY_LOSSES}::test_maps_that_are_known",
+    ),
     "fastloss/losses/spatial/hausdorff.py": (
         *_STENCILS,
         f"(test_errors or defaults or hausdorff or eroded) and {_NOT}",
