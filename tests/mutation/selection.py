@@ -71,8 +71,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/base.py": _BASE,
     "fastloss/losses/options.py": _BASE,
     "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky or no_flag", f"{_OPTIONS}::{_NO_FLAG}"),
-    "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight", _VOXEL),
-    "fastloss/losses/focal.py": _of_losses("focal or poly or limits", "tests/losses/test_identities.py"),
+    "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight or linear_terms", _VOXEL),
+    "fastloss/losses/focal.py": _of_losses(
+        "focal or poly or limits or linear", "tests/losses/test_identities.py", _VOXEL
+    ),
     "fastloss/losses/confusion.py": _of_losses("generalized or sensitivity or mcc or nowhere"),
     "fastloss/losses/compound.py": _of_losses("dice_ce or dice_focal or combo or exp_log or modules or frequency"),
     "fastloss/losses/unified.py": _of_losses("unified"),
