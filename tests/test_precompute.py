@@ -2,7 +2,9 @@
 
 import inspect
 import multiprocessing
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,6 +213,24 @@ def test_the_cache_is_read_and_follows_labels_and_options(labels, tmp_path, monk
     finer = fastloss.BoundaryLoss(spacing=(1, 1))
     assert torch.equal(cached(finer), finer.label_map(labels[:1], 3)[0])
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_file_appears_as_a_whole(labels, tmp_path, monkeypatch):
+    """It is renamed within its folder, which no process sees halfway."""
+    renamed, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (renamed.append(paths), replace(*paths)))
+    LabelMaps(LOSS, 3, cache=lambda _: tmp_path / "case.nii")({"label": labels[0]})
+    assert [{Path(path).parent for path in paths} for paths in renamed] == [{tmp_path}]
+
+
+def test_floats_along_one_axis():
+    rows = torch.randint(0, 3, (2, 9))
+    loss = fastloss.BoundaryLoss()
+    expected = loss.label_map(rows, 3)
+    shares = torch.nn.functional.one_hot(rows, 3).mT.float()
+    for row, share, maps in zip(rows, shares, expected, strict=True):
+        assert torch.equal(LabelMaps(loss, 3)({"label": share})["maps"], maps)
+        assert torch.equal(LabelMaps(loss, 3)({"label": row[None].float()})["maps"], maps)
 
 
 def test_a_damaged_file_is_named(labels, tmp_path):

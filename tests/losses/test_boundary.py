@@ -8,7 +8,7 @@ from oracle import close, value_and_gradient
 from rows import LOSSES
 
 import fastloss
-from fastloss.losses.spatial.fields import contours
+from fastloss.losses.spatial.fields import contours, predicted_masks
 
 DISTANCES = [row for row in LOSSES if row.has_distances]
 every_distance = pytest.mark.parametrize("loss", DISTANCES, ids=str)
@@ -123,6 +123,13 @@ def test_a_probability_of_one_half_is_not_foreground(activation):
     )
     assert one > 0
     close(both, one)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_predictions_of_half_precision_are_not_rounded(dtype):
+    """A softmax in it says 1/2 of what is more."""
+    logits = torch.tensor([[[2**-11, -(2**-11), 0, 1]], [[0, 0, 0, 0]]], dtype=dtype).movedim(0, 1)
+    assert predicted_masks(logits, "softmax").tolist() == [[[True, False, False, True], [False, True, False, False]]]
 
 
 def test_small_errors_keep_their_digits():

@@ -91,6 +91,20 @@ def test_learned_weights_of_each_voxel():
     oracle.close(weight.grad, expected)
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_linear_terms_are_those_of_the_table(activation):
+    """By which a GPU finishes a mean in one step."""
+    for loss in (
+        fastloss.CrossEntropyLoss(activation=activation),
+        fastloss.CrossEntropyLoss(activation=activation, label_smoothing=0.1),
+        fastloss.FocalLoss(activation=activation, gamma=1.5),
+    ):
+        exclusive = loss.exclusive(3)
+        sums = {name: torch.rand(2, 3, dtype=torch.float64) for name in loss.terms}
+        found = sum(factor * sums[name] for name, factor in loss.linear_terms(exclusive, 3).items())
+        torch.testing.assert_close(found, loss.voxel_table(sums, exclusive))
+
+
 def test_parts_of_voxels_and_others():
     poly = fastloss.PolyLoss(epsilon=2.0, reduction="voxel")
     logits, labels = oracle.make("softmax", 3, SPACE)

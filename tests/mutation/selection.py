@@ -52,7 +52,9 @@ def _of_losses(names: str, *more: str) -> tuple[str, ...]:
 
 _BASE = _of_losses(
     "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or test_options"
-    " or one_spacing or two_maps or shares_the_pass or no_process_group or real_logits or of_other_libraries",
+    " or one_spacing or two_maps or shares_the_pass or no_process_group or real_logits or of_other_libraries"
+    " or parts_of_voxels",
+    f"{_VOXEL}::test_parts_of_voxels_and_others",
     *(f"{_OPTIONS}::{name}" for name in (_NO_FLAG, "test_options_are_fixed", "test_numbers_that_are_none_are_named")),
     "tests/losses/test_friction.py::test_f12_options_of_other_libraries_are_answered_with_ours",
     "tests/lazy/test_lazy_losses.py::test_what_ranks_or_sees_neighbours_has_real_logits",
@@ -69,8 +71,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/base.py": _BASE,
     "fastloss/losses/options.py": _BASE,
     "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky or no_flag", f"{_OPTIONS}::{_NO_FLAG}"),
-    "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight", _VOXEL),
-    "fastloss/losses/focal.py": _of_losses("focal or poly or limits", "tests/losses/test_identities.py"),
+    "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight or linear_terms", _VOXEL),
+    "fastloss/losses/focal.py": _of_losses(
+        "focal or poly or limits or linear", "tests/losses/test_identities.py", _VOXEL
+    ),
     "fastloss/losses/confusion.py": _of_losses("generalized or sensitivity or mcc or nowhere"),
     "fastloss/losses/compound.py": _of_losses("dice_ce or dice_focal or combo or exp_log or modules or frequency"),
     "fastloss/losses/unified.py": _of_losses("unified"),
@@ -81,7 +85,11 @@ TESTS: dict[str, tuple[str, ...]] = {
         for name in ("passes/inputs", "passes/options", "passes/tensors", "losses/weights")
     },
     "fastloss/losses/spatial/boundary.py": _of_losses("test_boundary or boundary or hausdorff or penalty", _BOUNDARY),
-    "fastloss/losses/spatial/fields.py": _of_losses("test_boundary or shape_aware or device", _BOUNDARY, *_ANY_DEVICE),
+    "fastloss/losses/spatial/fields.py": _of_losses(
+        "test_boundary or shape_aware or device or its_spacing or maps_that_are_known",
+        *("tests/losses/test_inputs.py::test_each_sample_has_its_spacing", _BOUNDARY, *_ANY_DEVICE),
+        f"{_LAZY_LOSSES}::test_maps_that_are_known",
+    ),
     "fastloss/losses/spatial/hausdorff.py": (
         *_STENCILS,
         f"(test_errors or defaults or hausdorff or eroded) and {_NOT}",

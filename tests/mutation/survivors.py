@@ -8,6 +8,7 @@ _PLAIN = (
 )
 _RATIO = "return (numerator / denominator.masked_fill(nothing, {})).masked_fill(nothing, empty)"
 _DEGENERATE = "degenerate = square {} 0  # without smoothing: the root has no derivative there, and 0 / 0 is perfect"
+_NARROW = "dtype = torch.bool if given.overlapping else torch.uint8 if given.classes < {} else torch.int32"
 
 EXPLAINED: dict[tuple[str, str, str, str], str] = {
     (
@@ -130,6 +131,24 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         'got = values[0] if name == "groups" else tuple(values)',
         'got = values[ -1] if name == "groups" else tuple(values)',
     ): "Of groups there is one number.",
+    (
+        "fastloss/metrics/device.py",
+        "_volumes",
+        _NARROW.format(256),
+        _NARROW.format(255),
+    ): "32 bits hold what 8 do.",
+    (
+        "fastloss/distance/inputs.py",
+        "as_labels",
+        "if voxels.dtype.itemsize == 4:",
+        "if voxels.dtype.itemsize == 5:",
+    ): "Numbered anew, the labels have the same fields.",
+    (
+        "fastloss/integrations/monai.py",
+        "__init__",
+        "label=self.keys[0],",
+        "label=self.keys[ -1],",
+    ): "There is one key.",
     (
         "fastloss/ahead.py",
         "_volume",

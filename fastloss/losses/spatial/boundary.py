@@ -238,7 +238,7 @@ def _penalty(distance: Tensor, regions: Tensor, count: int) -> Tensor:
     index = torch.where((index >= 0) & (index < count), index, count)
     d = distance.flatten(2)
     none = torch.zeros((*d.shape[:2], count + 1), dtype=d.dtype, device=d.device)
-    greatest = none.scatter_reduce(2, index, d, "amax", include_self=False)
+    greatest = none.scatter_reduce(2, index, d, "amax")  # none is below 0
     span = greatest - none.scatter_reduce(2, index, d, "amin", include_self=False)
     phi = (greatest.gather(2, index) - d) / span.gather(2, index)
     phi = torch.where(span.gather(2, index) > 0, phi, 1.0)
