@@ -476,7 +476,7 @@ MUTATIONS: list[Mutation] = [
         ("first + c, present, counted, slope", "first + c, inside, counted, slope", _GPU_UNROLLED),
         ("plus(rest_quiet, quiet(rest, parts[0]))", "plus(rest_quiet, rest)", _GPU_UNROLLED),
         ("            if AXES[3] > 0:\n", "            if AXES[3] > 1:\n", _GPU_UNROLLED),
-        ("(sums[c * COUNT + k] + value,)", "(value,)", _of(_GPU, "test_every_tile_has_a_program", "test_dimensions")),
+        ("(sums[c * COUNT + k] + value,)", "(value,)", _of(_GPU, "test_sums_of_several_tiles")),
         (
             "pair = tl.join(level[i], level[i + (SIZE >> (step + 1))])",
             "pair = tl.join(level[i], level[i])",

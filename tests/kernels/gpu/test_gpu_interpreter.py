@@ -11,6 +11,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
 
 import triton.language as tl
+from fastloss.kernels.gpu import geometry
 from fastloss.kernels.gpu import sums as gpu
 from fastloss.kernels.reference import sums as reference
 
@@ -209,6 +210,16 @@ def test_every_tile_has_a_program():
     """Also where they do not divide among the programs: 16 tiles, 13 of them for a program."""
     terms = ("count", "p", "py", "y", "p2", "p2y", "ce_pos", "ce_neg")
     assert (make_problem(18, (2000,), terms=terms).forward(gpu)[..., 0] == 2000).all()
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_sums_of_several_tiles(activation, monkeypatch):
+    """Of few channels, by a program that walks over all of them."""
+    monkeypatch.setattr(geometry, "PROGRAMS", 1)
+    problem = make_problem(3, (5000,), activation, terms=("count", "p2", "py"), batch=1)
+    launch, partial = gpu.forward_launch(*problem[:5])
+    assert launch.args[-1] > 2 and partial.shape[1] == 1
+    check(problem)
 
 
 @pytest.mark.parametrize("channels", [20, 3])
