@@ -63,6 +63,7 @@ def jobs(targets: list[str], everything: bool, shape: tuple[int, ...], tools, gp
         found["distances"] = Job("distances", "bench.kernels.distances", (str(tools), *volume))
         if installed_version("exacta"):
             found["exacta"] = Job("exacta", "bench.kernels.exacta", (str(tools), *volume))
+            found["exacta's distances"] = Job("exacta", "bench.kernels.exacta", (str(tools), "--distances", *volume))
     if gpu:
         found["timing"] = Job("timing", "bench.kernels.timing", (*flags, *volume))
     return found

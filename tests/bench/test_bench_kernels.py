@@ -119,6 +119,24 @@ def test_the_peers_kernels_are_counted_as_ours(monkeypatch):
     assert len(rows) == 12 and all(row["instructions"] > 50 and row["over_bandwidth"] >= 1 for row in rows)
 
 
+def test_the_peers_distances_are_counted_and_predicted_to_take_longer_than_ours():
+    pytest.importorskip("exacta")
+    folder = tools_folder()
+    if folder is None:
+        pytest.skip("no PTX executor (FASTLOSS_TOOLS names its folder)")
+    volume = ("--shape", "1,32,32,32")
+    theirs = kernels.Job("exacta", "bench.kernels.exacta", (str(folder), "--distances", *volume))
+    ours = kernels.Job("distances", "bench.kernels.distances", (str(folder), *volume))
+    rows = {row["name"]: kernels.predict(row, 32**3, 3.0) for job in (theirs, ours) for row in job.rows()}
+    for kind, least in (("blobs", 4), ("ball", 1.5), ("far", 1.5)):
+        mine, peers = (
+            [rows[f"{kernel} {kind} {name}"] for name in ("scan", "rows", "planes")]
+            for kernel in ("distance mask whole uint8", "exacta: distance mask")
+        )
+        assert sum(row["instructions"] for row in peers) > sum(row["instructions"] for row in mine) > 0
+        assert sum(row["predicted_us"] for row in peers) > least * sum(row["predicted_us"] for row in mine)
+
+
 @pytest.mark.parametrize("mode", ["mask", "sides"])
 def test_passes_that_are_counted_in_part_leave_what_all_of_them_would(mode):
     """The next pass's instructions depend on what the passes before it have found."""
