@@ -53,7 +53,8 @@ def _of_losses(names: str, *more: str) -> tuple[str, ...]:
 _BASE = _of_losses(
     "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or test_options"
     " or one_spacing or two_maps or shares_the_pass or no_process_group or real_logits or of_other_libraries"
-    " or parts_of_voxels",
+    " or parts_of_voxels or keep_their_formulas",
+    "tests/losses/test_quotients.py::test_other_losses_keep_their_formulas",
     f"{_VOXEL}::test_parts_of_voxels_and_others",
     *(f"{_OPTIONS}::{name}" for name in (_NO_FLAG, "test_options_are_fixed", "test_numbers_that_are_none_are_named")),
     "tests/losses/test_friction.py::test_f12_options_of_other_libraries_are_answered_with_ours",
