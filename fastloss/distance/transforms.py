@@ -69,7 +69,7 @@ def edt(
         ``[..., *S]`` of the dtype asked for, contiguous, in mm, of the same kind as ``mask`` and where it is. With
         ``return_indices`` a pair of it and the int64 ``[..., *S]`` numbers, in C order within the volume
         ``S``, of a nearest zero voxel (any of several that are as near): -1 where there is none, or the border is
-        nearer; ``np.unravel_index`` makes coordinates of them.
+        nearer; ``np.unravel_index(numbers.ravel(), S)`` makes coordinates of them.
 
     Raises:
         TypeError: The mask is no array or tensor of integers, or another argument is of the wrong type.
