@@ -8,6 +8,9 @@ _PLAIN = (
 )
 _RATIO = "return (numerator / denominator.masked_fill(nothing, {})).masked_fill(nothing, empty)"
 _DEGENERATE = "degenerate = square {} 0  # without smoothing: the root has no derivative there, and 0 / 0 is perfect"
+_AS_ROWS = (
+    "self.as_rows = self.maker.pointwise and all(x is None {} _is_row(x, axes) for x in (features, *self.volumes))"
+)
 _NARROW = "dtype = torch.bool if given.overlapping else torch.uint8 if given.classes < {} else torch.int32"
 
 EXPLAINED: dict[tuple[str, str, str, str], str] = {
@@ -149,6 +152,12 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "label=self.keys[0],",
         "label=self.keys[ -1],",
     ): "There is one key.",
+    (
+        "fastloss/passes/lazy_ops.py",
+        "__init__",
+        _AS_ROWS.format("or"),
+        _AS_ROWS.format("and"),
+    ): "By boxes, as volumes of any strides are taken, the sums are the same.",
     (
         "fastloss/ahead.py",
         "_volume",
