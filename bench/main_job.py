@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from bench.options import RESULTS, device_option, json_option, threads_option
-from bench.speed.commands import refuse, run_speed
+from bench.options import RESULTS, device_option, json_option, refuse, threads_option
+from bench.speed.commands import run_speed
 
 
 def run_training(names: list[str], device: str, schedule: dict, seconds: float, limit: float, folder: Path, ready):
@@ -59,4 +59,4 @@ def main_job(quick, out, device, threads, json_file):
     write_json(out / "speed.json", speeds)
     console.print(f"results: {out / 'train.json'}, {out / 'speed.json'}", markup=False, soft_wrap=True)
     console.print(f"to look at: {folder / 'report.html'}", markup=False, soft_wrap=True)
-    refuse(speeds)
+    refuse(speeds, "loss", "values or gradients")

@@ -18,15 +18,20 @@ def shape_of(context, parameter, text: str) -> tuple[int, ...]:
     return shape
 
 
-def numbers_of(context, parameter, text: str) -> list[int]:
-    """`0,1,2` as a list of integers that are at least 0, without repeats for seeds."""
+def numbers_of(context, parameter, text: str, least: int = 1) -> list[int]:
+    """`8,16,32` as a list of integers."""
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         raise click.BadParameter(f"expected integers, separated by commas, got {text!r}") from None
-    if min(numbers) < 0 or (parameter.name == "widths" and min(numbers) < 1):
-        raise click.BadParameter(f"expected positive integers, got {text!r}")
-    return list(dict.fromkeys(numbers)) if parameter.name == "seeds" else numbers
+    if min(numbers) < least:
+        raise click.BadParameter(f"expected integers of at least {least}, got {text!r}")
+    return numbers
+
+
+def several(least: int = 1):
+    """The callback of numbers each of which is a case of its own: in order, without repeats."""
+    return lambda context, parameter, text: sorted(set(numbers_of(context, parameter, text, least)))
 
 
 def names_of(context, parameter, text: str) -> list[str]:
@@ -52,6 +57,13 @@ def threads_of(context, parameter, count: int | None) -> int:
     if count is not None:
         torch.set_num_threads(count)
     return torch.get_num_threads()
+
+
+def refuse(rows: list[dict], of: str, what: str) -> None:
+    """Fail where a row, named by its key `of`, was not timed because a peer computes something else."""
+    refused = [f"{row[of]}: {row['refused']}" for row in rows if row["refused"]]
+    if refused:
+        raise click.ClickException(f"not timed, as {what} disagree: " + "; ".join(refused))
 
 
 losses_option = click.option("--losses", callback=names_of, default="all", show_default=True, help="Names, or all.")

@@ -86,8 +86,7 @@ def plain_table(title: str, columns: Iterable[str], left: Iterable[str]) -> Tabl
     return table
 
 
-def print_notes(rows: list[dict]) -> None:
-    """What to know about the rows of a table."""
-    for row in rows:
-        for note in row["notes"]:
-            console.print(f"{row['loss']}: {note}", markup=False)
+def print_notes(rows: list[dict], of: str = "loss") -> None:
+    """What to know about the rows of a table, each note once; `of`: the row's name by this key before it, if any."""
+    for note in dict.fromkeys((f"{row[of]}: " if of else "") + note for row in rows for note in row["notes"]):
+        console.print(note, markup=False)

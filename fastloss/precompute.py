@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from . import __version__
 from .distance.inputs import as_tensor, axes_of_spacing, has_channel_axis, spacing_per_axis, whole_number
-from .losses.spatial.boundary import DistanceLoss
+from .losses.spatial.maps import DistanceLoss
 
 # Attributes of a loss that have no part in a map of labels. Any other has, such as an option of a loss of your own.
 _NOT_IN_MAPS = {"alpha", "batch", "class_weight", "needs_spacing", "one_sided", "process_group", "reduction", "terms"}

@@ -49,3 +49,19 @@ def each_backend(request):
         pytest.importorskip("triton", reason="Triton is Linux only")
     with fastloss.backend(request.param):
         yield request.param
+
+
+@pytest.fixture
+def reference():
+    """For what lies around the pass over the voxels."""
+    with fastloss.backend("reference"):
+        yield
+
+
+@pytest.fixture
+def poisoned_memory():
+    """torch.empty holds no zeros, but NaN in floats, so that what a kernel forgets to write shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)

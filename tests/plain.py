@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import oracle
 import torch
-from plain_stencil import STENCILS
+from plain_stencil import STENCILS, mean_of_table
 from scipy.ndimage import binary_erosion, distance_transform_edt, generate_binary_structure
 
 EPSILON = 1e-7
@@ -108,12 +108,6 @@ VOXEL_LOSSES = {
 
 def total(x):
     return x.flatten(2).sum(2)
-
-
-def mean_of_table(table, class_weight=None, include_background=True):
-    if class_weight is not None:
-        table = table * torch.as_tensor(class_weight, dtype=table.dtype)
-    return (table if include_background or table.shape[1] == 1 else table[:, 1:]).mean()
 
 
 def pair(smooth):

@@ -140,3 +140,13 @@ def is_finite(product, activation):
     except ValueError:
         return False
     return True
+
+
+@st.composite
+def several(draw, activation, most):
+    """Terms, of which one at least is not of the target alone, and their names."""
+    product = products(activation).filter(lambda product: is_finite(product, activation))
+    found = draw(st.lists(product, min_size=1, max_size=most, unique_by=lambda product: product[0]))
+    if all(term.constant for term, _ in found):
+        found[0] = (Term(p=1.0), "p")
+    return tuple(zip(*found, strict=True))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from bench.options import device_option, json_option, losses_option, threads_option
-from bench.speed.commands import FIGURES, numbers_of
+from bench.options import device_option, json_option, losses_option, several, threads_option
+from bench.speed.commands import FIGURES
 
 
 def dtypes_of(context, parameter, text: str) -> list[str]:
@@ -22,7 +22,7 @@ def dtypes_of(context, parameter, text: str) -> list[str]:
 
 @click.command("accuracy")
 @losses_option
-@click.option("--edges", callback=numbers_of, default="32,64,128", show_default=True, help="Cubes, to 512.")
+@click.option("--edges", callback=several(), default="32,64,128", show_default=True, help="Cubes, to 512.")
 @click.option("--classes", type=click.IntRange(2), default=4, show_default=True)
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--dtypes", callback=dtypes_of, default="float32,bfloat16,float16", show_default=True)

@@ -2,7 +2,7 @@
 
 import click
 
-from bench.options import json_option, shape_of, threads_option
+from bench.options import json_option, refuse, shape_of, threads_option
 
 
 def masks_of(context, parameter, text: str | None) -> list[str]:
@@ -28,7 +28,7 @@ def edt_command(quick, kind, size, masks, repeats, threads, json_file):
     """Distance transforms beside those of edt, SimpleITK and SciPy, where installed."""
     from bench.distances.edt import all_cases, run
     from bench.distances.table import edt_table
-    from bench.output import console, progress, write_json
+    from bench.output import console, print_notes, progress, write_json
 
     kinds, sizes = kind or ("unsigned", "signed"), size or ((64,) if quick else (128, 256))
     cases = all_cases(kinds, sizes, masks, threads, min(repeats, 3) if quick else repeats)
@@ -36,14 +36,10 @@ def edt_command(quick, kind, size, masks, repeats, threads, json_file):
         bar = bars.add_task("edt", total=len(cases), status="")
         rows = run(cases, lambda row: bars.update(bar, advance=1, status=f"{row['kind']} {row['mask']}"))
     console.print(edt_table(rows))
-    notes = {note for row in rows for note in row["notes"]}
-    for note in sorted(notes):
-        console.print(note, markup=False)
+    print_notes(rows, "")
     if json_file:
         write_json(json_file, rows)
-    refused = [f"{row['mask']}: {row['refused']}" for row in rows if row["refused"]]
-    if refused:
-        raise click.ClickException("not timed, as fields disagree: " + "; ".join(refused))
+    refuse(rows, "mask", "fields")
 
 
 @click.command("metrics")
@@ -54,15 +50,12 @@ def edt_command(quick, kind, size, masks, repeats, threads, json_file):
 def metrics_command(shape, repeats, threads, json_file):
     """Metrics of blob label maps beside MONAI's."""
     from bench.distances.metrics import measure, metrics_table
-    from bench.output import console, write_json
+    from bench.output import console, print_notes, write_json
 
     spacing = (3.0, 1.0, 1.0)[: len(shape) - 2]
     rows = [measure(kind, shape, spacing, repeats) for kind in ("surface", "overlap")]
     console.print(metrics_table(rows))
-    for note in sorted({note for row in rows for note in row["notes"]}):
-        console.print(note, markup=False)
+    print_notes(rows, "")
     if json_file:
         write_json(json_file, rows)
-    refused = [f"{row['kind']}: {row['refused']}" for row in rows if row["refused"]]
-    if refused:
-        raise click.ClickException("not timed, as values disagree: " + "; ".join(refused))
+    refuse(rows, "kind", "values")

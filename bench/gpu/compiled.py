@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from bench.gpu.kernels import common, every
 from bench.gpu.stages import Run
-from bench.kernels.code import TARGETS, compile_launch, facts, pretend
+from bench.kernels.code import facts
+from bench.kernels.targets import TARGETS, compile_launch, pretend
 from bench.kernels.variants import Variant
 
 

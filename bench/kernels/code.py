@@ -14,49 +14,17 @@ from collections import Counter
 from pathlib import Path
 
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
 
 from bench.kernels.distances import distance_variants
+from bench.kernels.epilogue import epilogue_variants
 from bench.kernels.resample import resample_variants
 from bench.kernels.stencils import StencilVariant, stencil_variants
+from bench.kernels.targets import TARGETS, compile_launch, pretend
 from bench.kernels.variants import Variant, variants
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
-}
 MOST_REGISTERS = {"sm_80": 255, "sm_90": 255, "sm_100": 255, "gfx942": 256}
 SHARED_KIB = {"sm_80": 164, "sm_90": 228, "sm_100": 228, "gfx942": 64}  # of a multiprocessor
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-
-
-class PretendedDriver:
-    """Says that the GPU is one of TARGETS, so that the launcher compiles for it."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def get_current_target(self):
-        return TARGETS[self.name]
-
-    def get_current_device(self):
-        return list(TARGETS).index(self.name)  # Triton keeps compiled kernels by device
-
-    def get_current_stream(self, device):
-        return 0
-
-
-def pretend(target: str) -> None:
-    """Compile for the target from here on."""
-    driver.set_active(PretendedDriver(target))
-
-
-def compile_launch(launch):
-    """The compiled kernel of a launch, which is not run."""
-    return launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants)
 
 
 def read_sass(kernel) -> dict:
@@ -146,8 +114,6 @@ def main() -> None:
     options = parser.parse_args()
     pretend(options.target)
     first, step = map(int, (options.turn or "0/1").split("/"))
-    from bench.kernels.epilogue import epilogue_variants  # which pretends as well
-
     others = *stencil_variants(), *distance_variants(options.all), *resample_variants(), *epilogue_variants()
     for variant in [*variants(options.all), *others][first::step]:
         _, launch, _ = variant.launch(variant.problem())

@@ -84,8 +84,8 @@ def masks(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
 
 def counts(folder: Path, shape: tuple[int, ...]) -> Iterator[dict]:
     """Instructions a voxel of each pass over each mask, counted in some of its programs."""
-    from bench.kernels.code import pretend
     from bench.kernels.instructions import run_on_cpu
+    from bench.kernels.targets import pretend
 
     pretend("sm_90")
     for kind, mask in masks(shape).items():

@@ -18,8 +18,8 @@ from fastloss.kernels.gpu.launch import Launch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastloss
-from bench.kernels.code import pretend
 from bench.kernels.stencils import StencilVariant, instead_of_running
+from bench.kernels.targets import pretend
 from fastloss.losses import base
 from fastloss.passes import backends, ops
 

@@ -17,10 +17,10 @@ from fastloss.kernels.gpu import sums as gpu
 from triton.runtime.jit import JITFunction
 
 from bench.kernels import distances
-from bench.kernels.code import pretend
 from bench.kernels.distances import masks
 from bench.kernels.instructions import PROGRAMS, run_on_cpu
 from bench.kernels.problems import DICE_CE
+from bench.kernels.targets import pretend
 from bench.kernels.traffic import nbytes
 from bench.kernels.variants import SHAPE, UNIONS, Variant, shape_of
 from fastloss.distance import edt_squared

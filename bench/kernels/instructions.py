@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from bench.kernels.code import compile_launch, pretend
+from bench.kernels.targets import compile_launch, pretend
 from bench.kernels.variants import SHAPE, Variant, shape_of, variants
 from bench.machine import ROOT
 

@@ -8,11 +8,10 @@ from bench.options import device_option, json_option, threads_option
 
 
 def _show(rows: list[dict], table, json_file) -> None:
-    from bench.output import console, write_json
+    from bench.output import console, print_notes, write_json
 
     console.print(table)
-    for note in sorted({f"{row['name']}: {note}" for row in rows for note in row["notes"]}):
-        console.print(note, markup=False)
+    print_notes(rows, "name")
     if json_file:
         write_json(json_file, rows)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.options import device_option, json_option, losses_option, shape_of, threads_option
+from bench.options import device_option, json_option, losses_option, refuse, several, shape_of, threads_option
 
 FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
 
@@ -41,13 +41,6 @@ def run_speed(names: list[str], case, effort, end: float = math.inf) -> list[dic
     console.print(speed_table(rows))
     print_notes(rows)
     return rows
-
-
-def refuse(rows: list[dict]) -> None:
-    """Fail where a loss was not timed because a peer computes something else."""
-    refused = [f"{row['loss']}: {row['refused']}" for row in rows if row["refused"]]
-    if refused:
-        raise click.ClickException("not timed, as values or gradients disagree: " + "; ".join(refused))
 
 
 @click.command()
@@ -97,7 +90,7 @@ def speed(
     rows = run_speed(losses, case, Effort(repeats, compiled, memory, seconds, tuned=tuned))
     if json_file:
         write_json(json_file, rows)
-    refuse(rows)
+    refuse(rows, "loss", "values or gradients")
 
 
 @click.command()
@@ -138,21 +131,10 @@ def memory(losses, shape, dtype, label_dtype, activation, budget, compiled, veri
         write_json(json_file, rows)
 
 
-def numbers_of(context, parameter, text: str) -> list[int]:
-    """Positive integers, separated by commas."""
-    try:
-        found = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        raise click.BadParameter(f"expected integers separated by commas, got {text!r}") from None
-    if found[0] < 1:
-        raise click.BadParameter(f"expected positive numbers, got {text!r}")
-    return found
-
-
 @click.command("scaling")
 @losses_option
-@click.option("--edges", callback=numbers_of, default="32,48,64,96,128,192,256,384", help="Cubes [32 to 384].")
-@click.option("--classes", callback=numbers_of, default="2,4,8,16,32", show_default=True, help="Counts, at 64^3.")
+@click.option("--edges", callback=several(), default="32,48,64,96,128,192,256,384", help="Cubes [32 to 384].")
+@click.option("--classes", callback=several(), default="2,4,8,16,32", show_default=True, help="Counts, at 64^3.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "float64", "float16", "bfloat16"]), default="float32")
 @click.option("--seconds", type=click.FloatRange(1), default=math.inf, help="No new point after these.")
@@ -170,7 +152,7 @@ def scaling(losses, edges, classes, batch, dtype, seconds, point_seconds, memory
         from bench.speed.plots import save, scaling_table
     except ImportError:
         raise click.ClickException("the plots need matplotlib: pip install 'fastloss[bench]'") from None
-    from bench.output import console, progress, write_json
+    from bench.output import console, print_notes, progress, write_json
     from bench.speed.case import Case
     from bench.speed.scaling import Series, measure
 
@@ -182,8 +164,7 @@ def scaling(losses, edges, classes, batch, dtype, seconds, point_seconds, memory
         bar = bars.add_task("scaling", total=sum(len(series.cases(case)) for case in cases), status="roofline")
         result = measure(cases, series, end, lambda name: bars.update(bar, advance=1, status=name))
     console.print(scaling_table(result))
-    for note in sorted({note for row in result["points"] for note in row["notes"]}):
-        console.print(note, markup=False)
+    print_notes(result["points"], "")
     if result["left_out"]:
         console.print(f"left out for want of time: {'; '.join(result['left_out'])}", markup=False)
     files = save(result, out)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bench.options import RESULTS, device_option, json_option, losses_option, numbers_of, threads_option
+from bench.options import RESULTS, device_option, json_option, losses_option, numbers_of, several, threads_option
 
 
 @click.command()
@@ -17,7 +17,7 @@ from bench.options import RESULTS, device_option, json_option, losses_option, nu
 )
 @click.option("--dims", type=click.Choice(["2", "3"]), default="2", show_default=True, help="Slices or patches.")
 @losses_option
-@click.option("--seeds", "--seed", callback=numbers_of, default="0", show_default=True, help="As 0,1,2.")
+@click.option("--seeds", "--seed", callback=several(0), default="0", show_default=True, help="As 0,1,2.")
 @click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), help="[the survey's 32 (3D: 2), or less for 20 steps an epoch]")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)

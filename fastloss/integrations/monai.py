@@ -21,7 +21,7 @@ from monai.metrics.utils import do_metric_reduction
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from ..losses.spatial.boundary import DistanceLoss
+from ..losses.spatial.maps import DistanceLoss
 from ..precompute import LabelMaps
 from .scores import Overlap, Surface, as_tuple
 

@@ -8,7 +8,7 @@ import torch
 import torchio
 from torchio.transforms import Transform
 
-from ..losses.spatial.boundary import DistanceLoss
+from ..losses.spatial.maps import DistanceLoss
 from ..precompute import LabelMaps
 
 

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from .products import plus, product_value, quiet, through_softmax, uncoupled
 from .softmax import held_softmax, read_rows, row_parts, softmax_rows
-from .tiles import offsets, read, read_truth, slopes, weigh, within, write
+from .tiles import load_coefficients, offsets, read, read_truth, slopes, weigh, within, write
 
 
 @triton.jit
@@ -72,17 +72,6 @@ def row_slopes(
     by = slopes(scale, map_value, parts, spot[5], truth, TERMS, DENSE)
     v, rest = uncoupled(by, parts[0], parts[1])
     return v, rest, parts[0], parts[1]
-
-
-@triton.jit
-def load_coefficients(coefficients, sample, channel, COUNT: tl.constexpr, CHANNELS: tl.constexpr):
-    """Those of the terms of a channel, or of a row of channels; absent ones stay so."""
-    found = ()
-    if coefficients is not None:
-        for k in tl.static_range(COUNT):
-            at = coefficients + (sample * CHANNELS + channel) * COUNT + k
-            found = found + (tl.load(at, channel < CHANNELS, other=0),)
-    return found
 
 
 @triton.jit

@@ -144,3 +144,14 @@ def write(grad, place, channel, inside, counted, slope, weight, SELECT: tl.const
     if SELECT:
         slope = tl.where(counted, slope, 0.0)
     tl.store(grad.pointer + place + of_channel(grad, channel), slope.to(grad.pointer.dtype.element_ty), inside)
+
+
+@triton.jit
+def load_coefficients(coefficients, sample, channel, COUNT: tl.constexpr, CHANNELS: tl.constexpr):
+    """Those of the terms of a channel, or of a row of channels; absent ones stay so."""
+    found = ()
+    if coefficients is not None:
+        for k in tl.static_range(COUNT):
+            at = coefficients + (sample * CHANNELS + channel) * COUNT + k
+            found = found + (tl.load(at, channel < CHANNELS, other=0),)
+    return found

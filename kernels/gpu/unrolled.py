@@ -14,7 +14,7 @@ import triton.language as tl
 from .math import probability
 from .products import plus, product_value, quiet, through_channel, through_softmax, uncoupled
 from .softmax import softmax_channel, softmax_parts
-from .tiles import offsets, read, read_truth, slopes, weigh, within, write
+from .tiles import load_coefficients, offsets, read, read_truth, slopes, weigh, within, write
 
 
 @triton.jit
@@ -117,11 +117,7 @@ def backward_unrolled(
     part = ((program // CHUNKS) % programs).to(INDEX)
     scale = ()
     for c in tl.static_range(CHUNK):
-        row = ()
-        for k in tl.static_range(COUNT):
-            at = coefficients + (sample * CHANNELS + first + c) * COUNT + k
-            row = row + (tl.load(at, first + c < CHANNELS, other=0),)
-        scale = scale + (row,)
+        scale = scale + (load_coefficients(coefficients, sample, first + c, COUNT, CHANNELS),)
     for tile in range(part * tiles, min(part * tiles + tiles, tl.cdiv(voxels, LANES * VECTOR))):
         voxel = tile * (LANES * VECTOR) + tl.arange(0, LANES * VECTOR).to(INDEX)
         inside = within(voxel, voxels, EVEN)

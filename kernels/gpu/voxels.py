@@ -12,9 +12,8 @@ import triton.language as tl
 
 from .math import probability
 from .products import distance
-from .rows import load_coefficients
 from .softmax import read_rows, row_parts, softmax_channel, softmax_parts, softmax_rows
-from .tiles import combine, of_channel, offsets, read, read_truth, weigh, within
+from .tiles import combine, load_coefficients, of_channel, offsets, read, read_truth, weigh, within
 
 
 @triton.jit

@@ -16,12 +16,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 import fastloss
 from fastloss.integrations.nnunet import fastloss_trainers as trainers
 
-
-@pytest.fixture(autouse=True)
-def reference():
-    """What is tested are formulas."""
-    with fastloss.backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("reference")  # what is tested are formulas
 
 
 def trainer(cls, *, regions=False, ignore=None, batch_dice=False, deep=True):

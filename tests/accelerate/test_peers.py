@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from oracle import value_and_gradient as gradient
 from torch import nn
 
 import fastloss
@@ -58,13 +59,6 @@ def test_other_versions_keep_their_own_losses(caplog):
     assert "a_peer 0.60.0 keeps its own losses, expected 0.5.2* or 0.6.*" in caplog.text
 
 
-def gradient(function, logits, *rest):
-    leaf = logits.clone().requires_grad_()
-    value = function(leaf, *rest)
-    value.backward()
-    return value.detach(), leaf.grad
-
-
 def same(found, expected):
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
@@ -93,12 +87,6 @@ def losses():
 
 def names():
     return [peer for peer, module in PEERS.items() if importlib.util.find_spec(module)]
-
-
-@pytest.fixture
-def reference():
-    with fastloss.backend("reference"):
-        yield
 
 
 @pytest.mark.parametrize("name", losses())

@@ -13,10 +13,7 @@ IGNORED = Y.where(torch.rand(2, 8, 7, generator=GENERATOR) > 0.3, 255)
 W = [0.5, 1.0, 3.0]
 
 
-@pytest.fixture(autouse=True)
-def reference():
-    with fastloss.backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("reference")
 
 
 def same(ours, theirs):

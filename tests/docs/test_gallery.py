@@ -14,10 +14,7 @@ gallery = pytest.importorskip("gallery", reason="needs matplotlib")
 LOSSES = pytest.mark.parametrize("kind", gallery.losses(), ids=lambda kind: kind.__name__)
 
 
-@pytest.fixture(autouse=True)
-def reference():
-    with fastloss.backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("reference")
 
 
 def test_every_loss_is_shown():

@@ -14,10 +14,7 @@ LINEAR = ("linear", "bilinear", "trilinear")
 SPACES = ((7,), (5, 6), (4, 5, 3))
 
 
-@pytest.fixture(autouse=True)
-def reference():
-    with fastloss.backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("reference")
 
 
 def whole(lazy):

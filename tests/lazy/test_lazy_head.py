@@ -49,11 +49,7 @@ def assert_same_gradients(network, other, rtol=1e-4, atol=1e-6):
         torch.testing.assert_close(a.grad, b.grad, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.fixture(autouse=True)
-def reference():
-    """What is tested lies around the pass over the voxels."""
-    with fastloss.backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("reference")  # what is tested lies around the pass over the voxels
 
 
 def test_training_and_evaluation():

@@ -14,12 +14,7 @@ from torch import nn
 
 import fastloss
 
-
-@pytest.fixture(autouse=True)
-def reference():
-    """What is tested comes before the pass over the voxels, and after it."""
-    with fastloss.backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("reference")  # what is tested comes before the pass over the voxels, and after it
 
 
 def batch():

@@ -500,6 +500,7 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/gpu/tiles.py",
+        ("tl.load(at, channel < CHANNELS, other=0)", "tl.load(at, channel <= CHANNELS, other=0)", _GPU_ROWS),
         (
             "return tl.where(small.to(tl.int64) == labels, small, -1)",
             "return small",
@@ -578,7 +579,6 @@ MUTATIONS: list[Mutation] = [
     *_mutations(
         "kernels/gpu/rows.py",
         ("present = inside & (channel < CHANNELS)", "present = inside", _GPU_ROWS),
-        ("tl.load(at, channel < CHANNELS, other=0)", "tl.load(at, channel <= CHANNELS, other=0)", _GPU_ROWS),
         (
             "tl.sum(sums[i * COUNT + k], axis=1), row < CHANNELS)",
             "tl.sum(sums[i * COUNT + k], axis=1), row <= CHANNELS)",

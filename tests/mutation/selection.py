@@ -85,7 +85,10 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"fastloss/{name}.py": _CHECKS
         for name in ("passes/inputs", "passes/options", "passes/tensors", "losses/weights")
     },
-    "fastloss/losses/spatial/boundary.py": _of_losses("test_boundary or boundary or hausdorff or penalty", _BOUNDARY),
+    **{
+        f"fastloss/losses/spatial/{name}.py": _of_losses("test_boundary or boundary or hausdorff or penalty", _BOUNDARY)
+        for name in ("boundary", "maps")
+    },
     "fastloss/losses/spatial/fields.py": _of_losses(
         "test_boundary or shape_aware or device or its_spacing or maps_that_are_known",
         *("tests/losses/test_inputs.py::test_each_sample_has_its_spacing", _BOUNDARY, *_ANY_DEVICE),

@@ -11,16 +11,12 @@ from torch import nn
 
 import fastloss
 
-pytestmark = pytest.mark.skipif(
-    not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no torch.distributed with gloo"
-)
-
-
-@pytest.fixture(autouse=True)
-def reference():
-    """What is tested comes after the pass over the voxels."""
-    with fastloss.backend("reference"):
-        yield
+pytestmark = [
+    pytest.mark.skipif(
+        not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no torch.distributed with gloo"
+    ),
+    pytest.mark.usefixtures("reference"),  # what is tested comes after the pass over the voxels
+]
 
 
 SHARES = ((0, 2), (2, 3))  # samples of the processes: not the same number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ..core import Unserved
 from ..fused import check_tensors, dtype_of
-from ..shared import Sums, part
+from ..shared import part
 from ..torch import Entropy, sigmoid_terms, sigmoid_value, softmax_terms, softmax_value
-from .common import OWN_OPTIONS, Pass, served, sums_of, truth_of
+from .common import OWN_OPTIONS, Pass, Truth, served, sums_of, truth_of
 from .distances import cldice_pass, cldice_value
 from .focal import focal_pass, focal_value, focal_voxels
 from .overlap import dice_pass, dice_value, generalized_dice_pass, generalized_dice_value
@@ -25,12 +25,23 @@ def check_channels(input: Tensor, target: Tensor) -> None:
         raise Unserved("a target of another shape")
 
 
-def with_focal(focal: Any, overlap: Pass, p: Pass) -> tuple[Sums, Tensor]:
-    """The sums of an overlap loss, and the value of the focal loss beside it."""
+def with_focal(
+    overlap: Any,
+    focal: Any,
+    input: Tensor,
+    truth: Truth,
+    pass_of: Callable[..., Pass],
+    value_of: Callable[..., Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The values of an overlap loss, by its functions of a pass and its sums, and of the focal loss beside it."""
+    second = focal_pass(focal, input, truth)
+    first = pass_of(overlap, input, truth)
     if focal.reduction == "none":
-        return sums_of(overlap)[0], focal_voxels(focal, p)
-    first, second = sums_of(overlap, p)
-    return first, focal_value(focal, second, p)
+        sums, value = sums_of(first)[0], focal_voxels(focal, second)
+    else:
+        sums, of_focal = sums_of(first, second)
+        value = focal_value(focal, of_focal, second)
+    return value_of(overlap, sums, first), value
 
 
 @served(losses.DiceFocalLoss)
@@ -44,10 +55,8 @@ def dice_focal_loss(self: Any, input: Tensor, target: Tensor) -> Tensor:
     if self.to_onehot_y and input.shape[1] == 1:
         raise Unserved("to_onehot_y of one channel")
     truth = truth_of(input, target, self.to_onehot_y)
-    second = focal_pass(focal, input, truth)
-    first = dice_pass(overlap, input, truth)
-    sums, value = with_focal(focal, first, second)
-    return self.lambda_dice * dice_value(overlap, sums, first) + self.lambda_focal * value
+    first, second = with_focal(overlap, focal, input, truth, dice_pass, dice_value)
+    return self.lambda_dice * first + self.lambda_focal * second
 
 
 @served(losses.GeneralizedDiceFocalLoss)
@@ -58,10 +67,8 @@ def generalized_dice_focal_loss(self: Any, input: Tensor, target: Tensor) -> Ten
     if bool(overlap.to_onehot_y) is not bool(focal.to_onehot_y) or focal.ignore_index is not None:
         raise Unserved(OWN_OPTIONS)
     truth = truth_of(input, target, focal.to_onehot_y)
-    second = focal_pass(focal, input, truth)
-    first = generalized_dice_pass(overlap, input, truth)
-    sums, value = with_focal(focal, first, second)
-    return self.lambda_gdl * generalized_dice_value(overlap, sums, first) + self.lambda_focal * value
+    first, second = with_focal(overlap, focal, input, truth, generalized_dice_pass, generalized_dice_value)
+    return self.lambda_gdl * first + self.lambda_focal * second
 
 
 @served(losses.DiceCELoss)

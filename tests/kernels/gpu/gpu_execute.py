@@ -13,12 +13,12 @@ import torch
 from fastloss.kernels.gpu import distances as gpu_distances
 from fastloss.kernels.reference import stencils as reference_stencil
 
-from bench.kernels.code import pretend
 from bench.kernels.distances import CASES as DISTANCES
 from bench.kernels.distances import GENERAL
 from bench.kernels.instructions import run_on_cpu
 from bench.kernels.problems import DICE_CE
 from bench.kernels.stencils import instead_of_running, run_losses, stencil_problem
+from bench.kernels.targets import pretend
 from bench.kernels.traffic import nbytes
 from bench.kernels.variants import UNIONS, Variant, expected, ranked_variants, voxel_variants
 from fastloss.distance.transforms import distance_field

@@ -18,19 +18,11 @@ from fastloss.distance.transforms import distance_field
 pytest.importorskip("triton")
 
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 overflows = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on infinities
 
 MODES = [("mask", False), ("sides", False), ("sides", True), ("labels", False)]
 WHOLE = [(1.0, 1.0, 1.0), (3.0, 1.0, 1.0), (0.7, 1.3, 2.1), (1 / 3, 2 / 3, 1.0), (2.5, 0.78125, 0.78125)]
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    """torch.empty holds no zeros, so that what a kernel forgets to write shows."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
 
 
 def both(voxels, spacing, mode, root=True, signed=False, double=False):

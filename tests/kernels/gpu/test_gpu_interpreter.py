@@ -17,16 +17,11 @@ from fastloss.kernels.reference import sums as reference
 
 from bench.kernels.problems import DICE_CE, make_problem
 
-pytestmark = [pytest.mark.by_turns(5), pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy's, on infinities
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    """torch.empty holds NaN, so that what a kernel forgets to write shows."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
+pytestmark = [
+    pytest.mark.by_turns(5),
+    pytest.mark.usefixtures("poisoned_memory"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's, on infinities
+]
 
 
 def check(problem, single=1e-6, double=1e-12):

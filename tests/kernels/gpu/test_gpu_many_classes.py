@@ -7,7 +7,7 @@ from fastloss.kernels.gpu import geometry
 from test_gpu_interpreter import (  # noqa: F401  (collected here once more)
     check,
     gpu,
-    poisoned_memory,
+    pytestmark,
     test_a_softmax_of_infinities_is_not_a_number,
     test_elements_past_two_to_the_31st,
     test_impossible_classes_and_huge_logits,
@@ -20,8 +20,6 @@ from test_gpu_interpreter import (  # noqa: F401  (collected here once more)
 
 from bench.kernels.problems import DICE_CE, make_problem
 from bench.kernels.variants import UNIONS
-
-pytestmark = [pytest.mark.by_turns(5), pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy's, on infinities
 
 
 @pytest.fixture(autouse=True, params=["held", "read again"])

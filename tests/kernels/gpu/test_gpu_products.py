@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from test_gpu_interpreter import check, gpu, poisoned_memory, reference  # noqa: F401
+from test_gpu_interpreter import check, gpu, pytestmark, reference  # noqa: F401
 
 import fastloss
 from bench.kernels.problems import DICE_CE, make_problem
-
-pytestmark = [pytest.mark.by_turns(5), pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy's, on infinities
 
 POWERS = ("focal_pos(2.0)", "focal_neg(0.5)", "log_power_pos(0.3)", "log_power_neg(0.3)", "miss_pos(1.0)")
 FOCAL = tuple(f"focal_{side}({power})" for side in ("pos", "neg") for power in (0.0, 0.5, 2.0, 5.0))

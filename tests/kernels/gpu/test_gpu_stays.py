@@ -49,7 +49,7 @@ def losses_of(make):
     loss = make(validate=False)
     value = loss(logits, target)
     value.backward()
-    maps = loss.label_map(target, 3) if isinstance(loss, fastloss.losses.spatial.boundary.DistanceLoss) else value
+    maps = loss.label_map(target, 3) if isinstance(loss, fastloss.losses.spatial.maps.DistanceLoss) else value
     return value.detach(), logits.grad, maps.detach()
 
 
