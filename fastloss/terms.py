@@ -51,7 +51,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 FACTORS = ("p", "q", "l", "m", "e", "d")
-SHARES = ("1", "y", "r", "y2")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 MAP_PREFIX = "map*"
 EPSILON = 1e-7

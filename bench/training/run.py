@@ -38,7 +38,6 @@ class Progress:
     loss_seconds: float = 0.0
     timed: int = 0
     seconds: float = 0.0
-    first_seconds: float = 0.0  # the first step
 
     def __str__(self) -> str:
         last = self.history[-1] if self.history else {"validation": math.nan, "validation_dice": math.nan}
@@ -192,8 +191,6 @@ class Run:
             self.at.total += value
             self.at.step += 1
             self.at.steps += 1
-            if self.at.steps == 1:
-                self.at.first_seconds = took.step
             if number or len(own) == 1:
                 self.at.step_seconds += took.step
                 self.at.loss_seconds += took.loss

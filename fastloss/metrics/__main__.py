@@ -61,9 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("NIfTI files are read by nibabel, which is not installed: pip install 'fastloss[score]'", file=sys.stderr)
         return 2
     try:
-        score_folders(
-            given.truth, given.prediction, given.spacing, given.tolerance, given.csv, given.html, given.worst
-        )
+        score_folders(given.truth, given.prediction, given.spacing, given.tolerance, given.csv, given.html, given.worst)
     except DataError as error:
         print(error, file=sys.stderr)
         return 1
