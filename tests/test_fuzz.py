@@ -9,7 +9,8 @@ from fuzz import kinds
 from fuzz.run import Kind, Record, run, work
 from hypothesis import strategies as st
 
-SLOW = {"losses": 30, "products": 30, "losses on Triton": 12, "products on Triton": 12}  # compiled, or interpreted
+ON_TRITON = [f"{name} on Triton" for name in ("losses", "products", "distances")]
+SLOW = {"losses": 30, "products": 30, **dict.fromkeys(ON_TRITON, 12)}  # compiled, or interpreted
 SIZES = [
     *((name, SLOW.get(name, 100)) for name in kinds.KINDS),
     *(pytest.param(name, 200, marks=pytest.mark.slow) for name in SLOW),

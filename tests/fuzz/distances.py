@@ -1,4 +1,4 @@
-"""Distance transforms, to the last bit, against brute force and SciPy."""
+"""Distance transforms in C++ and in Triton, to the last bit, against brute force and SciPy."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from distance_common import SPACINGS, brute_force_squared, brute_force_to_other_
 from hypothesis import strategies as st
 from scipy import ndimage
 
+import fastloss
 from fastloss import distance
 
 from .run import Kind
@@ -16,13 +17,20 @@ from .run import Kind
 __all__ = ["KINDS", "Case", "check"]
 
 DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
-LAYOUTS = ("C", "F", "reversed", "strided", "big endian", "unaligned", "tensor", "permuted tensor", "expanded")
+TENSORS = ("tensor", "permuted tensor", "strided tensor", "expanded tensor")
+LAYOUTS = ("C", "F", "reversed", "strided", "big endian", "unaligned", "expanded", *TENSORS)
+# of one to three axes; the interpreter's are small
+LONG = {
+    "numba": [(700,), (3, 300), (300, 3), (2, 3, 200), (1, 190, 5)],
+    "triton": [(70,), (3, 40), (40, 2), (2, 3, 20)],
+}
 FUNCTIONS = ("edt", "edt_squared", "indices", "signed_edt", "boundary_distance", "label_edt")
 MOST = 400  # voxels that brute force takes
 
 
 @dataclass(frozen=True)
 class Case:
+    backend: str  # "numba" stands for C++
     shape: tuple[int, ...]
     leading: int  # how many of the axes count volumes
     content: str
@@ -37,19 +45,20 @@ class Case:
 
 
 @st.composite
-def draw(draw):
-    axes = draw(st.integers(1, 3))
-    long = [(700,), (3, 300), (300, 3), (2, 3, 200), (1, 190, 5)]
-    space = draw(st.one_of(st.tuples(*[st.integers(1, 12)] * axes), st.sampled_from(long)))
+def draw(draw, backend):
+    axes, in_triton = draw(st.integers(1, 3)), backend == "triton"
+    edges = st.integers(1, 6 if in_triton else 12)
+    space = draw(st.one_of(st.tuples(*[edges] * axes), st.sampled_from(LONG[backend])))
     leading = draw(st.sampled_from([(), (), (), (1,), (2,), (2, 1), (0,)]))
     sizes = st.one_of(st.sampled_from([0.7, 1.3, 2.1, 1.0, 3.0]), SPACINGS)
     return Case(
+        backend=backend,
         shape=(*leading, *space),
         leading=len(leading),
         content=draw(st.sampled_from(["random", "random", "blobs", "one site", "full", "empty", "labels"])),
         share=draw(st.sampled_from([0.05, 0.5, 0.9, 0.99])),
         dtype=draw(st.sampled_from(DTYPES)),
-        layout=draw(st.sampled_from(LAYOUTS)),
+        layout=draw(st.sampled_from(TENSORS if in_triton else LAYOUTS)),
         spacing=draw(st.one_of(st.none(), sizes, st.tuples(*[sizes] * len(space)))),
         double=draw(st.booleans()),
         threads=draw(st.sampled_from([1, 1, 2, 3])),
@@ -94,14 +103,17 @@ def laid_out(voxels, layout):
         return voxels.astype(voxels.dtype.newbyteorder(">")), voxels
     if layout == "unaligned":
         return np.frombuffer(b"\0" + voxels.tobytes(), np.uint8)[1:].view(voxels.dtype).reshape(voxels.shape), voxels
-    if layout == "tensor":
-        return torch.from_numpy(voxels), voxels
     if layout == "permuted tensor":
         return torch.from_numpy(np.ascontiguousarray(voxels.T)).permute(*reversed(range(voxels.ndim))), voxels
+    if layout == "strided tensor":
+        return torch.from_numpy(np.repeat(voxels, 3, -1))[..., ::3], voxels
+    if layout == "expanded tensor" and voxels.shape[0]:
+        view = torch.from_numpy(voxels[:1].copy()).expand(voxels.shape)
+        return view, np.array(view)
     if layout == "expanded" and voxels.shape[0]:
         view = np.broadcast_to(voxels[:1], voxels.shape)
         return view, view.copy()
-    return voxels, voxels
+    return torch.from_numpy(voxels) if layout in TENSORS else voxels, voxels
 
 
 def check(case):
@@ -112,7 +124,8 @@ def check(case):
     options = {"spacing": case.spacing, "threads": case.threads, "dtype": np.float64 if case.double else None}
     options |= {"spatial_axes": axes} if case.leading or len(case.shape) > 3 else {}
     options |= {"return_indices": True} if case.function == "indices" else {}
-    found = getattr(distance, name)(given, **options)
+    with fastloss.backend(case.backend):
+        found = getattr(distance, name)(given, **options)
     sites = None
     if case.function == "indices":
         found, sites = (np.asarray(x) for x in found)
@@ -128,7 +141,7 @@ def check(case):
         if case.double:
             np.testing.assert_allclose(field, expected, rtol=1e-15)
         else:
-            np.testing.assert_array_equal(field, expected.astype(np.float32))
+            np.testing.assert_array_max_ulp(field, expected.astype(np.float32), ulps(case.backend, space, spacing))
         if sites is not None:
             check_sites(sites.reshape(-1, *space)[k], volume, spacing, expected)
 
@@ -141,6 +154,15 @@ def truth(function, volume, spacing):
     labels = volume if function == "label_edt" else volume != 0
     expected = brute_force_to_other_label(labels, spacing)
     return np.where(volume != 0, -expected, expected) if function == "signed_edt" else expected
+
+
+def ulps(backend, space, spacing):
+    """By how many last places a float32 may be off: Triton adds the squares of float64 in an order of its own."""
+    if backend == "numba":
+        return 0
+    from fastloss.kernels.gpu.distances import Axis, metric_of
+
+    return 0 if metric_of([Axis(n, 1, mm) for n, mm in zip(space, spacing, strict=True)]).whole else 1
 
 
 def small(volume):
@@ -168,4 +190,7 @@ def check_sites(sites, volume, spacing, squared):
     np.testing.assert_allclose(sum(far[1:], far[0]).reshape(volume.shape), squared, rtol=1e-15)
 
 
-KINDS = [Kind("distances", lambda random: draw(), check, share=2, per_round=4000)]
+KINDS = [
+    Kind("distances", lambda random: draw("numba"), check, share=2, per_round=4000),
+    Kind("distances on Triton", lambda random: draw("triton"), check, share=1, per_round=100, limit_s=300),
+]
