@@ -21,13 +21,13 @@ class Measurement:
 
 
 MEASUREMENTS = {  # in the order in which they are run
-    "speed": Measurement("speed --losses all", 20),
+    "speed": Measurement("speed --losses all", 21),
     "classes-16": Measurement("speed --losses dice_ce,cross_entropy,dice,focal --shape 1,16,64,64,64", 3),
     "classes-118": Measurement("speed --losses dice_ce,cross_entropy,dice,focal --shape 1,118,32,32,32", 3),
     "untuned": Measurement("speed --losses dice_ce,cross_entropy,focal --shape 2,4,128,128,128 --untuned", 4),
     "memory": Measurement("memory --losses dice_ce,cross_entropy,hausdorff_dt --budget 0.5", 4),
     "scaling": Measurement("scaling --losses dice_ce", 8),
-    "edt": Measurement("edt", 14),
+    "edt": Measurement("edt", 38),
     "metrics": Measurement("metrics", 1),
     "accuracy": Measurement("accuracy --edges 24,64", 10),
     "accuracy-large": Measurement(
