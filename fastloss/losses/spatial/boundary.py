@@ -10,6 +10,7 @@ from torch import Tensor
 from ...distance.inputs import Spacing
 from ...passes.inputs import Inputs
 from ...passes.options import check_flag, check_positive
+from ...passes.tensors import loss_dtype
 from ..base import Sums, ratio
 from ..distribution import VoxelLoss
 from .fields import class_masks, contours, counted, fields_of, predicted_labels, predicted_masks
@@ -95,7 +96,7 @@ class HausdorffDTLoss(DistanceLoss):
         if not self.one_sided:
             predicted = counted(predicted_masks(inputs.logits, self.activation), inputs)
             masks.append(self.dropped(predicted))
-        dtype = torch.float64 if inputs.logits.dtype == torch.float64 else torch.float32
+        dtype = loss_dtype(inputs.logits)
         squares = self.alpha == 2  # which need no root
         powers = fields_of(masks, spacing, inputs.logits.ndim - 2, "sides", dtype, root=not squares)
         if not squares:

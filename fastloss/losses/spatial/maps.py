@@ -11,7 +11,7 @@ from torch import Tensor
 from ...distance.inputs import Spacing, axes_of_spacing, has_channel_axis, numbers, spacing_per_axis
 from ...passes.inputs import Inputs, check_inputs, check_maps
 from ...passes.options import as_number
-from ...passes.tensors import check_tensor
+from ...passes.tensors import check_tensor, loss_dtype
 from ..base import SumLoss
 from .fields import class_masks
 
@@ -67,7 +67,7 @@ class DistanceLoss(SumLoss):
 
     def map_for(self, inputs: Inputs, spacing: Spacing) -> Tensor:
         """:meth:`.label_map` for the inputs of a pass."""
-        dtype = torch.float64 if inputs.logits.dtype == torch.float64 else torch.float32
+        dtype = loss_dtype(inputs.logits)
         return self.map_of(inputs.target, inputs.dense, inputs.logits.shape[1], dtype, spacing)
 
     def voxel_map(self, inputs: Inputs, maps: Tensor | None, spacing: Spacing) -> Tensor:
