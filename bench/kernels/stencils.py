@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 import torch
-from fastloss.kernels.gpu import neighbours as gpu_neighbours
+from fastloss.kernels.gpu import erosion, skeleton, structure
 from fastloss.kernels.gpu import stencils as gpu_stencil
 from fastloss.kernels.gpu import sums as gpu
 
@@ -69,13 +69,14 @@ def name_of(launch: gpu.Launch, dtype: torch.dtype) -> str:
 
 def stencil_variants() -> list[StencilVariant]:
     """Each kernel of neighbours for each number of axes and dtype; none is run."""
+    modules = [module.__name__ for module in (erosion, skeleton, structure)]
     found: dict[str, StencilVariant] = {}
     for space, dtype in CASES:
         launches: list[gpu.Launch] = []
         with instead_of_running(launches.append):
             run_losses(stencil_problem(space, dtype))
         for launch in launches:
-            if launch.kernel.fn.__module__ == gpu_neighbours.__name__:
+            if launch.kernel.fn.__module__ in modules:
                 name = name_of(launch, torch.float64 if dtype == torch.float64 else torch.float32)
                 found.setdefault(name, StencilVariant(name, launch))
     return list(found.values())

@@ -17,7 +17,7 @@ from torch import Tensor
 from fastloss.terms import Plan, Term, first_label
 
 from ..balls import Balls, Fits, weigh_errors
-from . import neighbours
+from . import erosion, skeleton, structure
 from . import sums as gpu
 from .geometry import WARPS
 from .ranked import voxel_weight
@@ -113,7 +113,7 @@ def _eroded(v: Volumes, error: Tensor, coefficients: list[float], derivative: bo
     source, spare, steps = error, [], []
     for coefficient in coefficients[1:]:
         out, partial = spare.pop() if spare else torch.empty_like(error), v.partial(error, 3)
-        v.run(neighbours.cross, source, factors, out, partial)
+        v.run(erosion.cross, source, factors, out, partial)
         if not derivative and source is not error:
             spare.append(source)
         high, low = partial[..., 0].amax(1), partial[..., 1].amin(1)
@@ -134,13 +134,13 @@ def _erosion_derivative(v: Volumes, error: Tensor, steps: list[tuple[Tensor, ...
     while steps:
         x, low, scale, high, level = steps.pop()
         partial = v.partial(x, 4)
-        v.run(neighbours.cross_statistics, g, x, torch.stack((low, scale, high), 1), partial, grid=False)
+        v.run(erosion.cross_statistics, g, x, torch.stack((low, scale, high), 1), partial, grid=False)
         total, dot, at_high, at_low = partial.sum(1, dtype=torch.float64).unbind(-1)
         by_high = torch.where(level, 0, -dot * scale / at_high.clamp_min(1)).to(v.real)
         by_low = torch.where(level, 0, (dot - total) * scale / at_low.clamp_min(1)).to(v.real)
         coefficient = torch.full_like(scale, coefficients[len(steps)])
         factors = torch.stack((scale, high, low, by_high, by_low, coefficient), 1)
-        v.run(neighbours.cross_derivative, g, x, factors, out if steps else error)
+        v.run(erosion.cross_derivative, g, x, factors, out if steps else error)
         g, out = out, g
 
 
@@ -185,7 +185,7 @@ def _standardised(v: Volumes, x: Tensor, weight: Tensor, taps: list[float], stab
     spare: tuple[Tensor, ...] = ()
     for axis in range(3 - v.axes, 3):
         first, last = axis == 3 - v.axes, axis == 2
-        v.run(neighbours.window, x, mean, variance, w, *out, AXIS=axis, FIRST=first, LAST=last, **constants)
+        v.run(structure.window, x, mean, variance, w, *out, AXIS=axis, FIRST=first, LAST=last, **constants)
         if not last:
             free = spare or tuple(torch.empty_like(t) for t in out)
             spare = (mean, variance, w) if not first else ()
@@ -218,7 +218,7 @@ def _skeleton_sums(v: Volumes, x: Tensor, other: Tensor, b: int, iterations: int
     """Of w times s y, s, y and x y, with s the skeleton of x, and y the other."""
     partial = v.partial(x, 4)
     rest = _rest(v, x, iterations)
-    v.run(neighbours.skeleton_sums, rest, other, x, v.weights[b], partial, grid=False)
+    v.run(skeleton.skeleton_sums, rest, other, x, v.weights[b], partial, grid=False)
     return partial.sum(1, dtype=torch.float64).unbind(-1)
 
 
@@ -227,8 +227,8 @@ def _rest(v: Volumes, x: Tensor, iterations: int) -> Tensor:
     rest, spare, no_codes = torch.ones_like(x), [torch.empty_like(x)], v.empty(1, dtype=torch.uint8)
     for k in range(iterations + 1):
         eroded = spare.pop()
-        v.run(neighbours.erode, x, eroded, no_codes, CODES=False)
-        v.run(neighbours.residue, x, eroded, rest, no_codes, CODES=False)
+        v.run(skeleton.erode, x, eroded, no_codes, CODES=False)
+        v.run(skeleton.residue, x, eroded, rest, no_codes, CODES=False)
         spare.append(x if k else torch.empty_like(x))
         x = eroded
     return rest
@@ -260,19 +260,19 @@ def _skeleton_derivative(v: Volumes, p: Tensor, y: Tensor, w: Tensor, by: Tensor
     codes = v.empty(count, *p.shape, dtype=torch.uint8)
     steps = [p, *stack]  # erosion after erosion; then residues, then derivatives by them
     for k in range(count):
-        v.run(neighbours.erode, steps[k], steps[k + 1], codes[k], CODES=True)
-        v.run(neighbours.residue, steps[k], steps[k + 1], p, codes[k], CODES=True)
+        v.run(skeleton.erode, steps[k], steps[k + 1], codes[k], CODES=True)
+        v.run(skeleton.residue, steps[k], steps[k + 1], p, codes[k], CODES=True)
     by_pairs = by[:, 2:4].contiguous()
-    v.run(neighbours.residue_derivatives, p, stack, y, w, by_pairs, count, grid=False)
+    v.run(skeleton.residue_derivatives, p, stack, y, w, by_pairs, count, grid=False)
     steps[-1].zero_()
     for k in range(count, -1, -1):
         if k < count:
-            v.run(neighbours.gather, steps[k], steps[k + 1], codes[k], DILATION=False)
+            v.run(skeleton.gather, steps[k], steps[k + 1], codes[k], DILATION=False)
         if k > 0:
-            v.run(neighbours.gather, steps[k], steps[k - 1], codes[k - 1], DILATION=True)
+            v.run(skeleton.gather, steps[k], steps[k - 1], codes[k - 1], DILATION=True)
     del stack, codes, steps
     rest = _rest(v, y, iterations)
-    v.run(neighbours.add_constants, p, rest, y, w, by[:, [4, 0, 1]].contiguous(), grid=False)
+    v.run(skeleton.add_constants, p, rest, y, w, by[:, [4, 0, 1]].contiguous(), grid=False)
 
 
 # Hausdorff loss by convolution

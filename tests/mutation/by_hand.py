@@ -686,9 +686,15 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "kernels/gpu/neighbours.py",
+        ("inside = inside & (at < size - STEP)", "inside = inside & (at <= size - STEP)", _GPU_STENCIL),
+    ),
+    *_mutations(
+        "kernels/gpu/skeleton.py",
         ("smaller = other < value", "smaller = other <= value", _EQUAL),
         ("larger = other > value", "larger = other >= value", _EQUAL),
-        ("inside = inside & (at < size - STEP)", "inside = inside & (at <= size - STEP)", _GPU_STENCIL),
+    ),
+    *_mutations(
+        "kernels/gpu/erosion.py",
         (
             "tl.where(largest, 1.0, (value - low) * scale)",
             "(value - low) * scale",
