@@ -12,7 +12,7 @@ from .forms import ERRORS, HINGES, LOSSES, UNCOUNTED
 from .jaccard import jaccard_of_class
 from .select import select_largest
 from .sums import write_voxels
-from .tensors import in_huge_pages, real_of
+from .tensors import real_of
 
 
 def largest_losses_with_bad_labels(
@@ -21,7 +21,7 @@ def largest_losses_with_bad_labels(
     """The plan's sums; mean and number of the largest voxel losses; the weight that each voxel has in that mean; the
     number of counted voxels whose label is no class."""
     shape = (logits.shape[0], 1 if exclusive else logits.shape[1], *logits.shape[2:])
-    losses = in_huge_pages(torch.empty(shape, dtype=real_of(logits.dtype)))
+    losses = torch.empty(shape, dtype=real_of(logits.dtype))
     sums, bad = write_voxels(LOSSES, logits, target, mask, plan, losses)
     return sums, *largest(losses, k, of_all), bad
 
@@ -38,7 +38,7 @@ def jaccard_with_bad_labels(
     """The Lovász extension of the Jaccard loss ``[B or 1, C]``, the weight of each class's voxels, and the slopes by p,
     or for the ``hinge`` by the logit, ``[C, B, *S]``; the number of counted voxels whose label is no class."""
     batch, channels = logits.shape[:2]
-    errors = in_huge_pages(torch.empty((channels, batch, *logits.shape[2:]), dtype=real_of(logits.dtype)))
+    errors = torch.empty((channels, batch, *logits.shape[2:]), dtype=real_of(logits.dtype))
     groups = batch if per_sample else 1
     values, sizes = (torch.zeros(groups, channels, dtype=torch.float64) for _ in range(2))
     if not logits.numel():

@@ -23,7 +23,7 @@ from .codes import plan_code
 from .forms import GRADIENT, LOSSES, SUMS, TOTALS, WEIGHTS, WITH_COEFFICIENTS, form_of
 from .lanes import MOST_LANES, REGISTER
 from .rows import convert_code, copy_code, labels_code
-from .tensors import Layout, Walk, in_huge_pages, real_of
+from .tensors import Layout, Walk, real_of
 from .threads import made_once, run
 
 _FEW_TILE, _MANY_TILE = 32 * MOST_LANES, 256  # voxels
@@ -84,7 +84,7 @@ def backward(
     plan: Plan,
 ) -> Tensor:
     """Gradient with respect to ``logits`` of ``(sums * grad_sums).sum()``."""
-    gradient = in_huge_pages(torch.empty_like(logits))
+    gradient = torch.empty_like(logits)
     if logits.numel():
         table = np.ascontiguousarray(grad_sums.detach().numpy())
         table, plan = _without_cancelling(table, plan)

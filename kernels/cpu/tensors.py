@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numba import carray, njit, types
 from numba.extending import intrinsic
-from torch import Tensor
 
 from ..layout import three_axes
 from .compiling import INNER
-
-_MAPPED_FROM = 32 << 20  # bytes: glibc takes larger blocks from the system, and gives them back, each time
-_ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux has it
-_HUGE = 2 << 20  # bytes of a page
 
 
 class Walk(NamedTuple):
@@ -52,18 +45,6 @@ class Layout(NamedTuple):
         channel = self.strides[1] if channels and self.shape[1] > 1 else 0
         together = n0 == n1 == 1 and (spatial[2] == 1 or n2 == 1)
         return Walk(0, self.dtype.itemsize, self.strides[0], channel, n1, n2, *spatial, together)
-
-
-def in_huge_pages(tensor: Tensor) -> Tensor:
-    """The same tensor, not yet written: if it is large, Linux is asked for huge pages, as NumPy does for its arrays.
-
-    Clearing small ones one by one, as each is first written, takes longer than a gradient does.
-    """
-    if _ADVICE is not None and tensor.nbytes >= _MAPPED_FROM:
-        start, stop = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
-        first, last = -(-start // _HUGE) * _HUGE, stop // _HUGE * _HUGE
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _ADVICE)  # advice: may fail
-    return tensor
 
 
 def real_of(dtype: torch.dtype) -> torch.dtype:

@@ -10,7 +10,7 @@ from fastloss.terms import Plan
 
 from .forms import TOTALS, VALUES
 from .sums import run_plan
-from .tensors import in_huge_pages, real_of
+from .tensors import real_of
 
 
 def voxel_losses_with_bad_labels(
@@ -25,7 +25,7 @@ def voxel_losses_with_bad_labels(
     """The weighted sum of the plan's terms of each voxel ``[B, *S]``, or also of each class ``[B, C, *S]``; the number
     of counted voxels whose label is no class."""
     shape = (logits.shape[0], logits.shape[1] if per_class else 1, *logits.shape[2:])
-    out, bad = in_huge_pages(torch.empty(shape, dtype=real_of(logits.dtype))), 0
+    out, bad = torch.empty(shape, dtype=real_of(logits.dtype)), 0
     if out.numel():
         table = np.ascontiguousarray(coefficients.detach().numpy())
         bad = run_plan(VALUES if per_class else TOTALS, logits, target, mask, weight_map, plan, out, table)

@@ -295,22 +295,6 @@ def plain_half(logits, labels):
     return ((logits.softmax(1) * y).flatten(2).sum(2) / y.flatten(2).sum(2).clamp_min(1)).mean()
 
 
-@pytest.mark.skipif(not os.path.exists("/sys/kernel/mm/transparent_hugepage"), reason="a system without huge pages")
-def test_a_large_gradient_asks_for_huge_pages():
-    """Else clearing its pages takes longer than computing it, each time."""
-    logits = torch.zeros(1, 2, 2048, 2049, requires_grad=True)
-    fastloss.DiceLoss()(logits, torch.zeros(1, 2048, 2049, dtype=torch.uint8)).backward()
-    middle, flags = logits.grad.data_ptr() + logits.grad.nbytes // 2, []
-    with open("/proc/self/smaps") as maps:
-        for line in maps:
-            first, _, rest = line.partition("-")
-            if rest and all(digit in "0123456789abcdef" for digit in first):
-                inside = int(first, 16) <= middle < int(rest.split()[0], 16)
-            elif inside and line.startswith("VmFlags:"):
-                flags = line.split()
-    assert "hg" in flags
-
-
 # Determinism, threads, processes
 
 
