@@ -26,12 +26,12 @@ def cpu_model() -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with `+changes` where the working tree differs; None outside a checkout."""
+    """The checkout's commit, with `+changes` where what is measured differs; None outside a checkout."""
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
         changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", ":!docs"],  # where results are written
             capture_output=True,
             text=True,
             timeout=10,

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import random
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -113,7 +114,9 @@ def interleave(
 ) -> dict[str, Samples]:
     """Time all contestants in turn, `repeats` rounds over: they share whatever the machine does meanwhile.
 
-    After `seconds` no further round begins, but for the first FEWEST. `tuned`: this process keeps freed memory.
+    The order is drawn anew each round: who follows another finds its memory, and what the system does every few
+    seconds meets all alike. After `seconds` no further round begins, but for the first FEWEST. `tuned`: this process
+    keeps freed memory.
     """
     if tuned:
         keep_freed_memory()
@@ -124,12 +127,14 @@ def interleave(
             if time.perf_counter() - begin > seconds:
                 break
     samples = {name: Samples() for name in contestants}
+    order, shuffle = list(contestants.items()), random.Random(0).shuffle
     begin = time.perf_counter()
     with no_collection():
         for done in range(repeats):
             if done >= FEWEST and time.perf_counter() - begin > seconds:
                 break
-            for name, contestant in contestants.items():
+            shuffle(order)
+            for name, contestant in order:
                 forward, backward = contestant.step(device)
                 samples[name].forward.append(forward)
                 samples[name].backward.append(backward)

@@ -26,6 +26,7 @@ def dtypes_of(context, parameter, text: str) -> list[str]:
 @click.option("--classes", type=click.IntRange(2), default=4, show_default=True)
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--dtypes", callback=dtypes_of, default="float32,bfloat16,float16", show_default=True)
+@click.option("--draws", type=click.IntRange(1), default=1, show_default=True, help="Of logits and labels: medians.")
 @click.option("--activation", type=click.Choice(["softmax", "sigmoid"]), default="softmax", show_default=True)
 @click.option(
     "--peers-to", type=click.IntRange(0), default=256, show_default=True, help="Longest edge for peers, for memory."
@@ -34,7 +35,7 @@ def dtypes_of(context, parameter, text: str) -> list[str]:
 @device_option
 @threads_option
 @json_option
-def accuracy(losses, edges, classes, batch, dtypes, activation, peers_to, out, device, threads, json_file):
+def accuracy(losses, edges, classes, batch, dtypes, draws, activation, peers_to, out, device, threads, json_file):
     """Errors of value and gradient against float64, beside MONAI's, torch's, kornia's and exacta's."""
     from bench.accuracy.measure import comparable, measure
     from bench.accuracy.report import accuracy_table, save
@@ -52,7 +53,7 @@ def accuracy(losses, edges, classes, batch, dtypes, activation, peers_to, out, d
                 for dtype in dtypes:
                     bars.update(bar, status=f"{loss} {edge} {dtype}")
                     at = replace(case, shape=(batch, classes, edge, edge, edge), dtype=dtype, threads=threads)
-                    rows.append(measure(at, peers if edge <= peers_to else [], notes))
+                    rows.append(measure(at, peers if edge <= peers_to else [], notes, draws))
                     bars.update(bar, advance=1)
     console.print(accuracy_table(rows))
     print_notes([row for row in rows if row["shape"][2] == edges[0] and row["dtype"] == dtypes[0]])

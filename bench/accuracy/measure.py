@@ -1,8 +1,9 @@
 """The error of a loss: its value and gradient beside those of the same logits in float64."""
 
 import math
+import statistics
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -84,28 +85,38 @@ def comparable(case: Case) -> tuple[list[Peer], list[str]]:
     return peers, notes
 
 
-def measure(case: Case, peers: list[Peer], notes: list[str]) -> dict:
-    """One row: the errors of ours and of each peer."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logits, labels = case.inputs()
-        truth = truth_of(case, logits, labels)
-        errors = {"ours": truth.errors(_ours(case, logits, labels))}
-        for peer in peers:
-            errors[peer.title] = truth.errors(_theirs(case, peer, logits, labels))
+def measure(case: Case, peers: list[Peer], notes: list[str], draws: int = 1) -> dict:
+    """One row: the errors of ours and of each peer, medians over draws of logits and labels."""
+    backends, drawn = zip(*(_draw(replace(case, seed=case.seed + n), peers) for n in range(draws)), strict=True)
+    errors = {
+        name: {what: statistics.median(each[name][what] for each in drawn) for what in ("value", "gradient")}
+        for name in drawn[0]
+    }
     return {
         "loss": case.loss,
         "class": LOSSES[case.loss].cls,
         "shape": list(case.shape),
         "dtype": case.dtype,
+        "draws": draws,
         "activation": case.activation,
         "device": case.device,
-        "truth": truth.backend,
+        "truth": backends[0],
         "errors": errors,
         "worse": worse(errors, case.dtype),
         "notes": notes,
         "machine": machine(),
     }
+
+
+def _draw(case: Case, peers: list[Peer]) -> tuple[str, dict[str, dict[str, float]]]:
+    """The back end of the truth, and the errors of ours and of each peer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logits, labels = case.inputs()
+        truth = truth_of(case, logits, labels)
+        contestants = {"ours": _ours(case, logits, labels)}
+        contestants |= {peer.title: _theirs(case, peer, logits, labels) for peer in peers}
+        return truth.backend, {name: truth.errors(contestant) for name, contestant in contestants.items()}
 
 
 def best_peer(errors: dict[str, dict[str, float]], what: str) -> str | None:

@@ -32,7 +32,7 @@ def accuracy_table(rows: list[dict]) -> Table:
     """fastloss beside the best peer, of the value and of the gradient, wins and losses alike."""
     title = (
         f"{rows[0]['activation']} on {rows[0]['device']}: relative errors against float64 on the same logits, the "
-        "gradient's in L2\n"
+        f"gradient's in L2; medians over {rows[0]['draws']} draw(s)\n"
         f"worse: by more than the best peer, and by more than {ROUNDINGS} roundings of the result's dtype"
     )
     columns = ("loss", "dtype", "shape", "value", "best peer", "value of", "gradient", "best peer", "gradient of")

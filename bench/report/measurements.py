@@ -30,6 +30,7 @@ MEASUREMENTS = {  # in the order in which they are run
     "edt": Measurement("edt", 38),
     "metrics": Measurement("metrics", 1),
     "accuracy": Measurement("accuracy --edges 24,64", 10),
+    "accuracy-draws": Measurement("accuracy --losses hausdorff_erosion --edges 24,64 --draws 9", 2),
     "accuracy-large": Measurement(
         "accuracy --losses dice_ce,cross_entropy,focal,lovasz,boundary --edges 256,512 --classes 2"
         " --dtypes float32,bfloat16",

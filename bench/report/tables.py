@@ -3,6 +3,7 @@
 import re
 import statistics
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from bench.accuracy.measure import best_peer
 from bench.output import machine_line, number
@@ -212,13 +213,13 @@ def accuracy(results: Results) -> str:
     return f"{table}\n\n{text}{source('accuracy', results['accuracy'])}\n\n{plot}"
 
 
-def accuracy_large(results: Results) -> str:
-    """Errors of large volumes, whose float32 sums have many summands."""
+def accuracy_by_size(name: str, results: Results) -> str:
+    """Errors of every dtype and size that a measurement has."""
     rows = [
         [f"`{row['class']}`", row["dtype"], "×".join(map(str, row["shape"])), *error_cells(row)]
-        for row in results["accuracy-large"]
+        for row in results[name]
     ]
-    return markdown(("loss", "dtype", "logits", *ERRORS), rows) + source("accuracy-large", results["accuracy-large"])
+    return markdown(("loss", "dtype", "logits", *ERRORS), rows) + source(name, results[name])
 
 
 def train(results: Results) -> str:
@@ -236,12 +237,16 @@ def train(results: Results) -> str:
     return f"{markdown(heads, rows)}\n\n{seeds}{source('train', results['train'])}"
 
 
+def timed(found: dict) -> bool:
+    """Whether kernels ran on a GPU."""
+    return any(row["measured_us"] for row in found["kernels"])
+
+
 def predicted(found: dict) -> str:
     """What the figures of kernels are, and their source."""
     volume = "×".join(map(str, found["shape"]))
     text = f"Batch and volume {volume}, predicted at {found['bandwidth_tb_s']:g} TB/s and an H100's issue rate"
-    timed = any(row["measured_us"] for row in found["kernels"])
-    return f"\n\n{text}{'.' if timed else '; not timed on a GPU.'}{source('kernels', found)}"
+    return f"\n\n{text}{'.' if timed(found) else '; not timed on a GPU.'}{source('kernels', found)}"
 
 
 def kernels(results: Results) -> str:
@@ -250,7 +255,7 @@ def kernels(results: Results) -> str:
     for row in results["kernels"]["kernels"]:
         if name := re.fullmatch(r"(forward|backward) softmax (\d+) bfloat16 ([a-z',\- ]+)", row["name"]):
             pairs.setdefault((name[2], name[3]), []).append(row)
-    timed = any(row["measured_us"] for pair in pairs.values() for row in pair)
+    measured = timed(results["kernels"])
     rows = []
     for head, pair in pairs.items():
         texts = [
@@ -258,11 +263,11 @@ def kernels(results: Results) -> str:
             [number(row["instructions"], 0) for row in pair],
             [number(row["over_bandwidth"]) for row in pair],
             [number(row["predicted_us"], 1) for row in pair],
-            *([[number(row["measured_us"], 1) for row in pair]] if timed else []),
+            *([[number(row["measured_us"], 1) for row in pair]] if measured else []),
         ]
         rows.append([*head, *map(", ".join, texts)])
     heads = ["classes", "terms", "bytes a voxel (of least)", "instructions a voxel", "time over the bytes'"]
-    heads += ["predicted µs"] + ["measured µs"] * timed
+    heads += ["predicted µs"] + ["measured µs"] * measured
     return markdown(heads, rows) + predicted(results["kernels"])
 
 
@@ -292,7 +297,7 @@ BLOCKS: dict[str, tuple[Callable[[Results], str], tuple[str, ...]]] = {
     "edt-headline": (edt_headline, ("edt",)),
     "metrics": (metrics, ("metrics",)),
     "accuracy": (accuracy, ("accuracy",)),
-    "accuracy-large": (accuracy_large, ("accuracy-large",)),
+    **{name: (partial(accuracy_by_size, name), (name,)) for name in ("accuracy-draws", "accuracy-large")},
     "train": (train, ("train",)),
     "kernels": (kernels, ("kernels",)),
     "kernels-distances": (kernels_distances, ("kernels",)),

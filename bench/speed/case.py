@@ -36,6 +36,7 @@ class Case:
     threads: int = 1
     only_ours: bool = False  # without the peers
     forms: dict[str, str] = field(default_factory=dict)  # of the labels, by a peer's title, where not its first
+    seed: int = 0  # of the logits and labels
 
     def as_dict(self) -> dict:
         """Plain values for JSON."""
@@ -75,7 +76,7 @@ class Case:
 
     def inputs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Leaf logits that require a gradient, and labels `[B, *S]`."""
-        logits, labels = blobs(self.shape)
+        logits, labels = blobs(self.shape, self.seed)
         logits = logits.to(self.device, DTYPES[self.dtype]).requires_grad_()
         return logits, labels.to(self.device, LABEL_DTYPES[self.label_dtype])
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,6 +68,16 @@ def test_large_volumes_take_the_kernels_float64(monkeypatch):
     assert (plain.backend, wide.backend) == ("reference", "numba")
     assert 0 <= abs(plain.value / wide.value - 1) < 1e-14
     assert 0 < (plain.gradient - wide.gradient).norm() < 1e-14 * plain.gradient.norm()
+
+
+def test_errors_of_several_draws_are_medians():
+    case = Case("dice", (1, 3, 6, 6, 6))
+    peers, notes = measure.comparable(case)
+    single = [measure.measure(replace(case, seed=seed), peers, notes)["errors"] for seed in range(3)]
+    assert single[0] != single[1] != single[2]
+    for name, errors in measure.measure(case, peers, notes, draws=3)["errors"].items():
+        for what, error in errors.items():
+            assert error == sorted(each[name][what] for each in single)[1]
 
 
 def test_errors_are_relative():

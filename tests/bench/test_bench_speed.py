@@ -211,9 +211,11 @@ def test_contestants_take_turns():
             turns.append(self.name)
             return 1.0, 2.0
 
-    samples = timing.interleave({"a": Fake("a"), "b": Fake("b")}, repeats=3, device=torch.device("cpu"))
-    assert turns[-6:] == ["a", "b"] * 3 and len(turns) == 6 + 2 * timing.WARM_UP
-    assert samples["a"].total == [3.0] * 3
+    samples = timing.interleave({"a": Fake("a"), "b": Fake("b")}, repeats=20, device=torch.device("cpu"))
+    rounds = list(zip(turns[-40::2], turns[-39::2], strict=True))
+    assert set(rounds) == {("a", "b"), ("b", "a")}  # in an order drawn each round
+    assert len(turns) == 40 + 2 * timing.WARM_UP
+    assert samples["a"].total == [3.0] * 20
 
 
 def test_the_c_library_is_left_alone_where_that_is_asked_for(monkeypatch):
