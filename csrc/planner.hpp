@@ -73,12 +73,12 @@ private:
             return;
         }
         whole.emplace(grid, metric);
-        constexpr std::int64_t kLongest = 0x7fff, kLargestStep = 181 / (kReach + 1);
+        constexpr std::int64_t kLargestStep = 181 / (kReach + 1);
         // who has looked outwards in vain must know that from the squares, which beyond the range are all alike
         static_assert(kLargestStep * kLargestStep * (kReach + 1) * (kReach + 1) < kFar<std::uint16_t>);
+        // squares below 2^30 are those of axes of up to 2^15 voxels, which 16 bits number
         bool fits = label_bytes <= 2 && shape.along_columns;
-        for (std::size_t axis = 0; axis < 3; ++axis)
-            fits = fits && grid.axes[axis].length <= kLongest && metric.multiple[axis] <= kLargestStep;
+        for (const std::int64_t multiple : metric.multiple) fits = fits && multiple <= kLargestStep;
         if (fits) narrow.emplace(grid, metric);
     }
 };

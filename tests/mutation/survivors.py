@@ -54,14 +54,8 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "csrc/planner.hpp",
         "Plan",
         "if (!metric.whole || metric.greatest_square >= static_cast<double>(kFar<std::int32_t>) || label_bytes > 4) {",
-        "if (!metric.whole || metric.greatest_square >= static_cast<double>(kFar<std::int32_t>) || label_bytes > 8) {",
-    ): "as_labels in distance/inputs.py leaves none of more than four bytes.",
-    (
-        "csrc/plane.hpp",
-        "PlaneTransform",
-        "clear_rows(plane.rows);",
-        "",
-    ): "The lanes of a tile do not mix: what is left in those beyond the last row takes time at most.",
+        "if (!metric.whole || metric.greatest_square > static_cast<double>(kFar<std::int32_t>) || label_bytes > 4) {",
+    ): "2^30 is a sum of squares of one axis alone, whose steps are looked up: no number is compared with kFar.",
     (
         "kernels/cpu/rows.py",
         "_labels",
