@@ -24,16 +24,19 @@ SUM, DOT, COUNT_LARGEST, COUNT_SMALLEST = range(4)  # columns of sums
 
 
 @_elementwise
-def _cross_row(out, c, n, s, u, d, factor, offset):
-    """offset + factor times the sum of a voxel of c and its neighbours."""
+def _cross_row(out, c, n, s, u, d, factor, rest, offset):
+    """offset + (factor + rest) times the sum of a voxel of c and its neighbours."""
     distinct_rows()
     last = c.size - 1
     for i in range(1, last):
-        out[i] = offset + factor * (((c[i - 1] + c[i + 1]) + c[i]) + ((n[i] + s[i]) + (u[i] + d[i])))
+        total = ((c[i - 1] + c[i + 1]) + c[i]) + ((n[i] + s[i]) + (u[i] + d[i]))
+        out[i] = (offset + factor * total) + rest * total
     zero = c.dtype.type(0)
-    out[0] = offset + factor * ((c[0] + (c[1] if last > 0 else zero)) + ((n[0] + s[0]) + (u[0] + d[0])))
+    total = (c[0] + (c[1] if last > 0 else zero)) + ((n[0] + s[0]) + (u[0] + d[0]))
+    out[0] = (offset + factor * total) + rest * total
     if last > 0:
-        out[last] = offset + factor * ((c[last - 1] + c[last]) + ((n[last] + s[last]) + (u[last] + d[last])))
+        total = (c[last - 1] + c[last]) + ((n[last] + s[last]) + (u[last] + d[last]))
+        out[last] = (offset + factor * total) + rest * total
 
 
 @_elementwise
@@ -126,7 +129,7 @@ def _cross(out, x, active, zeros, z, y, factors):
         north, south = _neighbour(x, active, zeros, z, y - 1), _neighbour(x, active, zeros, z, y + 1)
         above, below = _neighbour(x, active, zeros, z - 1, y), _neighbour(x, active, zeros, z + 1, y)
         own = _neighbour(x, active, zeros, z, y)
-        _cross_row(out[z, y], own, north, south, above, below, factors[0], factors[1])
+        _cross_row(out[z, y], own, north, south, above, below, factors[0], factors[1], factors[2])
     return near
 
 
@@ -192,7 +195,7 @@ def _spread(arguments, z):  # type: ignore[no-untyped-def]
     wanted, out, factors = array(arguments, 3, 2, np.bool_), array(arguments, 4, 3, real), array(arguments, 5, 1, real)
     for y in range(h.shape[1]):
         if wanted[z, y] and not _cross(out, h, active, zeros, z, y, factors):
-            _fill(out[z, y], factors[1])
+            _fill(out[z, y], factors[2])
     return 0
 
 

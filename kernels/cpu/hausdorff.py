@@ -83,7 +83,7 @@ class _Erosions:
         if depth == len(self.pool):
             self.pool.append((np.empty(self.grid, self.dtype), np.empty(self.grid[:2], np.bool_)))
         values, active = self.pool[depth]
-        factors = np.array([self.share * source.scale, -0.5], self.dtype)
+        factors = self.factors(self.share * source.scale, -0.5)
         results = (values, active, self.extremes, self.sums)
         self._call(erosion.ERODE, source.values, source.active, self.zeros, *results, factors)
         largest_bits, smallest_bits = self.extremes[:, 0].max(), self.extremes[:, 1].min()
@@ -101,6 +101,11 @@ class _Erosions:
         scale = 1 / largest
         return _Step(values, active, scale, largest, smallest != 0), total * scale
 
+    def factors(self, factor: float, offset: float) -> np.ndarray:
+        """A factor as it is rounded and what that leaves, which would add up over the erosions; an offset."""
+        rounded = self.dtype.type(factor)
+        return np.array([rounded, factor - float(rounded), offset], self.dtype)
+
     def derive(self, steps: list[_Step], out: np.ndarray) -> None:
         """Writes the derivative of the sum by the error, from the last step to the first."""
         gradient = self.gradient
@@ -109,7 +114,7 @@ class _Erosions:
             step = steps[k - 1]
             self.through_normalisation(step, gradient)
             before, target = (steps[k - 2].active, gradient) if k > 1 else (self.everywhere, out)
-            factors = np.array([self.share, self.coefficients[k - 1]], self.dtype)
+            factors = self.factors(self.share, self.coefficients[k - 1])
             self._call(erosion.SPREAD, step.values, step.active, self.zeros, before, target, factors)
         if not steps:
             out.fill(self.coefficients[0])

@@ -15,15 +15,17 @@ def cross(
 ):  # fmt: skip
     """max(mean - 1/2, 0), of a voxel's and its face neighbours' (x - low) scale, 0 outside the volume.
 
-    ``factors`` ``[n, 2]``: low and scale. ``partial`` ``[n, programs, 3]``: the largest, the smallest, the sum.
+    ``factors`` ``[n, 3]``: low, the share that makes a sum the mean times scale, and what its rounding left.
+    ``partial`` ``[n, programs, 3]``: the largest, the smallest, the sum.
     """
     voxel, at, inside, base = locate(voxels, planes, lines, length, BLOCK, INDEX)
-    low = tl.load(factors + 2 * tl.program_id(1))
+    own = factors + 3 * tl.program_id(1)
+    low, share, rest = tl.load(own), tl.load(own + 1), tl.load(own + 2)
     total = tl.load(x + base + voxel, inside, other=0) - low
     for i in tl.static_range(6 - 2 * AXES, 6):
         place, there = face(voxel, at, inside, planes, lines, length, i, False)
         total += tl.where(there, tl.load(x + base + place, there, other=0) - low, 0.0)
-    value = total * tl.load(factors + 2 * tl.program_id(1) + 1) * (1.0 / (2 * AXES + 1)) - 0.5
+    value = (total * share - 0.5) + total * rest
     value = tl.where((value <= 0) | ~inside, 0.0, value)  # NaN stays
     tl.store(out + base + voxel, value, inside)
     place = partial + 3 * (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0))
@@ -70,14 +72,16 @@ def cross_derivative(
 ):  # fmt: skip
     """A coefficient plus the mean, over the cross, of g through normalisation and threshold of x.
 
-    ``factors`` ``[n, 6]``: scale, largest, smallest, what the largest and the smallest get, and the coefficient.
+    ``factors`` ``[n, 8]``: scale, largest, smallest, what the largest and the smallest get, the coefficient, the share
+    that makes a sum the mean, and what its rounding left.
     """
     voxel, at, inside, base = locate(voxels, planes, lines, length, BLOCK, INDEX)
-    own = factors + 6 * tl.program_id(1)
+    own = factors + 8 * tl.program_id(1)
     scale, high, low = tl.load(own), tl.load(own + 1), tl.load(own + 2)
     at_high, at_low = tl.load(own + 3), tl.load(own + 4)
     total = through_threshold(g, x, base + voxel, inside, scale, high, low, at_high, at_low)
     for i in tl.static_range(6 - 2 * AXES, 6):
         place, there = face(voxel, at, inside, planes, lines, length, i, False)
         total += through_threshold(g, x, base + place, there, scale, high, low, at_high, at_low)
-    tl.store(out + base + voxel, total * (1.0 / (2 * AXES + 1)) + tl.load(own + 5), inside)
+    value = (total * tl.load(own + 6) + tl.load(own + 5)) + total * tl.load(own + 7)
+    tl.store(out + base + voxel, value, inside)

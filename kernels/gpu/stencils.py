@@ -109,23 +109,30 @@ def hausdorff_erosion(
 def _eroded(v: Volumes, error: Tensor, coefficients: list[float], derivative: bool) -> Tensor:
     """The weighted sum of the erosions of each volume; with ``derivative`` its derivative replaces the error."""
     total = coefficients[0] * error.sum(1, dtype=torch.float64)
-    factors = torch.tensor([0.0, 1.0], dtype=v.real, device=v.device).expand(error.shape[0], 2).contiguous()
+    low, scale = (torch.full_like(total, x, dtype=v.real) for x in (0.0, 1.0))
     source, spare, steps = error, [], []
     for coefficient in coefficients[1:]:
         out, partial = spare.pop() if spare else torch.empty_like(error), v.partial(error, 3)
-        v.run(erosion.cross, source, factors, out, partial)
+        v.run(erosion.cross, source, torch.stack((low, *_share(v, scale)), 1), out, partial)
         if not derivative and source is not error:
             spare.append(source)
         high, low = partial[..., 0].amax(1), partial[..., 1].amin(1)
         level = high == low  # of one value: not normalised
-        low, scale = torch.where(level, 0, low), torch.where(level, 1, 1 / (high - low))
+        low, scale = torch.where(level, 0, low), torch.where(level, 1, 1 / (high - low).double())
         total += coefficient * (partial[..., 2].sum(1, dtype=torch.float64) - v.voxels * low.double()) * scale
-        factors, source = torch.stack((low, scale), 1), out
+        source = out
         if derivative:
-            steps.append((out, low, scale, high, level))
+            steps.append((out, low, scale.to(v.real), high, level))
     if derivative:
         _erosion_derivative(v, error, steps, coefficients)
     return total
+
+
+def _share(v: Volumes, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """What makes a cross's sum the mean times scale; what its rounding left, which would add up over the erosions."""
+    share = scale.double() / (2 * v.axes + 1)
+    rounded = share.to(v.real)
+    return rounded, (share - rounded).to(v.real)
 
 
 def _erosion_derivative(v: Volumes, error: Tensor, steps: list[tuple[Tensor, ...]], coefficients: list[float]) -> None:
@@ -139,7 +146,7 @@ def _erosion_derivative(v: Volumes, error: Tensor, steps: list[tuple[Tensor, ...
         by_high = torch.where(level, 0, -dot * scale / at_high.clamp_min(1)).to(v.real)
         by_low = torch.where(level, 0, (dot - total) * scale / at_low.clamp_min(1)).to(v.real)
         coefficient = torch.full_like(scale, coefficients[len(steps)])
-        factors = torch.stack((scale, high, low, by_high, by_low, coefficient), 1)
+        factors = torch.stack((scale, high, low, by_high, by_low, coefficient, *_share(v, torch.ones_like(scale))), 1)
         v.run(erosion.cross_derivative, g, x, factors, out if steps else error)
         g, out = out, g
 

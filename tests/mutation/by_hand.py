@@ -55,6 +55,7 @@ _CLDICE = ("tests/losses/test_stencil.py", "-k", "numba and cldice and (equals o
 _STRUCTURE = ("tests/losses/test_stencil.py", "-k", "numba and structural and (equals or ignored)")
 _GPU_STENCIL = _of("kernels/gpu/test_gpu_stencil.py", "test_equals_the_reference")
 _EQUAL = _of(_STENCIL, "test_of_equal_probabilities_each_keeps_its_derivative[triton]")
+_ONE_SIDE = "test_erosions_do_not_err_to_one_side"
 _EQUAL_EXTREMES = "test_equal_extremes_share_their_derivative"
 _SLOPES = _of("losses/test_soft_labels.py", "test_slopes_where_p_is_the_target")
 _OF_ZERO = "test_an_error_of_zero_has_no_gradient"
@@ -387,6 +388,7 @@ MUTATIONS: list[Mutation] = [
             _of(_STENCIL, f"{_EQUAL_EXTREMES}[numba]"),
         ),
         ("total -= smallest * values.size", "pass", _of(_STENCIL, f"{_EQUAL_EXTREMES}[numba]")),
+        ("[rounded, factor - float(rounded), offset]", "[rounded, 0.0, offset]", _of(_STENCIL, f"{_ONE_SIDE}[numba]")),
     ),
     *_mutations(
         "kernels/cpu/skeleton.py",
@@ -705,6 +707,7 @@ MUTATIONS: list[Mutation] = [
             "total += tl.load(x + base + place, there, other=0) - low",
             _of(_STENCIL, "test_the_smallest_value_is_not_taken_from_what_is_outside[triton]"),
         ),
+        ("(total * share - 0.5) + total * rest", "total * share - 0.5", _of(_STENCIL, f"{_ONE_SIDE}[triton]")),
     ),
     *_mutations(
         "kernels/gpu/stencils.py",
@@ -722,7 +725,7 @@ MUTATIONS: list[Mutation] = [
     ),
     *_mutations(
         "csrc/planner.hpp",
-        ("kLargestStep = 181 / (kReach + 1)", "kLargestStep = 260 / (kReach + 1)", _FIELDS),
+        ("kLargestStep = 181 /", "kLargestStep = 260 /", _FIELDS),
         ("label_bytes > 4)", "label_bytes > 8)", _FIELDS),
         ("metric.greatest_square >= static_cast<double>(kFar<std::int32_t>)", "false", _FIELDS),
         ("label_bytes <= 2 &&", "label_bytes <= 4 &&", _FIELDS),
@@ -731,7 +734,6 @@ MUTATIONS: list[Mutation] = [
             "metric.greatest_square > static_cast<double>(kFar<std::int32_t>)",
             _LONG,
         ),
-        ("kLongest = 0x7fff, kL", "kLongest = 0xffff, kL", _LONG),
         ("- 1) / (shape.rows * shape.columns);", ") / (shape.rows * shape.columns);", _LONG),
     ),
     *_mutations(
