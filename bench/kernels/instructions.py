@@ -6,6 +6,7 @@ for each variant; TOOLS is the folder of ``ptxrun.py``.
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from bench.kernels.variants import SHAPE, Variant, shape_of, variants
 from bench.machine import ROOT
 
 PROGRAMS = 4  # that are executed of a launch
+LARGEST = 2 << 30  # bytes of logits: the executor makes a copy of all that a launch is given
 TARGETS = ("sm_90", "sm_80")  # the second where the executor does not know an instruction of the first
 
 
@@ -51,15 +53,24 @@ def run_on_cpu(folder: Path | str, launch, programs: int | None = None):
     return run_ptx(kernel.asm["ptx"], meta.name, launch.grid, threads, [*arguments(launch)], meta.shared, ctas=programs)
 
 
+def executed_shape(variant: Variant, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The batch and volume, or of very many classes the first samples and planes of it."""
+    options = variant.full_options()
+    most = LARGEST // (options["channels"] * options["dtype"].itemsize)
+    batch = max(1, min(shape[0], most // math.prod(shape[1:])))
+    return (batch, max(1, min(shape[1], most // math.prod(shape[2:]))), *shape[2:])
+
+
 def instructions(folder: Path, variant: Variant, shape: tuple[int, ...]) -> dict:
     """Instructions that a thread issues for a voxel of the volume, moves and parameters left out.
 
     Counted in a few programs of the launch for this very volume: how far a program walks follows from it.
     """
+    batch, *space = executed_shape(variant, shape)
     found = {"name": variant.name, "instructions": None, "why_not": ""}
     for target in TARGETS:
         pretend(target)
-        problem, launch, _ = variant.launch(variant.blank(shape[0], shape[1:]))
+        problem, launch, _ = variant.launch(variant.blank(batch, tuple(space)))
         try:
             counts = run_on_cpu(folder, launch, PROGRAMS)
         except Exception as error:  # the executor's own, whose class is known once it is imported

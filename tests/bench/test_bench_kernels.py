@@ -1,8 +1,10 @@
 """The kernels command: its counts, its predictions, its complaints."""
 
+import math
 import os
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 pytest.importorskip("click", reason="the benchmarks need click")
@@ -12,7 +14,8 @@ from click.testing import CliRunner
 
 from bench.__main__ import cli
 from bench.kernels import measure as kernels
-from bench.kernels.instructions import tools_folder
+from bench.kernels.instructions import LARGEST, executed_shape, tools_folder
+from bench.kernels.variants import Variant
 
 NAME = "forward softmax 4 bfloat16 dice and cross-entropy"
 TRAFFIC = {"name": NAME, "moved": 9.0, "asked": 9.0, "compulsory": 9.0, "partial": 0.002, "faults": []}
@@ -41,6 +44,13 @@ def invoke(monkeypatch, tmp_path, code=None, instructions=89.0):
     }
     monkeypatch.setattr(kernels, "jobs", lambda *_: work)
     return CliRunner().invoke(cli, ["kernels", "--json", str(tmp_path / "kernels.json")])
+
+
+def test_launches_are_executed_on_volumes_that_fit():
+    for channels, expected in ((4, (2, 128, 128, 128)), (400, (1, 128, 128, 128)), (1400, (1, 46, 128, 128))):
+        variant = Variant("forward", {"channels": channels, "dtype": torch.bfloat16})
+        found = executed_shape(variant, (2, 128, 128, 128))
+        assert found == expected and math.prod(found) * channels * 2 <= LARGEST
 
 
 def test_times_follow_from_bytes_and_instructions():
