@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from fastloss.distance import boundary_distance, edt, edt_squared, label_edt
+from fastloss.distance import boundary_distance, edt, edt_squared, label_edt, signed_edt
+from fastloss.distance.transforms import distance_field
 
 INTEGER_DTYPES = [np.bool_, np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64]
 
@@ -32,6 +33,20 @@ def assert_exact(mask, spacing, **options):
 def test_brute_force_to_the_last_bit(shape, foreground):
     for seed, spacing in enumerate([(1.0, 1.0, 1.0), (3.0, 1.0, 1.0), (0.7, 0.9, 1.1), (1e-3, 1.0, 1e3)]):
         assert_exact(random_mask(shape, foreground, seed), spacing[: len(shape)])
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("root", [False, True])
+def test_fields_of_the_losses(root, double):
+    labels, spacing = torch.from_numpy(blobs((9, 10, 11)).astype(np.int64)), [3.0, 1.0, 0.7]
+    dtype = torch.float64 if double else torch.float32
+    fields = {("mask", False): edt, ("sides", False): boundary_distance, ("sides", True): signed_edt}
+    for (mode, signed), function in {**fields, ("labels", False): label_edt}.items():
+        expected = function(labels, spacing, dtype=torch.float64)
+        expected = expected if root else expected * expected.abs()
+        found = distance_field(labels, spacing, mode, root=root, signed=signed, double=double)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, expected.to(dtype), rtol=1e-14 if double else 2e-7, atol=0)
 
 
 @settings(max_examples=200, deadline=None)

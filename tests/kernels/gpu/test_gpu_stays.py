@@ -93,6 +93,7 @@ def segmentations(form, shape=(2, 5, 6, 7)):
     random = np.random.default_rng(1)
     guess, truth = (torch.from_numpy(random.choice(3, shape, p=(0.5, 0.4, 0.1))) for _ in range(2))
     guess[0][guess[0] == 2], truth[1][truth[1] == 2] = 1, 0  # in one of both alone
+    truth[0, 1:4, 1:5, 1:4], guess[1, 1:4, 1:5, 1:4] = 1, 1  # where all around is of the class, the other's surface is
     if form == "masks":
         return tuple(torch.stack([x == c for c in range(3)], 1) for x in (guess, truth))
     if form == "logits":
