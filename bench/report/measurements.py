@@ -32,10 +32,10 @@ MEASUREMENTS = {  # in the order in which they are run
     "accuracy": Measurement("accuracy --edges 24,64", 10),
     "accuracy-draws": Measurement("accuracy --losses hausdorff_erosion --edges 24,64 --draws 9", 2),
     "accuracy-large": Measurement(
-        "accuracy --losses dice_ce,cross_entropy,focal,lovasz,boundary --edges 256,512 --classes 2"
-        " --dtypes float32,bfloat16",
-        12,
+        "accuracy --losses dice_ce,cross_entropy,focal,boundary --edges 256,512 --classes 2 --dtypes float32,bfloat16",
+        8,
     ),
+    "accuracy-lovasz": Measurement("accuracy --losses lovasz --edges 256,384 --classes 2 --dtypes float32", 4),
     "train": Measurement("main", 8),
     "kernels": Measurement("kernels", 3),
 }

@@ -297,7 +297,10 @@ BLOCKS: dict[str, tuple[Callable[[Results], str], tuple[str, ...]]] = {
     "edt-headline": (edt_headline, ("edt",)),
     "metrics": (metrics, ("metrics",)),
     "accuracy": (accuracy, ("accuracy",)),
-    **{name: (partial(accuracy_by_size, name), (name,)) for name in ("accuracy-draws", "accuracy-large")},
+    **{
+        f"accuracy-{kind}": (partial(accuracy_by_size, f"accuracy-{kind}"), (f"accuracy-{kind}",))
+        for kind in ("draws", "large", "lovasz")
+    },
     "train": (train, ("train",)),
     "kernels": (kernels, ("kernels",)),
     "kernels-distances": (kernels_distances, ("kernels",)),

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 import fastloss
+from fastloss.accelerate.fused import dtype_of
 
 L = pytest.importorskip("monai.losses")
 
@@ -304,10 +305,21 @@ def test_debug_log_says_why(caplog):
     with caplog.at_level(logging.DEBUG, "fastloss"), fastloss.accelerate("monai"):
         dice()(LOGITS, LABELS)
         dice()(LOGITS[..., 0, 0], LABELS[..., 0, 0])
+        dice()(LOGITS[..., None, None], LABELS[..., None, None])
     assert [record.message for record in caplog.records] == [
         "fastloss.accelerate: DiceLoss: fused",
         "fastloss.accelerate: DiceLoss: passed on: 0 spatial axes",
+        "fastloss.accelerate: DiceLoss: passed on: 4 spatial axes",
     ]
+
+
+def test_dtypes_are_those_of_autocast():
+    half, single, double = (torch.ones(1, dtype=dtype) for dtype in (torch.bfloat16, torch.float32, torch.float64))
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            assert dtype_of(half, entropy=True) is (torch.float32 if enabled else torch.bfloat16)
+            assert dtype_of(half) is torch.bfloat16 and dtype_of(half, single) is torch.float32
+            assert dtype_of(double, entropy=True) is dtype_of(half, double, entropy=True) is torch.float64
 
 
 def test_overhead_of_a_call_that_is_passed_on():

@@ -251,6 +251,12 @@ def test_wrong_maps(call, message):
         fastloss.BoundaryLoss()(logits, labels, **call)
 
 
+def test_a_map_of_one_channel_is_that_of_class_one():
+    _, labels = blobs((7, 8))
+    maps = [fastloss.BoundaryLoss().label_map(labels, channels) for channels in (1, 3)]
+    assert torch.equal(maps[0], maps[1][:, 1:2])
+
+
 def test_wrong_calls():
     logits, labels = blobs((7, 8))
     with pytest.raises(ValueError, match="spacing: expected one number or 2"):

@@ -129,6 +129,20 @@ LEARNED = {
 }
 
 
+def test_a_weight_of_one_is_learned_too():
+    logits, labels = batch()
+    weights = learned(1.0, 1.0)
+    losses = [fastloss.DiceLoss(), fastloss.CrossEntropyLoss()]
+    fastloss.CompoundLoss(losses, weights)(logits, labels).backward()
+    close(weights.grad, torch.stack([loss(logits, labels) for loss in losses]), 1e-6)
+
+
+def test_a_factor_keeps_the_digits_of_float64():
+    logits, labels = batch()
+    one, each = (fastloss.WeightedCrossEntropyLoss(beta=beta, activation="sigmoid") for beta in (0.1, [0.1] * 3))
+    close(one(logits.double(), labels), each(logits.double(), labels), 1e-14)
+
+
 @pytest.mark.parametrize("case", LEARNED)
 def test_a_parameter_has_the_gradient_of_finite_differences(case):
     logits, labels = batch()

@@ -127,6 +127,13 @@ def test_other_losses_keep_their_formulas():
     assert "Quotients" not in type(value.grad_fn).__name__ and value == Own()(logits.detach(), target)
 
 
+def test_weights_of_nested_losses_are_multiplied():
+    inner = fastloss.CompoundLoss([fastloss.DiceLoss(), fastloss.CrossEntropyLoss()], [0.5, 0.25])
+    outer = fastloss.CompoundLoss([inner, fastloss.JaccardLoss()], [0.5, 3.0])
+    for found, inside in zip(outer.quotients(1, 3), inner.quotients(1, 3), strict=False):
+        assert found.factor == 0.5 * inside.factor != inside.factor
+
+
 def test_weights_may_be_changed_between_calls():
     loss = fastloss.DiceCELoss()
     logits, target = torch.randn(1, 3, 20), torch.randint(0, 3, (1, 20))

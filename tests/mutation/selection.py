@@ -122,7 +122,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     **{
         f"fastloss/passes/{name}.py": (
-            *("tests/passes/test_ops.py", _ERRORS, "tests/losses/test_quotients.py", "-k"),
+            *("tests/passes/test_ops.py", "tests/passes/test_ranked_ops.py", _ERRORS, "tests/losses/test_quotients.py"),
+            "-k",
             f"{_NOT} and not thousand and not racing and not end_to_end and not finite_differences",
         )
         for name in ("ops", "autograd", "backends")

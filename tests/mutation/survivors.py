@@ -63,6 +63,12 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "bad += 0 if known else 1",
     ): "Where labels may be bad, _check_labels in passes/values.py looks once more, at those that count.",
     (
+        "fastloss/passes/autograd.py",
+        "save",
+        "ctx.set_materialize_grads(False)",
+        "ctx.set_materialize_grads(True)",
+    ): "Zeros in place of None only take time.",
+    (
         "fastloss/passes/inputs.py",
         "check_inputs",
         'if activation == "softmax" and logits.shape[1] == 1:',

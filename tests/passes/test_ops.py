@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 import fastloss
+from fastloss.passes import backends
 
 TERMS = ("p", "py", "y", "ce_pos", "p2")
 
@@ -444,3 +445,12 @@ def test_falls_back_to_the_reference_with_one_warning():
     """)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.count("using the reference back end") == 1
+
+
+def test_a_device_without_kernels_is_named_once_and_a_forced_reference_never(monkeypatch, caplog):
+    monkeypatch.setattr(backends, "_chosen", {})
+    for _ in range(2):
+        for forced in ("", "reference"):
+            assert backends.choose(forced, torch.device("meta")).__name__ == "fastloss.kernels.reference.sums"
+    (record,) = caplog.records
+    assert "using the reference back end on meta (slow): no kernels for meta devices" in record.message
