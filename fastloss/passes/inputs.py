@@ -14,7 +14,16 @@ from .options import as_flag
 from .tensors import FLOATS, INTEGERS, plain
 from .values import whole_labels
 
-_validate_everywhere = os.environ.get("FASTLOSS_VALIDATE", "") == "1"
+
+def _flag_of_environment(name: str) -> bool:
+    """1, or 0 as an empty variable and none are."""
+    value = os.environ.get(name) or "0"
+    if value not in ("0", "1"):
+        raise ValueError(f"{name}: got {value!r}, expected 1 or 0")
+    return value == "1"
+
+
+_validate_everywhere = _flag_of_environment("FASTLOSS_VALIDATE")
 
 
 class Inputs(NamedTuple):

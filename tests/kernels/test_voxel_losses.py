@@ -188,6 +188,7 @@ ERRORS = {
     "a tuple of terms": (("p",), {}, "terms: got"),
     "unknown term": ({"nonsense": 1}, {}, "unknown term 'nonsense'"),
     "text": ({"p": "1"}, {}, r"terms\['p'\]: got '1'"),
+    "a flag": ({"p": [1.0, True, 1.0]}, {}, r"terms\['p'\]: got \[1.0, True, 1.0\]"),
     "infinite": ({"p": [1.0, torch.inf, 1.0]}, {}, r"terms\['p'\]: got inf"),
     "two of three": ({"p": [1.0, 2.0]}, {}, r"terms\['p'\]: got shape \[2\], expected a number, \[3\]"),
     "flag": ({"p": 1}, {"per_class": 1}, "per_class: got 1"),

@@ -74,6 +74,7 @@ def test_parameters_and_class():
         assert other(torch.randn(1, 3, 4, 4)).chunk_bytes == 64
     head.undo_lazy_head()
     assert type(head) is nn.Conv2d and type(head(torch.randn(1, 3, 4, 4))) is torch.Tensor
+    assert vars(head).keys() == vars(nn.Conv2d(3, 2, 1)).keys()
 
 
 def test_a_layer_of_ones_own_and_one_with_a_parametrization():

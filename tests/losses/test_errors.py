@@ -373,6 +373,14 @@ def test_nan_in_a_counted_voxel_is_not_hidden(each_backend):
 def test_validation_by_environment(monkeypatch):
     from fastloss.passes import inputs
 
+    for value, expected in (("", False), ("0", False), ("1", True)):
+        monkeypatch.setenv("FASTLOSS_VALIDATE", value)
+        assert inputs._flag_of_environment("FASTLOSS_VALIDATE") is expected
+    monkeypatch.setenv("FASTLOSS_VALIDATE", "yes")
+    with pytest.raises(ValueError, match="FASTLOSS_VALIDATE: got 'yes', expected 1 or 0"):
+        inputs._flag_of_environment("FASTLOSS_VALIDATE")
+    monkeypatch.delenv("FASTLOSS_VALIDATE")
+    assert not inputs._flag_of_environment("FASTLOSS_VALIDATE")
     assert inputs.validation_level(None, torch.device("cuda")) == 0
     assert inputs.validation_level(None, torch.device("cpu")) == 1
     monkeypatch.setattr(inputs, "_validate_everywhere", True)

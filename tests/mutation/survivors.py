@@ -63,6 +63,18 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "bad += 0 if known else 1",
     ): "Where labels may be bad, _check_labels in passes/values.py looks once more, at those that count.",
     (
+        "fastloss/passes/voxel_ops.py",
+        "backward",
+        "nothing = (None,) * 5",
+        "nothing = (None,) * 6",
+    ): "A Function may return more than it has inputs, if they are None.",
+    (
+        "fastloss/passes/ops.py",
+        "_unobserved",
+        'return all(x is None or (type(x) is Tensor and x.device.type == "cpu" and not x.is_neg()) for x in inputs)',
+        'return all(x is None and (type(x) is Tensor and x.device.type == "cpu" and not x.is_neg()) for x in inputs)',
+    ): "The dispatcher, which is then always asked, only takes time.",
+    (
         "fastloss/passes/autograd.py",
         "save",
         "ctx.set_materialize_grads(False)",
