@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..terms import make_plan
+from ..terms import VALIDATE_NOTHING, make_plan
 from .autograd import NoForwardMode, apply_function, first_derivative_only, save
 from .backends import choose_room
 from .registry import register
@@ -80,10 +80,8 @@ class _SquaredErrorSums(torch.autograd.Function):
         if grad_sums is None:
             return None, None, None, None, None
         logits, target, mask, slope = ctx.saved_tensors
-        activation, ignore, dense = ctx.options[:3]
-        gradient = torch.ops.fastloss.voxel_sums_backward(
-            grad_sums[..., :1], logits, target, mask, slope, _SLOPE_TERMS, activation, ignore, dense, 0, ctx.options[-1]
-        )
+        options = (_SLOPE_TERMS, *ctx.options[:3], VALIDATE_NOTHING, ctx.options[-1])
+        gradient = torch.ops.fastloss.voxel_sums_backward(grad_sums[..., :1], logits, target, mask, slope, *options)
         return first_derivative_only(gradient, grad_sums, logits), None, None, None, None
 
 
