@@ -137,6 +137,12 @@ def test_a_weight_of_one_is_learned_too():
     close(weights.grad, torch.stack([loss(logits, labels) for loss in losses]), 1e-6)
 
 
+def test_alphas_of_a_sigmoid_may_be_one_and_zero():
+    logits, labels = batch()
+    loss = fastloss.FocalLoss(alpha=[1.0, 0.0, 0.5], activation="sigmoid", reduction="none")
+    assert loss(logits, torch.full_like(labels, 2))[:, 0].eq(0).all()  # of an absent class, all of whose weight is y's
+
+
 def test_a_factor_keeps_the_digits_of_float64():
     logits, labels = batch()
     one, each = (fastloss.WeightedCrossEntropyLoss(beta=beta, activation="sigmoid") for beta in (0.1, [0.1] * 3))

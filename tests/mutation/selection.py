@@ -44,6 +44,13 @@ _STENCILS = (
 )
 
 
+_FORMULAS = "those_of_the_formula or keep_their_formulas"
+_QUOTIENTS = tuple(
+    f"tests/losses/test_quotients.py::{name}"
+    for name in ("test_value_and_slopes_are_those_of_the_formula", "test_other_losses_keep_their_formulas")
+)
+
+
 def _of_losses(names: str, *more: str) -> tuple[str, ...]:
     """Tests of the losses that pytest's expression names, and of ``more``; errors first."""
     expression = f"(test_errors or defaults or {names}) and {_NOT} and not numba and not reference and not large"
@@ -71,10 +78,14 @@ _CHECKS = (
 TESTS: dict[str, tuple[str, ...]] = {
     "fastloss/losses/base.py": _BASE,
     "fastloss/losses/options.py": _BASE,
-    "fastloss/losses/region.py": _of_losses("dice or jaccard or tversky or no_flag", f"{_OPTIONS}::{_NO_FLAG}"),
-    "fastloss/losses/distribution.py": _of_losses("cross_entropy or torchs or one_weight or linear_terms", _VOXEL),
+    "fastloss/losses/region.py": _of_losses(
+        f"dice or jaccard or tversky or no_flag or {_FORMULAS}", f"{_OPTIONS}::{_NO_FLAG}", *_QUOTIENTS
+    ),
+    "fastloss/losses/distribution.py": _of_losses(
+        f"cross_entropy or torchs or one_weight or linear_terms or {_FORMULAS}", _VOXEL, *_QUOTIENTS
+    ),
     "fastloss/losses/focal.py": _of_losses(
-        "focal or poly or limits or linear", "tests/losses/test_identities.py", _VOXEL
+        f"focal or poly or limits or linear or {_FORMULAS}", "tests/losses/test_identities.py", _VOXEL, *_QUOTIENTS
     ),
     "fastloss/losses/confusion.py": _of_losses("generalized or sensitivity or mcc or nowhere"),
     "fastloss/losses/compound.py": _of_losses("dice_ce or dice_focal or combo or exp_log or modules or frequency"),

@@ -34,6 +34,12 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
     ): "The choices are two.",
     (
         _CONFUSION,
+        "check_target",
+        'if self.variant == "squared_error" and dense and target.is_floating_point():',
+        'if self.variant >= "squared_error" and dense and target.is_floating_point():',
+    ): "The variants are two, and the other comes before it.",
+    (
+        _CONFUSION,
         "size_weights",
         "if never_zero(1 / omega):",
         "if never_zero(0 / omega):",
