@@ -183,7 +183,8 @@ class Passes:
         args += (bits_of(unit), *outer_walk, stride, *inner_walk)
         constants = {"OUTER": len(outer_walk[0]), "INNER": len(inner_walk[0]), "MODE": self.mode, "NONE": none}
         constants |= {"WHOLE": self.metric.whole, "LAST": axis == 0, "SIGNED": self.signed and axis == 0}
-        constants |= {"ROOT": self.root and axis == 0, "SINGLE": single, "TILE": tile, "AHEAD": AHEAD, "LANES": lanes}
+        ahead = AHEAD if self.metric.whole or self.mode != "labels" else min(AHEAD, 2)  # as the registers hold
+        constants |= {"ROOT": self.root and axis == 0, "SINGLE": single, "TILE": tile, "AHEAD": ahead, "LANES": lanes}
         constants |= {"PACK": pack, "LONGEST": self._longest(axis, tile, pack)}
         constants |= {"num_warps": 1, "enable_fp_fusion": False}  # which would round less often than the C++ does
         return Launch(minplus.spread, (programs,), args, constants)

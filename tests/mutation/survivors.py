@@ -34,10 +34,10 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
     ): "The choices are two.",
     (
         _CONFUSION,
-        "check_target",
-        'if self.variant == "squared_error" and dense and target.is_floating_point():',
-        'if self.variant >= "squared_error" and dense and target.is_floating_point():',
-    ): "The variants are two, and the other comes before it.",
+        "size_weights",
+        "largest = torch.where(finite, omega, 0.0).amax(1, keepdim=True)",
+        "largest = torch.where(finite, omega, -1.0).amax(1, keepdim=True)",
+    ): "Where none is finite either gives way to 1.",
     (
         _CONFUSION,
         "size_weights",
