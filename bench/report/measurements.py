@@ -37,5 +37,5 @@ MEASUREMENTS = {  # in the order in which they are run
     ),
     "accuracy-lovasz": Measurement("accuracy --losses lovasz --edges 256,384 --classes 2 --dtypes float32", 4),
     "train": Measurement("main", 8),
-    "kernels": Measurement("kernels", 3),
+    "kernels": Measurement("kernels", 25),
 }
