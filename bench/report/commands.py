@@ -76,7 +76,7 @@ def names_of(context, parameter, text: str) -> list[str]:
 @click.option("--only", callback=names_of, default="all", show_default=True, help="Some of the measurements.")
 @click.option("--list", "listing", is_flag=True, help="Print the commands and what they take, and run nothing.")
 def results_command(results, only, listing):
-    """Measure all that `report` shows, one after the other, on a machine that does nothing else: two and a half hours."""
+    """Measure all that `report` shows, one after the other, on an idle machine: two and a half hours."""
     from bench.output import console
 
     results.mkdir(parents=True, exist_ok=True)
