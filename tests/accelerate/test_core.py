@@ -290,6 +290,14 @@ def test_labels_that_no_one_looks_for_are_an_assertion(monkeypatch):
     assert handle.report()["DiceLoss"] == (1, {}) and handle.report()["FocalLoss"] == (1, {})
 
 
+def test_a_wrapper_that_is_still_held_calls_the_original():
+    with fastloss.accelerate("torch") as handle:
+        held = F.cross_entropy
+    assert held is not F.cross_entropy
+    assert torch.equal(held(LOGITS, LABELS[:, 0]), F.cross_entropy(LOGITS, LABELS[:, 0]))
+    assert handle.report()["cross_entropy"] == (0, {})
+
+
 def test_threads_are_counted():
     loss = dice()
     with fastloss.accelerate("monai") as handle:

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import torch
 
@@ -76,6 +78,27 @@ def test_metadata_are_those_that_monais_arithmetic_ends_with(options, owner):
         assert loss(*tensors).meta["name"] == owner
     assert handle.report()["FocalLoss"].fused == 1
     assert loss(*tensors).meta["name"] == owner
+
+
+@pytest.mark.parametrize("make", [L.DiceFocalLoss, L.SoftDiceclDiceLoss])
+def test_compounds_of_one_sample_and_of_one_channel(make):
+    loss = make(softmax=True, to_onehot_y=True)
+    with fastloss.accelerate("monai") as handle:
+        loss(LOGITS[:1], LABELS[:1])
+        with contextlib.suppress(ValueError, AssertionError, RuntimeError):  # MONAI's own
+            loss(LOGITS[:, :1], LABELS)
+    assert handle.report()[make.__name__] == (1, {"to_onehot_y of one channel": 1})
+
+
+@pytest.mark.parametrize(
+    "option", [{"squared_pred": True}, {"soft_label": True}, {"to_onehot_y": True}, {"ignore_index": 1}], ids=str
+)
+def test_a_part_with_options_of_its_own_is_passed_on(option):
+    loss = L.SoftDiceclDiceLoss(softmax=True, to_onehot_y=True)
+    vars(loss.dice).update(option)
+    with fastloss.accelerate("monai") as handle, contextlib.suppress(ValueError, AssertionError, RuntimeError):
+        loss(LOGITS, LABELS)
+    assert handle.report()["SoftDiceclDiceLoss"].fused == 0
 
 
 def test_one_pass_where_parts_agree(monkeypatch):

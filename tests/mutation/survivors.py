@@ -81,6 +81,18 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         'return all(x is None and (type(x) is Tensor and x.device.type == "cpu" and not x.is_neg()) for x in inputs)',
     ): "The dispatcher, which is then always asked, only takes time.",
     (
+        "fastloss/accelerate/monai/compound.py",
+        "with_focal",
+        "sums, value = sums_of(first)[0], focal_voxels(focal, second)",
+        "sums, value = sums_of(first)[ -1], focal_voxels(focal, second)",
+    ): "Of one pass there are one pass's sums.",
+    (
+        "fastloss/accelerate/core.py",
+        "backward",
+        "return grads[0], None, *[None] * len(tensors)",
+        "return grads[ -1], None, *[None] * len(tensors)",
+    ): "There is one gradient.",
+    (
         "fastloss/passes/autograd.py",
         "save",
         "ctx.set_materialize_grads(False)",
