@@ -45,8 +45,9 @@ _STENCILS = (
 
 
 _FORMULAS = "those_of_the_formula or keep_their_formulas"
+_OF_QUOTIENTS = "tests/losses/test_quotients.py"
 _QUOTIENTS = tuple(
-    f"tests/losses/test_quotients.py::{name}"
+    f"{_OF_QUOTIENTS}::{name}"
     for name in ("test_value_and_slopes_are_those_of_the_formula", "test_other_losses_keep_their_formulas")
 )
 
@@ -60,8 +61,11 @@ def _of_losses(names: str, *more: str) -> tuple[str, ...]:
 _BASE = _of_losses(
     "(dice and not (focal or general or cosh or targets)) or compound or meta or modules or test_options"
     " or one_spacing or two_maps or shares_the_pass or no_process_group or real_logits or of_other_libraries"
-    " or parts_of_voxels or keep_their_formulas",
-    "tests/losses/test_quotients.py::test_other_losses_keep_their_formulas",
+    " or parts_of_voxels or keep_their_formulas or nested_losses",
+    *(
+        f"{_OF_QUOTIENTS}::test_{name}"
+        for name in ("other_losses_keep_their_formulas", "weights_of_nested_losses_are_multiplied")
+    ),
     f"{_VOXEL}::test_parts_of_voxels_and_others",
     *(f"{_OPTIONS}::{name}" for name in (_NO_FLAG, "test_options_are_fixed", "test_numbers_that_are_none_are_named")),
     "tests/losses/test_friction.py::test_f12_options_of_other_libraries_are_answered_with_ours",
@@ -85,7 +89,13 @@ TESTS: dict[str, tuple[str, ...]] = {
         f"cross_entropy or torchs or one_weight or linear_terms or {_FORMULAS}", _VOXEL, *_QUOTIENTS
     ),
     "fastloss/losses/focal.py": _of_losses(
-        f"focal or poly or limits or linear or {_FORMULAS}", "tests/losses/test_identities.py", _VOXEL, *_QUOTIENTS
+        f"focal or poly or limits or linear or alphas or {_FORMULAS}",
+        *(
+            "tests/losses/test_identities.py",
+            _VOXEL,
+            *_QUOTIENTS,
+            f"{_OPTIONS}::test_alphas_of_a_sigmoid_may_be_one_and_zero",
+        ),
     ),
     "fastloss/losses/confusion.py": _of_losses("generalized or sensitivity or mcc or nowhere"),
     "fastloss/losses/compound.py": _of_losses("dice_ce or dice_focal or combo or exp_log or modules or frequency"),
