@@ -93,6 +93,12 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "return grads[ -1], None, *[None] * len(tensors)",
     ): "There is one gradient.",
     (
+        "fastloss/passes/inputs.py",
+        "validation_level",
+        'return VALIDATE_LABELS if device.type == "cpu" else VALIDATE_NOTHING',
+        'return VALIDATE_LABELS if device.type <= "cpu" else VALIDATE_NOTHING',
+    ): "The name of no other device comes before it.",
+    (
         "fastloss/passes/autograd.py",
         "save",
         "ctx.set_materialize_grads(False)",
