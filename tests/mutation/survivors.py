@@ -99,6 +99,18 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         'return VALIDATE_LABELS if device.type <= "cpu" else VALIDATE_NOTHING',
     ): "The name of no other device comes before it.",
     (
+        "fastloss/passes/lazy_ops.py",
+        "__init__",
+        "axes = len(self.shape) - 2",
+        "axes = len(self.shape) - 1",
+    ): "By boxes, as volumes of any strides are taken, the sums are the same.",
+    (
+        "fastloss/passes/lazy_ops.py",
+        "_found",
+        "yield torch.empty(0) if gradient is None or like is None else gradient.to(like.dtype)",
+        "yield torch.empty( 1) if gradient is None or like is None else gradient.to(like.dtype)",
+    ): "What stands for None is not read.",
+    (
         "fastloss/passes/autograd.py",
         "save",
         "ctx.set_materialize_grads(False)",
