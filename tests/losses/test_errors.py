@@ -370,6 +370,14 @@ def test_nan_in_a_counted_voxel_is_not_hidden(each_backend):
             loss(validate=True)(logits, Y)
 
 
+def test_a_bad_label_above_an_ignored_one(each_backend):
+    labels = Y.clone()
+    labels[1, 2, 3], labels[0] = 9, 1
+    for loss in (fastloss.DiceLoss, fastloss.LovaszLoss, fastloss.SoftCLDiceLoss):
+        with pytest.raises(ValueError, match=r"target: .*9.*\(1, 2, 3\)"):
+            loss(ignore_index=1, validate=True)(Z, labels)
+
+
 def test_validation_by_environment(monkeypatch):
     from fastloss.passes import inputs
 

@@ -75,8 +75,8 @@ _BASE = _of_losses(
 )
 
 _CHECKS = (
-    *(_ERRORS, "tests/losses/test_inputs.py", _OPTIONS, "tests/losses/test_ranked.py", _LOSSES),
-    *("-k", _INPUTS),
+    *("tests/passes/test_tensors.py", _ERRORS, "tests/losses/test_inputs.py", _OPTIONS, _RANKED, _LOSSES),
+    *("-k", f"{_INPUTS} or test_tensors"),
 )
 
 TESTS: dict[str, tuple[str, ...]] = {
@@ -123,7 +123,10 @@ TESTS: dict[str, tuple[str, ...]] = {
         *("tests/losses/test_soft_labels.py", *_STENCILS),
         f"(test_errors or defaults or cldice or nothing_counts) and {_NOT}",
     ),
-    "fastloss/losses/spatial/structural.py": (*_STENCILS, f"(test_errors or defaults or structural) and {_NOT}"),
+    "fastloss/losses/spatial/structural.py": (
+        f"{_LAZY_LOSSES}::test_what_ranks_or_sees_neighbours_has_real_logits",
+        *(*_STENCILS, f"(test_errors or defaults or structural or real_logits) and {_NOT}"),
+    ),
     "fastloss/losses/deep_supervision.py": ("tests/losses/test_deep_supervision.py", "-k", _NOT),
     "fastloss/metrics/counts.py": _METRICS,
     "fastloss/metrics/inputs.py": (f"{_LAZY_LOSSES}::test_metrics", *_METRICS),

@@ -111,6 +111,18 @@ EXPLAINED: dict[tuple[str, str, str, str], str] = {
         "yield torch.empty( 1) if gradient is None or like is None else gradient.to(like.dtype)",
     ): "What stands for None is not read.",
     (
+        "fastloss/losses/spatial/fields.py",
+        "_on_device",
+        "wait()",
+        "pass",
+    ): "Only copies from a GPU are waited for.",
+    (
+        "fastloss/losses/spatial/cldice.py",
+        "forward",
+        "first = 0 if self.include_background or inputs.logits.shape[1] == 1 else 1",
+        "first = 0 if self.include_background or inputs.logits.shape[1] == 1 else 0",
+    ): "The background's skeleton takes time and is left out.",
+    (
         "fastloss/passes/autograd.py",
         "save",
         "ctx.set_materialize_grads(False)",
