@@ -138,6 +138,7 @@ def _share(v: Volumes, scale: Tensor) -> tuple[Tensor, Tensor]:
 def _erosion_derivative(v: Volumes, error: Tensor, steps: list[tuple[Tensor, ...]], coefficients: list[float]) -> None:
     """Writes the derivative of the sum into ``error``, from the last step to the first."""
     g, out = torch.full_like(error, coefficients[-1]), torch.empty_like(error)
+    mean = _share(v, error.new_ones(error.shape[0]))
     while steps:
         x, low, scale, high, level = steps.pop()
         partial = v.partial(x, 4)
@@ -146,7 +147,7 @@ def _erosion_derivative(v: Volumes, error: Tensor, steps: list[tuple[Tensor, ...
         by_high = torch.where(level, 0, -dot * scale / at_high.clamp_min(1)).to(v.real)
         by_low = torch.where(level, 0, (dot - total) * scale / at_low.clamp_min(1)).to(v.real)
         coefficient = torch.full_like(scale, coefficients[len(steps)])
-        factors = torch.stack((scale, high, low, by_high, by_low, coefficient, *_share(v, torch.ones_like(scale))), 1)
+        factors = torch.stack((scale, high, low, by_high, by_low, coefficient, *mean), 1)
         v.run(erosion.cross_derivative, g, x, factors, out if steps else error)
         g, out = out, g
 

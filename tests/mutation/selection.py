@@ -146,7 +146,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     **{
         f"fastloss/passes/{name}.py": (
-            *("tests/passes/test_ops.py", "tests/passes/test_ranked_ops.py", _ERRORS, "tests/losses/test_quotients.py"),
+            *("tests/passes/test_ops.py", "tests/passes/test_ranked_ops.py", _ERRORS, _OF_QUOTIENTS),
             "-k",
             f"({_NOT} and not thousand and not racing and not end_to_end and not finite_differences)"
             " or test_compiles_without_breaks",
